@@ -1,0 +1,140 @@
+"""The result of a run: one JSON per run, written last and atomically; everything after (cards, leaderboard) reads only these."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hubinit.config import EvalSpec, RunSpec
+from hubinit.errors import HubinitError
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Base of stored records: immutable and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(Record):
+    """One metric of one task. `value` and `stderr` are on the scale 0–1 for accuracies."""
+
+    task: str
+    metric: str
+    value: float
+    n: int = Field(ge=1, description="scored examples")
+    stderr: float | None = None
+    invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
+    primary: bool = Field(default=False, description="the metric that ranks the task")
+    eval: EvalSpec
+
+
+class Cost(Record):
+    """What one stage cost."""
+
+    seconds: float
+    peak_memory_bytes: int | None = None
+
+
+class CurvePoint(Record):
+    """One logged optimiser step."""
+
+    step: int
+    loss: float
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+
+
+class Provenance(Record):
+    """Where a result comes from."""
+
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+    command: str
+    created: str
+
+
+class RunResult(Record):
+    """Everything known about a finished run. `partial`: trained, but some evaluation failed; `reason` says why."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: str
+    spec: RunSpec
+    status: Literal["ok", "partial", "failed", "diverged"]
+    reason: str | None = None
+    scores: tuple[Score, ...] = ()
+    validation_loss: float | None = None
+    costs: dict[Literal["load", "calibrate", "initialise", "train", "evaluate"], Cost] = Field(default_factory=dict)
+    trainable_parameters: int | None = None
+    adapter_bytes: int | None = None
+    adapter_sha256: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
+    initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
+    provenance: Provenance
+
+    def scored(self, evaluation: EvalSpec) -> bool:
+        """Whether this result already holds the scores of `evaluation`."""
+        return any(score.eval == evaluation for score in self.scores)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` so that a reader (or a crash) sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class ResultStore:
+    """A folder with one folder per run key, each holding `result.json` and the adapters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """The folder of one run."""
+        return self.root / "runs" / key
+
+    def read(self, key: str) -> RunResult | None:
+        """The stored result, or None when the run has not finished.
+
+        Raises:
+            HubinitError: the file is damaged.
+        """
+        path = self.folder(key) / "result.json"
+        return read_result(path) if path.exists() else None
+
+    def write(self, result: RunResult) -> None:
+        """Stores a result; a run counts as finished from this moment on."""
+        write_atomically(self.folder(result.key) / "result.json", result.model_dump_json(indent=1) + "\n")
+
+    def results(self) -> Iterator[RunResult]:
+        """All stored results, by key."""
+        for path in sorted(self.root.glob("runs/*/result.json")):
+            yield read_result(path)
+
+
+def read_result(path: Path) -> RunResult:
+    """Reads one result JSON.
+
+    Raises:
+        HubinitError: the file is damaged or not a result.
+    """
+    try:
+        result = RunResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise HubinitError(f"{path} is not a readable run result ({first}); delete it to run it again.") from error
+    if result.spec.key != result.key:
+        raise HubinitError(f"{path} was edited: its key does not match its specification; delete it to run it again.")
+    return result

@@ -1,0 +1,105 @@
+"""What a run is: frozen specifications and the content hash that names them.
+
+A run is model × method (and its options) × rank × training recipe × learning rate × seed. It is trained once and evaluated
+on a list of tasks, so the tasks are not part of its key: asking for one more task scores the adapter that is already there.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelKind = Literal["language", "vision"]
+
+
+class Spec(BaseModel):
+    """Base of all specifications: immutable, and no field that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical_json(self) -> str:
+        """The one JSON text of this specification: sorted keys, no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+class ModelSpec(Spec):
+    """A base model on a Hub (or a local folder), at one exact revision."""
+
+    id: str
+    revision: str | None = Field(default=None, description="commit sha; resolved when the plan is made")
+    kind: ModelKind = "language"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
+
+
+class MethodSpec(Spec):
+    """An initialisation method with its options; `version` changes when its mathematics does."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    version: int = 1
+
+
+class DataSpec(Spec):
+    """Training data: the train splits of one or more tasks, at exact revisions."""
+
+    tasks: tuple[str, ...]
+    revisions: tuple[str | None, ...] = ()
+    samples: int | None = Field(default=None, description="at most this many examples after the seeded shuffle")
+    validation_samples: int = Field(default=0, description="held out of the training split to choose between settings")
+
+
+class CalibrationSpec(Spec):
+    """The calibration pass: how many training examples, how long, which Fisher, which tokens."""
+
+    samples: int = 256
+    max_length: int = 512
+    fisher: Literal["empirical", "sampled"] = "empirical"
+    tokens: Literal["attended", "labels"] = "attended"
+    seed: int = 0
+
+
+class Recipe(Spec):
+    """How a run is trained. The loss is on the completion only."""
+
+    epochs: float = 1.0
+    steps: int | None = Field(default=None, description="optimiser steps; overrides epochs")
+    batch_size: int = Field(default=16, description="examples per optimiser step")
+    micro_batch_size: int = Field(default=4, description="examples per forward pass")
+    max_length: int = 512
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+
+
+class RunSpec(Spec):
+    """One run. `none` (the base as it is) has neither data nor recipe nor calibration, and rank 0."""
+
+    model: ModelSpec
+    method: MethodSpec
+    rank: int
+    alpha: float
+    rslora: bool = False
+    target_modules: str | tuple[str, ...] = "all-linear"
+    data: DataSpec | None = None
+    recipe: Recipe | None = None
+    calibration: CalibrationSpec | None = None
+    learning_rate: float = 0.0
+    seed: int = 0
+
+
+class EvalSpec(Spec):
+    """One evaluation of a run: a task at an exact data revision, on how many of its test examples."""
+
+    task: str
+    revision: str | None = None
+    limit: int | None = Field(default=None, description="only the first `limit` test examples")
+    shots: int = 0

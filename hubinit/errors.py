@@ -1,0 +1,36 @@
+"""Errors that a user can act on.
+
+Every message is one sentence or two: what went wrong, where, and what to do. The CLI prints it without a traceback.
+"""
+
+
+class HubinitError(Exception):
+    """Something the user can act on; the message says what, where and what to do."""
+
+
+class InitialisationError(HubinitError):
+    """A method cannot initialise this model with these inputs."""
+
+
+class CalibrationError(HubinitError):
+    """The calibration data or the statistics from it cannot be used."""
+
+
+class GateError(HubinitError):
+    """A run failed a check that stands between it and a stored score."""
+
+
+class DivergedError(HubinitError):
+    """Training produced a loss or gradient that is not finite."""
+
+
+class HubError(HubinitError):
+    """The Hub could not be reached, refused the request, or holds something unusable."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A ready-made hint for an unknown name: the closest known ones, or all of them."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
