@@ -1,0 +1,113 @@
+"""The whole suite talks to one embedded Hub per pytest(-xdist) process, and to nothing outside loopback.
+
+huggingface_hub and datasets read their environment when they are imported, so the port is bound and the environment set here,
+before anything else can import them. Nothing heavy is imported: a test that needs torch pays for it, the others do not.
+"""
+
+import atexit
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from hubinit.devhub.server import Running
+
+assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before the tests could point it at their Hub"
+
+USERS = {"alice": "hf_alice", "bob": "hf_bob"}
+HOME = Path(tempfile.mkdtemp(prefix="hubinit-tests-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+LISTENER = socket.socket()
+LISTENER.bind(("127.0.0.1", 0))
+
+LIVE = os.environ.get("HUBINIT_LIVE") == "1"  # opt-in: one smoke test against the real Hub, which may leave loopback
+LIVE_TOKEN = os.environ.get("HF_TOKEN")
+
+for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
+    del os.environ[name]  # the developer's own token, caches and switches stay out of the tests
+os.environ |= {
+    "HF_ENDPOINT": f"http://127.0.0.1:{LISTENER.getsockname()[1]}",
+    "HF_HOME": str(HOME / "hf"),
+    "HF_TOKEN": USERS["alice"],
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # is torch.set_num_threads(1) for this process and every child, without importing torch
+    "MKL_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+class OutsideNetworkError(OSError):
+    """A test tried to reach something other than this machine."""
+
+
+def is_local(address: Any) -> bool:
+    """Whether a socket address (or a host name) is a loopback one, or not an internet address at all."""
+    host = address[0] if isinstance(address, tuple) else address
+    if not isinstance(host, str):  # bytes of a Unix socket, None for "any local address"
+        return host is None or host in (b"localhost", b"127.0.0.1")
+    return host in ("", "localhost", "::1", "0.0.0.0") or host.startswith(("127.", "/"))
+
+
+def raise_fence() -> None:
+    """Replace connecting and name resolution by versions that refuse anything outside loopback."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(address: Any) -> None:
+        if not is_local(address):
+            raise OutsideNetworkError(f"tests must not leave loopback, but something asked for {address!r}")
+
+    def fenced_connect(self: socket.socket, address: Any) -> None:
+        check(address)
+        connect(self, address)
+
+    def fenced_connect_ex(self: socket.socket, address: Any) -> int:
+        check(address)
+        return connect_ex(self, address)
+
+    def fenced_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        check(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    socket.socket.connect = fenced_connect  # type: ignore[method-assign]
+    socket.socket.connect_ex = fenced_connect_ex  # type: ignore[method-assign]
+    socket.getaddrinfo = fenced_getaddrinfo
+
+
+if not LIVE:
+    raise_fence()
+
+
+@pytest.fixture(autouse=True)
+def no_dataset_viewer() -> None:
+    """Keep `datasets` from asking the dataset viewer, which has no switch in the environment."""
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.USE_PARQUET_EXPORT = False
+
+
+@pytest.fixture(scope="session")
+def hub() -> "Iterator[Running]":
+    """The running embedded Hub that `HF_ENDPOINT` names, with users alice and bob; `HF_TOKEN` is alice's."""
+    from hubinit.devhub.server import running
+
+    with running(HOME / "hub", users=USERS, listener=LISTENER) as server:
+        yield server
+
+
+@pytest.fixture
+def api(hub: "Running") -> "HfApi":
+    """The real client, as alice."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token=USERS["alice"])
