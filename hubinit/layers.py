@@ -43,7 +43,7 @@ def is_linear(module: nn.Module) -> bool:
 def shape_of(module: nn.Module) -> tuple[int, int]:
     """(m, n) = (out_features, in_features) of a linear layer."""
     if is_conv1d(module):
-        n, m = module.weight.shape
+        n, m = module.weight.shape  # type: ignore[misc]
         return int(m), int(n)
     m_out = getattr(module, "out_features", None) or getattr(module, "outfeatures", None)
     n_in = getattr(module, "in_features", None) or getattr(module, "infeatures", None)
