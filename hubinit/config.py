@@ -103,3 +103,28 @@ class EvalSpec(Spec):
     revision: str | None = None
     limit: int | None = Field(default=None, description="only the first `limit` test examples")
     shots: int = 0
+
+
+class Protocol(Spec):
+    """A recipe for many runs, read from `registry/presets/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
+
+    `methods` holds options by method name: `{"lora-da": {"preset": "paper"}}`.
+    """
+
+    description: str = ""
+    source: str = Field(default="", description="paper or repository and commit that the values come from")
+    rank: int = 16
+    alpha: float | None = Field(default=None, description="None: twice the rank")
+    rslora: bool = False
+    target_modules: str | tuple[str, ...] = "all-linear"
+    learning_rates: tuple[float, ...] = (2e-4,)
+    seeds: tuple[int, ...] = (0,)
+    recipe: Recipe = Recipe()
+    samples: int | None = Field(default=None, description="training examples; None: the whole training split")
+    validation_samples: int = Field(default=120, description="held out of the training split")
+    calibration: CalibrationSpec = CalibrationSpec()
+    calibration_samples: int | None = Field(default=None, description="None: what the method's source used, else 256")
+    limit: int | None = Field(default=None, description="test examples per task; None: all")
+    shots: int = 0
+    eval_batch_size: int = 16
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

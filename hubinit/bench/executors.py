@@ -1,0 +1,121 @@
+"""Runs jobs in worker processes of this machine. A worker that dies costs the run it was in; the others go on in a new one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hubinit.bench.costs import provenance
+from hubinit.bench.results import ResultStore, RunResult
+from hubinit.bench.worker import Job
+from hubinit.errors import HubinitError
+
+Event = dict[str, Any]
+
+
+def run_local(job: Job, on_event: Callable[[Event], None]) -> None:
+    """Does all runs of `job`, one worker process at a time.
+
+    Every run ends with a stored result: its own, or a failed one that says how the worker died.
+
+    Raises:
+        HubinitError: the base model cannot be loaded, so that no run of the job can start.
+    """
+    store = ResultStore(job.store)
+    log = job.store / "logs" / f"{job.model.key}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    left = {assignment.spec.key: assignment for assignment in job.assignments}
+    while left:
+        current: str | None = None
+        done = False
+        worker = start_worker(job.model_copy(update={"assignments": tuple(left.values())}), log)
+        try:
+            for event in worker.events():
+                on_event(event)
+                if event["event"] == "fatal":
+                    raise HubinitError(str(event["reason"]))
+                if event["event"] == "started":
+                    current = str(event["key"])
+                elif event["event"] == "finished":
+                    left.pop(str(event["key"]), None)
+                    current = None
+                done = done or event["event"] == "done"
+            code = worker.process.wait()
+        finally:
+            worker.stop()
+        if done:
+            return
+        if current is None:  # died while loading: nothing says that a new worker would fare better
+            raise HubinitError(
+                f"The worker for {job.model.id} {died(code)} before its first run; its output is in {log}."
+            )
+        reason = f"the worker {died(code)} during this run; its output is in {log}"
+        assignment = left.pop(current)
+        store.write(
+            RunResult(
+                key=current,
+                spec=assignment.spec,
+                status="failed",
+                reason=reason,
+                provenance=provenance(job.command),
+            )
+        )
+        on_event({"event": "finished", "key": current, "status": "failed", "reason": reason})
+
+
+class Worker:
+    """A running worker process and the pipe of its events."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", reader: int) -> None:
+        self.process = process
+        self._reader = reader
+
+    def events(self) -> Iterator[Event]:
+        """Yields events until the worker closes its end, by finishing or by dying."""
+        with os.fdopen(self._reader, encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("\n"):  # a torn last line is a worker that died while writing it
+                    yield json.loads(line)
+
+    def stop(self) -> None:
+        """Ends the worker if it still runs (the user interrupted, or this process failed)."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def start_worker(job: Job, log: Path) -> Worker:
+    """Starts a worker on `job`; its own output goes to `log`."""
+    reader, writer = os.pipe()
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "hubinit.bench.worker", str(writer)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            pass_fds=(writer,),
+        )
+    os.close(writer)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(job.model_dump_json().encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # it died at once; its exit code says so
+    return Worker(process, reader)
+
+
+def died(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"stopped with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")

@@ -1,0 +1,72 @@
+"""The whole arrow for many runs: plan, execute what is missing, publish what is finished, and say what happened."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from hubinit.bench.executors import run_local
+from hubinit.bench.plan import PlannedRun
+from hubinit.bench.results import ResultStore, RunResult
+from hubinit.bench.worker import Assignment, Job
+
+Event = dict[str, Any]
+
+
+def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
+    """Groups the runs that are not cached by base model; one job loads its base once."""
+    todo = [run for run in planned if run.state != "cached"]
+    by_model = groupby(sorted(todo, key=lambda run: run.spec.model.key), key=lambda run: run.spec.model)
+    return [
+        Job(
+            store=store.root,
+            model=model,
+            assignments=tuple(Assignment(spec=run.spec, evaluations=run.evaluations) for run in runs),
+            eval_batch_size=eval_batch_size,
+            command=command_line(),
+            force=force,
+        )
+        for model, runs in by_model
+    ]
+
+
+def sweep(
+    planned: Sequence[PlannedRun],
+    store: ResultStore,
+    *,
+    eval_batch_size: int = 16,
+    force: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_result: Callable[[RunResult], None] = lambda result: None,
+) -> list[RunResult]:
+    """Does every run that is not cached and returns the results of all, in the order of the plan.
+
+    Args:
+        planned: from `plan`.
+        store: where results, adapters, calibrations and logs lie.
+        eval_batch_size: sequences per forward pass of the evaluation.
+        force: do cached runs again.
+        on_event: called with each event of a worker.
+        on_result: called with each result as soon as it is stored, for publishing.
+    """
+
+    def relay(event: Event) -> None:
+        if event["event"] == "finished":
+            result = store.read(str(event["key"]))
+            if result is not None:
+                on_result(result)
+        on_event(event)
+
+    for job in jobs(planned, store, eval_batch_size=eval_batch_size, force=force):
+        run_local(job, relay)
+    results = [store.read(run.spec.key) for run in planned]
+    return [result for result in results if result is not None]
+
+
+def command_line() -> str:
+    """The command that is running, to be stored with the results, without anything secret."""
+    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    secret = [argument for argument in arguments if argument.startswith("hf_")]
+    return shlex.join("<token>" if argument in secret else argument for argument in arguments)

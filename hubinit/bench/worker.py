@@ -1,0 +1,333 @@
+"""The worker process: loads a base once and takes runs through calibrate → initialise → gate → train → gate → evaluate.
+
+It reads one `Job` as JSON on standard input and writes one JSON event per line to the file descriptor in its argument. A run
+that fails becomes a stored result with its reason; a worker that dies loses only the run it was in (see executors.py).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel
+
+from hubinit.bench.costs import Stopwatch, provenance
+from hubinit.bench.results import ResultStore, RunResult, Score
+from hubinit.calibration import Calibration
+from hubinit.calibration.statistics import Statistic
+from hubinit.config import CalibrationSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
+from hubinit.errors import DivergedError, HubinitError
+
+if TYPE_CHECKING:
+    from hubinit.models import Loaded
+
+Emit = Callable[..., None]
+
+
+class Assignment(BaseModel):
+    """One run and the evaluations that are wanted of it."""
+
+    spec: RunSpec
+    evaluations: tuple[EvalSpec, ...]
+
+
+class Job(BaseModel):
+    """All runs of one base model, in the order they are done."""
+
+    store: Path
+    model: ModelSpec
+    assignments: tuple[Assignment, ...]
+    eval_batch_size: int = 16
+    command: str = ""
+    device: str | None = None
+    force: bool = False
+
+
+def main() -> int:
+    """Entry point: `python -m hubinit.bench.worker EVENTS_FD`, the job on standard input."""
+    events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+
+    def emit(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+
+    job = Job.model_validate_json(sys.stdin.read())
+    try:
+        execute(job, emit)
+    except HubinitError as error:  # nothing can run: the base itself is missing, gated or broken
+        emit("fatal", reason=str(error))
+        return 1
+    emit("done")
+    return 0
+
+
+def execute(job: Job, emit: Emit) -> None:
+    """Does all runs of a job, storing one result each."""
+    from hubinit import models
+
+    store = ResultStore(job.store)
+    watch = Stopwatch()
+    emit("loading", model=job.model.id)
+    with watch.stage("load"):
+        loaded = models.load(job.model, job.device, **head_options(job))
+    for assignment in job.assignments:
+        key = assignment.spec.key
+        emit("started", key=key)
+        run_watch = Stopwatch()
+        run_watch.costs = dict(watch.costs)
+        result = run_safely(job, assignment, loaded, store, run_watch, emit)
+        store.write(result)
+        emit("finished", key=key, status=result.status, reason=result.reason)
+
+
+def head_options(job: Job) -> dict[str, Any]:
+    """What `load` must know beyond the model: the labels of an image classifier's new head."""
+    if job.model.kind != "vision":
+        return {}
+    from hubinit import tasks
+
+    return {"labels": tasks.labels(job.assignments[0].evaluations[0].task)}
+
+
+def run_safely(
+    job: Job, assignment: Assignment, loaded: "Loaded", store: ResultStore, watch: Stopwatch, emit: Emit
+) -> RunResult:
+    """Runs one assignment; whatever goes wrong is recorded in the result instead of ending the worker."""
+    base = RunResult(key=assignment.spec.key, spec=assignment.spec, status="failed", provenance=provenance(job.command))
+    try:
+        return run(job, assignment, loaded, store, watch, emit, base)
+    except DivergedError as error:
+        outcome = {"status": "diverged", "reason": str(error)}
+    except HubinitError as error:
+        outcome = {"reason": str(error)}
+    except torch.OutOfMemoryError as error:
+        outcome = {"reason": f"out of memory ({str(error).splitlines()[0]}); lower recipe.micro_batch_size"}
+    except Exception as error:  # the boundary: one broken run must not end the sweep
+        import traceback
+
+        traceback.print_exc()  # into the worker's log
+        outcome = {"reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    finally:
+        restore(loaded)
+    return base.model_copy(update={**outcome, "costs": watch.costs})
+
+
+def restore(loaded: "Loaded") -> None:
+    """Takes any adapter off the shared base, so that the next run starts from the untouched model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from hubinit import adapters
+
+    if any(isinstance(module, BaseTunerLayer) for module in loaded.model.modules()):
+        adapters.strip(loaded.model)
+    loaded.model.eval()
+
+
+def run(
+    job: Job,
+    assignment: Assignment,
+    loaded: "Loaded",
+    store: ResultStore,
+    watch: Stopwatch,
+    emit: Emit,
+    result: RunResult,
+) -> RunResult:
+    """Takes one run through all its stages and returns its result."""
+    spec, folder = assignment.spec, store.folder(assignment.spec.key)
+
+    def stage(name: str, **fields: Any) -> None:
+        emit("stage", key=spec.key, stage=name, **fields)
+
+    stored = None if job.force else store.read(spec.key)
+    if spec.method.name == "none":
+        model: Any = loaded.model
+    elif stored is not None and stored.status in {"ok", "partial"}:
+        model = reload_adapter(loaded, folder)
+    else:
+        stored = None
+        model, trained = train_adapter(job, spec, loaded, folder, watch, stage)
+        result = result.model_copy(update=trained)
+    if stored is not None:
+        result = stored.model_copy(update={"status": "ok", "reason": None})
+        watch.costs = {**stored.costs, "evaluate": stored.costs.get("evaluate", watch.costs["load"])}
+    missing = [e for e in assignment.evaluations if stored is None or not stored.scored(e)]
+    with watch.stage("evaluate"):
+        scores, reasons = score(model, loaded, missing, job.eval_batch_size, stage)
+    return result.model_copy(
+        update={
+            "status": "partial" if reasons else "ok",
+            "reason": "; ".join(reasons) or None,
+            "scores": (*(stored.scores if stored else ()), *scores),
+            "costs": watch.costs,
+        }
+    )
+
+
+def train_adapter(
+    job: Job, spec: RunSpec, loaded: "Loaded", folder: Path, watch: Stopwatch, stage: Emit
+) -> tuple[Any, dict[str, Any]]:
+    """Calibrates, initialises, trains and exports one adapter, with the gates between the stages.
+
+    Returns:
+        The trained model (on the shared base, in memory) and the fields of the result that are known now.
+
+    Raises:
+        GateError: a gate failed; the run has no score.
+        DivergedError: the loss or a gradient is not finite.
+    """
+    from hubinit import adapters, data, methods, tasks
+    from hubinit.bench import gates
+    from hubinit.training import train
+
+    assert spec.data is not None and spec.recipe is not None
+    examples, validation = tasks.training_examples(spec.data, spec.seed)
+    gate_batch = data.batches(examples[:4], loaded.processor, batch_size=4, max_length=64)[0]
+    calibration = None
+    if spec.calibration is not None:
+        stage("calibrate")
+        with watch.stage("calibrate"):
+            calibration = calibrations(job, spec, loaded, stage)
+    stage("initialise")
+    with watch.stage("initialise"):
+        model = adapters.initialize(
+            loaded.model,
+            spec.method.name,
+            rank=spec.rank,
+            alpha=spec.alpha,
+            calibration=calibration,
+            target_modules=spec.target_modules,
+            rslora=spec.rslora,
+            seed=spec.seed,
+            **spec.method.options,
+        )
+    measured = {"start": gates.check_start(model, gate_batch, methods.get(spec.method.name).start)}
+    adapters.save_initialized(model, folder / "init")
+    stage("train")
+    with watch.stage("train"):
+        outcome = train(
+            model,
+            loaded.processor,
+            examples,
+            spec.recipe,
+            learning_rate=spec.learning_rate,
+            seed=spec.seed,
+            validation=validation,
+            output_dir=folder / "checkpoints",
+            on_log=lambda step, steps, loss: stage("train", step=step, steps=steps, loss=loss),
+        )
+    measured["trained"] = gates.check_trained(model, gate_batch)
+    exported = adapters.export(model, folder / "adapter")
+    measured["reload"] = gates.check_reload(model, folder / "adapter", gate_batch)
+    return model, {
+        "validation_loss": outcome.validation_loss,
+        "curve": outcome.curve,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "adapter_bytes": exported.bytes,
+        "adapter_sha256": exported.sha256,
+        "gates": measured,
+        "initialisation": model.hubinit_report.summary(),
+    }
+
+
+def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> Calibration:
+    """The statistics for one run, from one pass over the calibration examples shared by all methods of the job.
+
+    Methods may ask for different numbers of examples (FILet 320, LoRA-DA 256). The examples are cut at those numbers and each
+    segment is calibrated once, for the union of what the methods that reach it need; segments add up exactly (raw sums).
+    """
+    from hubinit import data, tasks
+    from hubinit.calibration import cached, calibrate
+
+    assert spec.calibration is not None and spec.data is not None
+    settings = spec.calibration
+    sharing = [
+        other.spec
+        for other in job.assignments
+        if other.spec.calibration is not None
+        and other.spec.data == spec.data
+        and other.spec.target_modules == spec.target_modules
+        and other.spec.calibration.model_copy(update={"samples": settings.samples}) == settings
+    ]
+    pool, _ = tasks.training_examples(spec.data, settings.seed)
+    total: Calibration | None = None
+    start = 0
+    for end in segment_ends(sharing, settings, len(pool)):
+        needed = frozenset[Statistic]().union(
+            *(statistics_of(s.method) for s in sharing if s.calibration and s.calibration.samples >= end)
+        )
+        segment = pool[start:end]
+        key = {
+            "model": spec.model.canonical_json(),
+            "data": data.data_hash(segment),
+            "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
+            "target_modules": spec.target_modules,
+        }
+        batches = data.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
+        part = cached(
+            job.store / "calibrations",
+            key,
+            needed,
+            lambda missing, batches=batches: calibrate(
+                loaded.model,
+                batches,
+                statistics=missing,
+                target_modules=spec.target_modules,
+                fisher=settings.fisher,
+                tokens=settings.tokens,
+                seed=settings.seed,
+                on_batch=lambda done: stage("calibrate", step=done, steps=len(batches)),
+            ),
+        )
+        total = part if total is None else total + part
+        start = end
+    assert total is not None
+    return total
+
+
+def statistics_of(method: MethodSpec) -> frozenset[Statistic]:
+    """The sums that a method with these options needs."""
+    from hubinit import methods
+
+    registered = methods.get(method.name)
+    return registered.statistics(methods.parse_options(registered, method.options))
+
+
+def segment_ends(sharing: Sequence[RunSpec], settings: CalibrationSpec, available: int) -> list[int]:
+    """Where the calibration examples are cut: every number of examples that a sharing run asks for, up to this run's own."""
+    asked = {min(other.calibration.samples, available) for other in sharing if other.calibration is not None}
+    own = min(settings.samples, available)
+    return sorted(end for end in asked | {own} if end <= own)
+
+
+def reload_adapter(loaded: "Loaded", folder: Path) -> Any:
+    """Loads the exported adapter of a finished run onto the base, for further evaluations."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
+
+
+def score(
+    model: Any, loaded: "Loaded", evaluations: Sequence[EvalSpec], batch_size: int, stage: Emit
+) -> tuple[list[Score], list[str]]:
+    """Evaluates task by task; a task that fails costs only its own scores.
+
+    Returns:
+        The scores, and a reason for each task that failed.
+    """
+    from hubinit.evaluation import evaluate_one
+
+    scores: list[Score] = []
+    reasons: list[str] = []
+    for evaluation in evaluations:
+        stage("evaluate", task=evaluation.task)
+        try:
+            scores += evaluate_one(model, loaded.processor, evaluation, batch_size=batch_size)
+        except (HubinitError, OSError, ValueError, RuntimeError) as error:
+            reasons.append(f"{evaluation.task}: {str(error).splitlines()[0]}")
+    return scores, reasons
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What the commands do, without the parsing: the functions behind `cli.py`, free to import everything."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hubinit.bench.estimate import estimate
+from hubinit.bench.plan import PlannedRun, Request, plan, read_protocol
+from hubinit.bench.results import ResultStore, RunResult
+from hubinit.bench.sweep import sweep
+from hubinit.display import SweepDisplay, duration, plan_table
+from hubinit.errors import HubinitError
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def run_bench(
+    request: Request, out: Path, *, push_to: str | None, public: bool, dry_run: bool, force: bool, as_json: bool
+) -> int:
+    """Plans, runs, publishes and prints the ranking.
+
+    Returns:
+        How many runs have no complete result, plus the publications that failed.
+    """
+    from leaderboard import aggregate
+
+    store = ResultStore(out)
+    planned = plan(request, store, force=force)
+    if dry_run:
+        print_plan(planned, store, as_json)
+        return 0
+    publisher = Publisher(store, push_to, private=not public) if push_to else None
+    protocol = read_protocol(request.preset, request.overrides)
+    with SweepDisplay(planned, errors) as display:
+        results = sweep(
+            planned,
+            store,
+            eval_batch_size=protocol.eval_batch_size,
+            force=force,
+            on_event=display,
+            on_result=publisher or (lambda result: None),
+        )
+    if publisher:
+        publisher.finish(results, cached=[run.spec.key for run in planned if run.state == "cached"])
+    ranking = aggregate.rank(aggregate.table(results))
+    bad = [result for result in results if result.status != "ok"]
+    if as_json:
+        summary = {
+            "results": [json.loads(result.model_dump_json()) for result in results],
+            "ranking": json.loads(ranking.to_json(orient="records")),
+            "published": publisher.published if publisher else [],
+            "errors": publisher.failures if publisher else [],
+        }
+        print(json.dumps(summary, indent=1))
+    else:
+        console.print(aggregate.render(ranking))
+        for result in bad:
+            errors.print(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}", markup=False)
+        console.print(f"Results: {out.resolve()}", markup=False, highlight=False, soft_wrap=True)
+        for line in publisher.published if publisher else []:
+            console.print(f"Published: {line}", markup=False, highlight=False, soft_wrap=True)
+    for failure in publisher.failures if publisher else []:
+        errors.print(failure, markup=False)
+    return len(bad) + len(publisher.failures if publisher else [])
+
+
+class Publisher:
+    """Publishes each result as it comes; a failure is kept for the end and loses nothing that is on disk."""
+
+    def __init__(self, store: ResultStore, namespace: str, *, private: bool) -> None:
+        from huggingface_hub import HfApi
+
+        self.api = HfApi()
+        self.store, self.namespace, self.private = store, namespace, private
+        self.published: list[str] = []
+        self.failures: list[str] = []
+        self._done: set[str] = set()
+
+    def __call__(self, result: RunResult) -> None:
+        """Publishes the adapters of one finished run."""
+        from hubinit.hub.publish import publish_run
+
+        if result.status not in {"ok", "partial"} or result.spec.method.name == "none":
+            return
+        self._done.add(result.key)
+        self._attempt(
+            lambda: [
+                repo.url
+                for repo in publish_run(
+                    self.api, result, self.store.folder(result.key), self.namespace, private=self.private
+                )
+            ]
+        )
+
+    def finish(self, results: list[RunResult], cached: list[str]) -> None:
+        """Publishes what was finished before this command, then the leaderboard data set."""
+        from hubinit.hub.publish import publish_leaderboard
+
+        for result in results:
+            if result.key in cached and result.key not in self._done:
+                self(result)
+        name = f"{self.namespace}/hubinit-leaderboard"
+        self._attempt(lambda: [publish_leaderboard(self.api, results, name, private=self.private).url])
+
+    def _attempt(self, publish: Callable[[], list[str]]) -> None:
+        try:
+            self.published += publish()
+        except HubinitError as error:
+            self.failures.append(f"Not published: {error} The result is on disk; the same command publishes it later.")
+
+
+def print_plan(planned: list[PlannedRun], store: ResultStore, as_json: bool) -> None:
+    """Prints the table (or JSON) of `--dry-run`."""
+    seconds = estimate(planned, store)
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {
+                "key": run.spec.key,
+                "state": run.state,
+                "estimated_seconds": about,
+                "spec": json.loads(run.spec.model_dump_json()),
+                "evaluations": [json.loads(e.model_dump_json()) for e in run.evaluations],
+            }
+            for run, about in zip(planned, seconds, strict=True)
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    console.print(plan_table(planned, seconds))
+    todo = [run for run in planned if run.state != "cached"]
+    total = sum(second or 0 for second in seconds)
+    console.print(f"{len(planned)} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
+
+
+def run_seed(root: Path, names: list[str] | None, *, directory: Path | None, only_list: bool) -> None:
+    """Seeds the embedded Hub and says what is there."""
+    from hubinit.devhub.seed import SEEDS, seed, seed_folder
+    from hubinit.devhub.store import Store
+
+    if only_list:
+        table = Table("name", "provides", "from", "licence")
+        for name, entry in SEEDS.items():
+            table.add_row(name, *entry.cells())
+        console.print(table)
+        return
+    store = Store(root)
+    seeded = seed_folder(store, directory) if directory else seed(store, names, echo=errors.print)
+    for item in seeded:
+        console.print(str(item), markup=False, highlight=False)
+    console.print(f"Serve it with: hubinit hub serve --root {root}", markup=False, highlight=False)
+
+
+def print_methods(*, as_json: bool) -> None:
+    """Prints the registry of methods."""
+    from hubinit.methods import METHODS
+
+    if as_json:
+        rows = {
+            name: {
+                "title": method.title,
+                "source": method.source,
+                "start": method.start,
+                "options": {
+                    field: {"default": info.default, "description": info.description}
+                    for field, info in method.options.model_fields.items()
+                },
+            }
+            for name, method in METHODS.items()
+        }
+        print(json.dumps(rows, indent=1, default=str))
+        return
+    table = Table("method", "source", "starts at", "needs data", "options")
+    for name, method in METHODS.items():
+        options = ", ".join(f"{field}={info.default}" for field, info in method.options.model_fields.items())
+        needs = "yes" if method.statistics(method.options()) else "no"
+        table.add_row(name, method.source, "the base" if method.start == "keep" else "base + BA", needs, options)
+    console.print(table)
+
+
+def print_tasks(*, as_json: bool) -> None:
+    """Prints the registry of tasks and suites."""
+    from hubinit.tasks import SUITES, TASKS
+
+    if as_json:
+        print(json.dumps({"tasks": {n: t.dataset for n, t in TASKS.items()}, "suites": dict(SUITES)}, indent=1))
+        return
+    table = Table("task", "kind", "data set", "primary metric")
+    for name, task in TASKS.items():
+        table.add_row(name, task.kind, task.dataset, task.metric)
+    console.print(table)
+    for name, members in SUITES.items():
+        console.print(f"suite {name}: {', '.join(members)}")
