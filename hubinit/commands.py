@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hubinit.bench.estimate import estimate
 from hubinit.bench.plan import PlannedRun, Request, plan, read_protocol
 from hubinit.bench.results import ResultStore, RunResult
 from hubinit.bench.sweep import sweep
@@ -116,6 +115,8 @@ class Publisher:
 
 def print_plan(planned: list[PlannedRun], store: ResultStore, as_json: bool) -> None:
     """Prints the table (or JSON) of `--dry-run`."""
+    from hubinit.bench.estimate import estimate
+
     seconds = estimate(planned, store)
     if as_json:
         rows: list[dict[str, Any]] = [

@@ -5,19 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hubinit.bench.costs import provenance
+from hubinit.bench.job import Job
 from hubinit.bench.results import ResultStore, RunResult
-from hubinit.bench.worker import Job
 from hubinit.errors import HubinitError
 
 Event = dict[str, Any]
 
 
-def run_local(job: Job, on_event: Callable[[Event], None]) -> None:
+WORKER = (sys.executable, "-m", "hubinit.bench.worker")
+
+
+def run_local(job: Job, on_event: Callable[[Event], None], worker_command: Sequence[str] = WORKER) -> None:
     """Does all runs of `job`, one worker process at a time.
 
     Every run ends with a stored result: its own, or a failed one that says how the worker died.
@@ -32,7 +35,7 @@ def run_local(job: Job, on_event: Callable[[Event], None]) -> None:
     while left:
         current: str | None = None
         done = False
-        worker = start_worker(job.model_copy(update={"assignments": tuple(left.values())}), log)
+        worker = start_worker(worker_command, job.model_copy(update={"assignments": tuple(left.values())}), log)
         try:
             for event in worker.events():
                 on_event(event)
@@ -92,12 +95,12 @@ class Worker:
                 self.process.wait()
 
 
-def start_worker(job: Job, log: Path) -> Worker:
+def start_worker(command: Sequence[str], job: Job, log: Path) -> Worker:
     """Starts a worker on `job`; its own output goes to `log`."""
     reader, writer = os.pipe()
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "hubinit.bench.worker", str(writer)],
+            [*command, str(writer)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hubinit.bench.executors import run_local
+from hubinit.bench.job import Assignment, Job
 from hubinit.bench.plan import PlannedRun
 from hubinit.bench.results import ResultStore, RunResult
-from hubinit.bench.worker import Assignment, Job
 
 Event = dict[str, Any]
 

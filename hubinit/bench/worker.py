@@ -12,38 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel
 
 from hubinit.bench.costs import Stopwatch, provenance
+from hubinit.bench.job import Assignment, Job
 from hubinit.bench.results import ResultStore, RunResult, Score
-from hubinit.calibration import Calibration
 from hubinit.calibration.statistics import Statistic
-from hubinit.config import CalibrationSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
+from hubinit.config import CalibrationSpec, EvalSpec, MethodSpec, RunSpec
 from hubinit.errors import DivergedError, HubinitError
 
 if TYPE_CHECKING:
+    from hubinit.calibration import Calibration
     from hubinit.models import Loaded
 
 Emit = Callable[..., None]
-
-
-class Assignment(BaseModel):
-    """One run and the evaluations that are wanted of it."""
-
-    spec: RunSpec
-    evaluations: tuple[EvalSpec, ...]
-
-
-class Job(BaseModel):
-    """All runs of one base model, in the order they are done."""
-
-    store: Path
-    model: ModelSpec
-    assignments: tuple[Assignment, ...]
-    eval_batch_size: int = 16
-    command: str = ""
-    device: str | None = None
-    force: bool = False
 
 
 def main() -> int:
@@ -231,7 +212,7 @@ def train_adapter(
     }
 
 
-def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> Calibration:
+def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> "Calibration":
     """The statistics for one run, from one pass over the calibration examples shared by all methods of the job.
 
     Methods may ask for different numbers of examples (FILet 320, LoRA-DA 256). The examples are cut at those numbers and each

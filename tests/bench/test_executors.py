@@ -1,0 +1,64 @@
+"""A worker that dies costs one run: played by small scripts that speak the worker's protocol and then kill themselves."""
+
+import sys
+
+import pytest
+
+from hubinit.bench.executors import run_local
+from hubinit.bench.job import Assignment, Job
+from hubinit.bench.results import ResultStore
+from hubinit.config import MethodSpec, ModelSpec, RunSpec
+from hubinit.errors import HubinitError
+
+# Finishes every run it is given, except that it acts out the seed's fate: 1 is killed, 2 exits.
+SCRIPT = """
+import json, os, signal, sys
+from hubinit.bench.costs import provenance
+from hubinit.bench.results import ResultStore, RunResult
+from hubinit.bench.job import Job
+events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+emit = lambda **fields: events.write(json.dumps(fields) + "\\n")
+job = Job.model_validate_json(sys.stdin.read())
+fate = os.environ.get("FATE", "")
+if fate == "load": sys.exit(3)
+if fate == "fatal": emit(event="fatal", reason="no such model"); sys.exit(1)
+for a in job.assignments:
+    emit(event="started", key=a.spec.key)
+    if a.spec.seed == 1: os.kill(os.getpid(), signal.SIGKILL)
+    if a.spec.seed == 2: events.write('{"event": "torn'); events.flush(); os._exit(7)
+    ResultStore(job.store).write(RunResult(key=a.spec.key, spec=a.spec, status="ok", provenance=provenance("x")))
+    emit(event="finished", key=a.spec.key, status="ok", reason=None)
+emit(event="done")
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(SCRIPT)
+    return (sys.executable, str(script))
+
+
+def job(store, seeds) -> Job:
+    model = ModelSpec(id="org/name")
+    specs = [RunSpec(model=model, method=MethodSpec(name="lora"), rank=4, alpha=8, seed=seed) for seed in seeds]
+    return Job(store=store, model=model, assignments=tuple(Assignment(spec=s, evaluations=()) for s in specs))
+
+
+def test_a_killed_worker_costs_one_run(tmp_path, worker):
+    events = []
+    run_local(job(tmp_path, [0, 1, 2, 3]), events.append, worker)
+    results = {r.spec.seed: r for r in ResultStore(tmp_path).results()}
+    assert {seed: r.status for seed, r in results.items()} == {0: "ok", 1: "failed", 2: "failed", 3: "ok"}
+    assert "killed by SIGKILL (often: out of memory)" in results[1].reason
+    assert "exit code 7" in results[2].reason
+    assert [e["status"] for e in events if e["event"] == "finished"] == ["ok", "failed", "failed", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("fate", "message"), [("load", "exit code 3 before its first run"), ("fatal", "no such model")]
+)
+def test_a_base_that_does_not_load_ends_the_job(tmp_path, worker, monkeypatch, fate, message):
+    monkeypatch.setenv("FATE", fate)
+    with pytest.raises(HubinitError, match=message):
+        run_local(job(tmp_path, [0]), lambda event: None, worker)
