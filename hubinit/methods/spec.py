@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from hubinit.calibration.statistics import LayerStatistics, Statistic
+from hubinit.errors import InitialisationError
+from hubinit.methods.linalg import effective_rank
 
 
 class MethodOptions(BaseModel):
@@ -25,7 +27,11 @@ class MethodOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Layer:
-    """What a method sees of one target module."""
+    """What a method sees of one target module.
+
+    Raises:
+        InitialisationError: the rank lies outside 1…min(m, n), or the weight holds NaN or infinity.
+    """
 
     name: str
     weight: Tensor  # (m, n) float32 (float64 in tests), PyTorch layout also for Conv1D
@@ -33,6 +39,66 @@ class Layer:
     scaling: float  # s
     generator: torch.Generator  # seeded from (seed, module name), on the weight's device
     statistics: LayerStatistics | None = None
+
+    def __post_init__(self) -> None:
+        m, n = self.weight.shape
+        if not 1 <= self.rank <= min(m, n):
+            raise InitialisationError(
+                f"Rank {self.rank} does not fit module {self.name}, whose weight is {m} × {n}: "
+                f"choose a rank from 1 to {min(m, n)} or leave the module out of the targets."
+            )
+        if not torch.isfinite(self.weight).all():
+            raise InitialisationError(f"The weight of module {self.name} holds NaN or infinity; check the base model.")
+
+    def statistic(self, statistic: Statistic) -> Tensor:
+        """The raw sum of a statistic on the weight's device and in its dtype.
+
+        Raises:
+            InitialisationError: no calibration was given, it lacks this statistic, its shape is that of another module,
+                or it is not finite.
+        """
+        m, n = self.weight.shape
+        if self.statistics is None or statistic not in self.statistics.sums:
+            raise InitialisationError(
+                f"Module {self.name} has no calibration statistic '{statistic}': "
+                "calibrate with this method in `methods`, or pass calibration batches."
+            )
+        value = self.statistics.sums[statistic].to(self.weight)
+        if tuple(value.shape) != _SHAPES[statistic](m, n):
+            raise InitialisationError(
+                f"The calibration statistic '{statistic}' of module {self.name} has shape {tuple(value.shape)}, "
+                f"which does not fit its {m} × {n} weight: the calibration belongs to another model."
+            )
+        if not torch.isfinite(value).all():
+            raise InitialisationError(
+                f"The calibration statistic '{statistic}' of module {self.name} holds NaN or infinity; calibrate again."
+            )
+        return value
+
+    def per_token(self, statistic: Statistic) -> Tensor:
+        """The statistic divided by the number of counted tokens, e.g. `S_X` (n, n) from INPUT_MOMENT."""
+        return self.statistic(statistic) / max(1, self._counts().tokens)
+
+    def per_example(self, statistic: Statistic) -> Tensor:
+        """The statistic divided by the number of examples, e.g. `G` (m, n) from GRADIENT."""
+        return self.statistic(statistic) / max(1, self._counts().examples)
+
+    def _counts(self) -> LayerStatistics:
+        assert self.statistics is not None
+        return self.statistics
+
+
+_SHAPES: dict[Statistic, Callable[[int, int], tuple[int, ...]]] = {
+    Statistic.INPUT_SUM: lambda m, n: (n,),
+    Statistic.INPUT_MOMENT: lambda m, n: (n, n),
+    Statistic.OUTPUT_MOMENT: lambda m, n: (m, m),
+    Statistic.OUTPUT_DIAGONAL: lambda m, n: (m,),
+    Statistic.MEAN_OUTPUT_MOMENT: lambda m, n: (m, m),
+    Statistic.MEAN_OUTPUT_DIAGONAL: lambda m, n: (m,),
+    Statistic.GRADIENT: lambda m, n: (m, n),
+    Statistic.FISHER_INPUT: lambda m, n: (n,),
+    Statistic.FISHER_OUTPUT: lambda m, n: (n,),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +125,12 @@ class Method:
         samples: calibration examples of the source; None: the project's default.
         options: the option model.
         lora_kwargs: extra fields of PEFT's LoraConfig (e.g. use_dora).
+        peft_config: `peft_config(rank=…, alpha=…, rslora=…, target_modules=…, options=…) -> PeftConfig`.
+        ranks: redistributes ranks over the layers (EVA): `ranks(layers, options) -> {module name: rank}`. Rank 0 leaves a
+            module unadapted; the scaling s of every module stays what it was (so alpha follows the rank).
+        anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`).
+        a_parameter: the parameter that `train_a=False` freezes; None: the method cannot train without A.
+        train_b: False where B is frozen by the method itself (MiCA).
         version: raise it when the mathematics changes, so that old results are not reused.
     """
 
@@ -73,4 +145,29 @@ class Method:
     lora_kwargs: dict[str, Any] = field(default_factory=dict)
     peft_config: Callable[..., Any] | None = None
     ranks: Callable[[list[Layer], Any], dict[str, int]] | None = None  # EVA's rank redistribution
+    anchored: bool = False
+    a_parameter: str | None = "lora_A"
+    train_b: bool = True
     version: int = 1
+
+
+def finish(layer: Layer, A: Tensor, B: Tensor, report: dict[str, float] | None = None) -> Factors:
+    """Factors as every method returns them: checked, contiguous, in the weight's dtype.
+
+    Args:
+        layer: the layer they belong to.
+        A: (r, n).
+        B: (m, r).
+        report: what was kept; the effective rank of BA is added where BA ≠ 0.
+
+    Raises:
+        InitialisationError: a factor is not finite.
+    """
+    if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
+        raise InitialisationError(
+            f"The initial factors of module {layer.name} are not finite: its weight or calibration is out of range."
+        )
+    A = A.to(layer.weight.dtype).contiguous()  # (r, n)
+    B = B.to(layer.weight.dtype).contiguous()  # (m, r)
+    rank = effective_rank(A, B)
+    return Factors(A=A, B=B, report={**(report or {}), **({"effective_rank": rank} if rank else {})})

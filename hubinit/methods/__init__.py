@@ -1,0 +1,63 @@
+"""Every initialisation method by name. To add one: a file in this folder, one import and one row here, one parity-test row."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from hubinit.errors import HubinitError, nearest
+from hubinit.methods import filet, lora, lora_da, pissa
+from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        lora.METHOD,
+        pissa.METHOD,
+        filet.METHOD,
+        lora_da.METHOD,
+    )
+}
+
+
+def get(name: str) -> Method:
+    """The method of that name.
+
+    Args:
+        name: a key of METHODS, or `peft:<type>` for any other PEFT method by its config.
+
+    Raises:
+        HubinitError: unknown name; the message has the nearest known ones.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    raise HubinitError(f"Unknown method '{name}': {nearest(name, [*METHODS, 'peft:<type>'])}")
+
+
+def parse_options(method: Method, options: dict[str, Any]) -> MethodOptions:
+    """The validated options of a method, defaults filled in.
+
+    Args:
+        method: the method.
+        options: by name, values as in Python, YAML or `--set` (numbers may be strings).
+
+    Raises:
+        HubinitError: an unknown option (with the nearest names), or a value it does not take.
+    """
+    known = list(method.options.model_fields)
+    for name in options:
+        if name not in known and method.options.model_config.get("extra") == "forbid":
+            raise HubinitError(f"Method '{method.name}' has no option '{name}': {nearest(name, known)}")
+    try:
+        parsed = method.options(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]) if first["loc"] else "options"
+        raise HubinitError(
+            f"Option '{where}' of method '{method.name}' cannot be {first['input']!r}: {first['msg']}."
+        ) from None
+    if not parsed.train_a and method.a_parameter is None:
+        raise HubinitError(f"Method '{method.name}' cannot train without A: leave train_a at true.")
+    return parsed
+
+
+__all__ = ["METHODS", "Factors", "Layer", "Method", "MethodOptions", "get", "parse_options"]

@@ -1,0 +1,351 @@
+"""Fast linear algebra for initialisation: a few extreme eigenpairs or singular triples of one matrix, verified.
+
+Everything runs on the tensors' own device, is deterministic given a generator, and returns vectors with canonical signs
+(the entry of largest magnitude is positive). Iterative solvers check their residual; where it is too large a full
+factorisation takes over, and the result says so (`full`), so that a report can.
+
+Iteration is LOBPCG: A. V. Knyazev, "Toward the optimal preconditioned eigensolver", SIAM J. Sci. Comput. 23 (2001), with
+the basis of the Rayleigh–Ritz step orthonormalised by QR, as in arXiv:1704.07458.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]  # (n, k) ↦ (n, k), symmetric and linear
+
+# Below this dimension a full factorisation is as fast as iterating (SmolLM2-135M's layers on one core, r = 32).
+SMALL = 512
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """`k` extreme eigenpairs of a symmetric matrix, the most extreme first."""
+
+    values: Tensor  # (k,)
+    vectors: Tensor  # (n, k) orthonormal columns
+    residual: float  # max_i ‖M v_i − λ_i v_i‖ / max_i |λ_i|
+    iterations: int  # 0 after a full solve
+    full: bool  # True: by a full eigendecomposition
+
+
+@dataclass(frozen=True)
+class Triples:
+    """`r` singular triples `M ≈ U diag(S) Vᵀ`, S descending."""
+
+    U: Tensor  # (m, r)
+    S: Tensor  # (r,)
+    V: Tensor  # (n, r)
+    residual: float  # max_i ‖Mᵀ u_i − σ_i v_i‖ / σ_1(M)
+    full: bool  # True: by a full SVD
+
+    def to(self, dtype: torch.dtype) -> "Triples":
+        """The same in another dtype."""
+        return replace(self, U=self.U.to(dtype), S=self.S.to(dtype), V=self.V.to(dtype))
+
+
+def canonical_signs(vectors: Tensor) -> Tensor:
+    """Signs (k,) in {−1, 1} that make the entry of largest magnitude of each column of `vectors: (n, k)` positive."""
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).squeeze(0)  # (k,)
+    return torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
+
+
+def default_tolerance(dtype: torch.dtype) -> float:
+    """Relative residual that the iterative solvers reach before they stop: 1e-5 in float32, 1e-10 in float64."""
+    return 1e-10 if dtype == torch.float64 else 1e-5
+
+
+def lobpcg(
+    operator: Operator,
+    start: Tensor,
+    *,
+    wanted: int,
+    which: Literal["smallest", "largest"],
+    iterations: int,
+    tolerance: float,
+    precondition: Operator | None = None,
+    gram: bool = False,
+) -> Eigenpairs:
+    """Extreme eigenpairs of a symmetric operator by LOBPCG, without forming its matrix. Returns the whole block.
+
+    Args:
+        operator: `v ↦ M v` on blocks `(n, k)`.
+        start: (n, k) start block; columns beyond `wanted` guard the convergence of the wanted ones. Needs n ≥ 3k.
+        wanted: how many pairs to return and to check.
+        which: end of the spectrum.
+        iterations: at most this many.
+        tolerance: stop at `max_i ‖M v_i − λ_i v_i‖ ≤ tolerance · max_i |λ_i|` over the wanted pairs.
+        precondition: symmetric positive definite, approximating the inverse of `M − λ` near the wanted end.
+        gram: M is a Gram matrix; residuals are then taken relative to `√(λ_i λ_max)`, as singular vectors need.
+
+    Returns:
+        All k pairs and the residual of the wanted ones, which may exceed the tolerance: the caller decides.
+    """
+    n, k = start.shape
+    if n < 3 * k:
+        raise ValueError(f"LOBPCG needs n ≥ 3k, got n = {n}, k = {k}")
+    sign = 1.0 if which == "smallest" else -1.0
+    basis = torch.linalg.qr(start)[0]  # (n, k)
+    image = operator(basis)  # (n, k)
+    history: list[float] = []
+    eps = torch.finfo(start.dtype).eps
+    for step in range(iterations + 1):
+        # Rayleigh–Ritz on span(basis); eigh sorts ascending.
+        small = basis.T @ image * sign  # (j, j), j = k, 2k or 3k
+        values, mixing = torch.linalg.eigh((small + small.T) / 2)
+        values, mixing = values[:k] * sign, mixing[:, :k]  # (k,), (j, k)
+        X, MX = basis @ mixing, image @ mixing  # (n, k)
+        R = MX - X * values  # (n, k)
+        sizes = values[:wanted].abs()
+        scale = (sizes * sizes.max()).sqrt() if gram else sizes.max().expand(wanted)  # (wanted,)
+        residual = float((R[:, :wanted].norm(dim=0) / torch.where(scale > 0, scale, 1.0)).max())
+        stalled = residual < 1e3 * eps and len(history) >= 5 and residual > 0.7 * history[-5]  # rounding is reached
+        if residual <= tolerance or stalled or step == iterations:
+            break
+        history.append(residual)
+        W = R if precondition is None else precondition(R)  # (n, k)
+        parts = [X, W]
+        if basis.shape[1] > k:
+            parts.append(basis[:, k:] @ mixing[k:])  # P, the part of the step outside the last X
+        basis = torch.linalg.qr(torch.cat([_unit(part) for part in parts], dim=1))[0]  # (n, 2k or 3k)
+        image = torch.cat([MX * _signs(basis[:, :k], X), operator(basis[:, k:])], dim=1)
+    return Eigenpairs(values, X * canonical_signs(X), residual, step, full=False)
+
+
+def _unit(block: Tensor) -> Tensor:
+    """Columns scaled to unit length; zero columns stay (QR completes them)."""
+    norms = block.norm(dim=0)
+    return block / torch.where(norms > 0, norms, torch.ones_like(norms))
+
+
+def _signs(q: Tensor, x: Tensor) -> Tensor:
+    """QR may flip the columns of an orthonormal X: the signs (k,) with `q ≈ x · signs`."""
+    return torch.where((q * x).sum(dim=0) < 0, -1.0, 1.0).to(x.dtype)
+
+
+def eigenpairs(
+    matrix: Tensor | Operator,
+    k: int,
+    which: Literal["smallest", "largest"],
+    generator: torch.Generator,
+    *,
+    dense: Callable[[], Tensor] | None = None,
+    start: Tensor | None = None,
+    precondition: Operator | None = None,
+    iterations: int = 60,
+    tolerance: float | None = None,
+    small: int = SMALL,
+) -> Eigenpairs:
+    """The `k` smallest or largest eigenpairs of a symmetric matrix, by LOBPCG with a full solve to fall back on.
+
+    Args:
+        matrix: (n, n) symmetric, or the operator `v ↦ M v` (then `dense` and `start` are required).
+        k: number of pairs.
+        which: end of the spectrum.
+        generator: for the random start block.
+        dense: forms the matrix for the full solve.
+        start: (n, p) start block, p ≥ k.
+        precondition: see `lobpcg`.
+        iterations: LOBPCG iterations before the full solve takes over.
+        tolerance: relative residual; default `default_tolerance`.
+        small: dimensions up to this are solved in full straight away.
+
+    Returns:
+        The pairs; `full` says whether the full solve was needed.
+    """
+    if isinstance(matrix, Tensor):
+        explicit = matrix
+        dense, operator = lambda: explicit, lambda v: explicit @ v
+        block = min(k + max(8, k // 2), explicit.shape[0])
+        if start is None:
+            start = torch.randn(
+                explicit.shape[0], block, dtype=explicit.dtype, device=explicit.device, generator=generator
+            )
+    else:
+        operator = matrix
+    if dense is None or start is None:
+        raise ValueError("an operator needs `dense` and `start`")
+    n, block = start.shape
+    if n > small and n >= 3 * block:
+        tolerance = default_tolerance(start.dtype) if tolerance is None else tolerance
+        pairs = lobpcg(
+            operator,
+            start,
+            wanted=k,
+            which=which,
+            iterations=iterations,
+            tolerance=tolerance,
+            precondition=precondition,
+        )
+        if pairs.residual <= tolerance:
+            return replace(pairs, values=pairs.values[:k], vectors=pairs.vectors[:, :k])
+    return _full_eigenpairs(dense(), k, which)
+
+
+def _full_eigenpairs(matrix: Tensor, k: int, which: Literal["smallest", "largest"]) -> Eigenpairs:
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)  # ascending
+    if which == "largest":
+        values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = values[:k], vectors[:, :k]
+    vectors = vectors * canonical_signs(vectors)
+    scale = float(values.abs().max())
+    residual = float((matrix @ vectors - vectors * values).norm(dim=0).max())
+    return Eigenpairs(values, vectors, residual / scale if scale > 0 else residual, 0, full=True)
+
+
+def top_svd(
+    matrix: Tensor,
+    r: int,
+    generator: torch.Generator,
+    *,
+    iterations: int = 60,
+    tolerance: float | None = None,
+    small: int = SMALL,
+) -> Triples:
+    """The `r` largest singular triples by randomised block iterations, checked, else by a full SVD.
+
+    The iteration runs on the Gram operator of the smaller side from a random start; the triples then come from the SVD of
+    the projected matrix, so that small singular values keep their accuracy.
+
+    Args:
+        matrix: (m, n).
+        r: 1…min(m, n).
+        generator: for the random start block.
+        iterations: before the full SVD takes over.
+        tolerance: on the residual `max ‖Mᵀu − σv‖ / σ_1`; default `default_tolerance`.
+        small: matrices whose smaller side is up to this are solved in full straight away.
+    """
+    m, n = matrix.shape
+    if m < n:
+        return _swap(top_svd(matrix.T, r, generator, iterations=iterations, tolerance=tolerance, small=small), matrix)
+    block = r + max(8, r // 2)
+    if n <= small or n < 3 * block:
+        return _full_svd(matrix, r, "largest")
+    tolerance = default_tolerance(matrix.dtype) if tolerance is None else tolerance
+    sketch = torch.randn(m, block, dtype=matrix.dtype, device=matrix.device, generator=generator)
+    pairs = lobpcg(
+        lambda v: matrix.T @ (matrix @ v),  # (n, k)
+        matrix.T @ sketch,  # a random block already turned towards the top
+        wanted=r,
+        which="largest",
+        iterations=iterations,
+        tolerance=tolerance,
+        gram=True,
+    )
+    triples = _project_right(matrix, pairs.vectors, r)
+    return triples if triples.residual <= 2 * tolerance else _full_svd(matrix, r, "largest")
+
+
+def minor_svd(matrix: Tensor, r: int) -> Triples:
+    """The `r` smallest of the min(m, n) singular triples, without a full SVD where that is accurate.
+
+    The Gram matrix of the smaller side is diagonalised in float64, where squaring costs no digits of a float32 matrix; the
+    triples come from the SVD of the matrix projected on that invariant subspace. If the subspace cannot be told from its
+    neighbours in float64 (singular values below about 1e-7 σ_1 that go on beyond the r-th), a full SVD decides.
+
+    Args:
+        matrix: (m, n).
+        r: 1…min(m, n).
+
+    Returns:
+        Triples in the matrix's dtype, S descending as in a full SVD's last r entries.
+    """
+    m, n = matrix.shape
+    if m < n:
+        return _swap(minor_svd(matrix.T, r), matrix)
+    wide = matrix.double()  # (m, n), m ≥ n
+    values, vectors = torch.linalg.eigh(wide.T @ wide)  # (n,) ascending, (n, n)
+    floor = 100 * torch.finfo(torch.float64).eps * n * float(values[-1])
+    next_value = float(values[r]) if r < n else float("inf")
+    if next_value <= floor:
+        return _full_svd(matrix, r, "smallest")
+    triples = _project_right(wide, vectors[:, :r], r, largest=float(values[-1].clamp(min=0).sqrt()))
+    if triples.residual > 1e-6:
+        return _full_svd(matrix, r, "smallest")
+    return triples.to(matrix.dtype)
+
+
+def _project_right(matrix: Tensor, vectors: Tensor, r: int, largest: float | None = None) -> Triples:
+    """The top r singular triples of `matrix: (m, n)` restricted to the span of `vectors: (n, k)` (orthonormal columns)."""
+    U, S, mixing = torch.linalg.svd(matrix @ vectors, full_matrices=False)  # (m, k), (k,), (k, k)
+    U, S, V = U[:, :r], S[:r], vectors @ mixing[:r].T  # (m, r), (r,), (n, r)
+    scale = float(S[0]) if largest is None else largest
+    residual = float((matrix.T @ U - V * S).norm(dim=0).max())
+    signs = canonical_signs(V)
+    return Triples(U * signs, S, V * signs, residual / scale if scale > 0 else residual, full=False)
+
+
+def _full_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> Triples:
+    """By a full SVD; in float64, because it is asked for where digits or sizes are small."""
+    U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    chosen = slice(0, r) if which == "largest" else slice(S.shape[0] - r, S.shape[0])
+    U, V, kept = U[:, chosen], Vh[chosen].T, S[chosen]
+    signs = canonical_signs(V)
+    return Triples(U * signs, kept, V * signs, residual=0.0, full=True).to(matrix.dtype)
+
+
+def _swap(triples: Triples, matrix: Tensor) -> Triples:
+    """Triples of `matrixᵀ` as triples of `matrix`, signs again by the right vectors."""
+    signs = canonical_signs(triples.U)
+    return Triples(triples.V * signs, triples.S, triples.U * signs, triples.residual, triples.full)
+
+
+@dataclass(frozen=True)
+class Damped:
+    """Cholesky factor of `M + damping·I`."""
+
+    L: Tensor  # (n, n) lower triangular
+    damping: float
+    raised: int  # how often the damping had to be multiplied by 10
+
+    def solve(self, right: Tensor) -> Tensor:
+        """`(M + damping·I)⁻¹ right` for `right: (n, k)`."""
+        return torch.cholesky_solve(right, self.L)  # (n, k)
+
+
+def damped_cholesky(matrix: Tensor, damping: float, *, attempts: int = 12) -> Damped | None:
+    """Factorise `M + damping·I`; on failure the damping is raised tenfold until it succeeds.
+
+    Args:
+        matrix: (n, n) symmetric positive semidefinite up to rounding.
+        damping: absolute, ≥ 0. Zero is raised from eps · mean diagonal.
+        attempts: how many raises are tried.
+
+    Returns:
+        The factor, or None if every attempt failed (the matrix is not positive semidefinite by far, or not finite).
+    """
+    diagonal = matrix.diagonal()
+    floor = torch.finfo(matrix.dtype).eps * max(float(diagonal.mean()), torch.finfo(matrix.dtype).tiny)
+    value = damping
+    for raised in range(attempts + 1):
+        damped = matrix.clone()
+        damped.diagonal().add_(value)
+        L, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0 and torch.isfinite(L.diagonal()).all():
+            return Damped(L, value, raised)
+        value = max(10 * value, floor)
+    return None
+
+
+def effective_rank(A: Tensor, B: Tensor) -> float:
+    """exp(entropy of the normalised singular values) of `B A`, without forming it; 0 when B A = 0.
+
+    O. Roy and M. Vetterli, "The effective rank", EUSIPCO 2007.
+
+    Args:
+        A: (r, n).
+        B: (m, r).
+    """
+    if not (A.any() and B.any()):
+        return 0.0
+    RA = torch.linalg.qr(A.T.double())[1]  # (r, r), A = RAᵀ QAᵀ
+    RB = torch.linalg.qr(B.double())[1]  # (r, r)
+    S = torch.linalg.svdvals(RB @ RA.T)  # (r,)
+    total = S.sum()
+    if float(total) == 0:
+        return 0.0
+    p = S / total
+    return float(torch.exp(-torch.special.xlogy(p, p).sum()))

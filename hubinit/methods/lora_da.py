@@ -1,0 +1,244 @@
+"""LoRA-DA: the subspace of least expected parameter gap (arXiv:2510.24561, Algorithm 1, and its released code).
+
+In PyTorch's layout, with the damped Fisher blocks `J⁻¹_[i] = D_ii Z⁻¹` of output i, the estimated displacement of the
+weight is the natural gradient `Δ = −D G Z⁻¹` (m, n), and the guidance matrix (n, n)
+
+    Ω = β · (tr D / N) · Z⁻¹ − Δᵀ Δ
+
+weighs sampling variance against bias. The rows of `A` are the eigenvectors of its r smallest eigenvalues and
+`B = Δ Aᵀ`, so that `W + BA` is the target projected on the subspace. Ω is never formed while LOBPCG converges.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hubinit.calibration.statistics import Statistic
+from hubinit.errors import InitialisationError
+from hubinit.methods.linalg import Damped, Eigenpairs, damped_cholesky, eigenpairs, top_svd
+from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+
+# Residual of the eigenvectors relative to the largest wanted |eigenvalue|, below which LOBPCG is believed.
+TOLERANCE = 1e-4
+
+
+class LoraDaOptions(MethodOptions):
+    """Values left at None are the preset's own."""
+
+    preset: Literal["official", "paper"] = Field(
+        default="official",
+        description="official: the released code (diagonal output Fisher of the mean loss per token, Δ divided by its "
+        "largest singular value, factors divided by √gamma). paper: the text (inverse of the full output Fisher, sums "
+        "per example, no rescaling, `s·BA` is the projection of Δ)",
+    )
+    population_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="N, the number of training examples. official: 100000, the length of its training set; "
+        "paper: the number of calibration examples",
+    )
+    beta: float | None = Field(default=None, ge=0, description="weight of the variance term. official 0.03, paper 1")
+    damping: float | None = Field(
+        default=None,
+        ge=0,
+        description="ε added to both Fisher factors. official: absolute, 1e-6 (its code); "
+        "paper: relative to the factor's mean diagonal, 1e-3 (ours, the text has none)",
+    )
+    gamma: float | None = Field(
+        default=None, gt=0, description="both factors are divided by √gamma. official 1024, paper 1 (none)"
+    )
+    lobpcg_iters: int = Field(
+        default=10,
+        ge=1,
+        description="LOBPCG iterations before a full eigendecomposition takes over; paper and code use 10",
+    )
+    raw_gradient: bool = Field(
+        default=False, description="ablation: Δ = −G instead of the natural gradient (with beta=0: LoRA-One's subspace)"
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options with the preset's values filled in."""
+
+    beta: float
+    damping: float
+    relative_damping: bool
+    gamma: float
+    population_size: int | None  # None: the number of calibration examples
+    normalise: bool
+    full_output: bool
+    per_example: bool
+    project: bool  # divide B by s, so that s·BA is the projection
+
+
+def settings(options: LoraDaOptions) -> Settings:
+    """What a preset means; explicit options win."""
+    official = options.preset == "official"
+
+    def chosen(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return Settings(
+        beta=chosen(options.beta, 0.03 if official else 1.0),
+        damping=chosen(options.damping, 1e-6 if official else 1e-3),
+        relative_damping=not official,
+        gamma=chosen(options.gamma, 1024.0 if official else 1.0),
+        population_size=options.population_size or (100_000 if official else None),
+        normalise=official,
+        full_output=not official,
+        per_example=not official,
+        project=not official,
+    )
+
+
+def statistics(options: LoraDaOptions) -> frozenset[Statistic]:
+    """G always; both Fisher factors unless the variance term and the natural gradient are switched off."""
+    use = settings(options)
+    if options.raw_gradient and use.beta == 0:
+        return frozenset({Statistic.GRADIENT})
+    output = Statistic.OUTPUT_MOMENT if use.full_output else Statistic.MEAN_OUTPUT_DIAGONAL
+    return frozenset({Statistic.GRADIENT, Statistic.INPUT_MOMENT, output})
+
+
+def factors(layer: Layer, options: LoraDaOptions) -> Factors:
+    """A: eigenvectors of Ω's r smallest eigenvalues; B = Δ Aᵀ; both scaled as the preset says.
+
+    Returns:
+        A (r, n) and B (m, r). The report has the eigenvalue range, Δ's share inside the subspace, the damping used and how
+        often it was raised, and whether a full eigendecomposition took over from LOBPCG (`full_solve`).
+
+    Raises:
+        InitialisationError: a Fisher factor cannot be factorised even with the damping raised.
+    """
+    use = settings(options)
+    guidance, report = _guidance(layer, options, use)
+    pairs = _smallest(layer, guidance, options.lobpcg_iters)
+    A = pairs.vectors.T  # (r, n)
+    B = guidance.delta @ pairs.vectors  # (m, r)
+    energy = float(guidance.delta.square().sum())
+    report |= {
+        "eigenvalue_min": float(pairs.values.min()),
+        "eigenvalue_max": float(pairs.values.max()),
+        "displacement_share": float(B.square().sum()) / energy if energy else 0.0,
+        "residual": pairs.residual,
+        "iterations": float(pairs.iterations),
+        "full_solve": float(pairs.full),
+    }
+    if use.project:
+        B = B / layer.scaling
+    root = use.gamma**0.5
+    return finish(layer, A / root, B / root, report)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Ω as an operator: `variance · Z⁻¹ − Δᵀ Δ`."""
+
+    delta: Tensor  # (m, n)
+    variance: float  # β tr(D) / N, over σ_1(Δ)² where Δ is normalised
+    Z: Tensor | None  # (n, n) input Fisher without damping; None when the variance term is off
+    inverse: Damped | None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Ω v for `v: (n, k)`."""
+        out = -(self.delta.T @ (self.delta @ v))  # (n, k)
+        if self.inverse is not None and self.variance > 0:
+            out += self.variance * self.inverse.solve(v)
+        return out
+
+    def dense(self) -> Tensor:
+        """Ω (n, n), formed only for the full solve."""
+        omega = -(self.delta.T @ self.delta)  # (n, n)
+        if self.inverse is not None and self.variance > 0:
+            omega += self.variance * torch.cholesky_inverse(self.inverse.L)
+        return omega
+
+
+def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guidance, dict[str, float]]:
+    gradient = layer.per_example(Statistic.GRADIENT)  # (m, n)
+    report: dict[str, float] = {}
+    Z, inverse, variance, delta = None, None, 0.0, -gradient
+    if not (options.raw_gradient and use.beta == 0):
+        mean = layer.per_example if use.per_example else layer.per_token
+        Z = mean(Statistic.INPUT_MOMENT)  # (n, n)
+        inverse = _factorise(layer, Z, use, "input")
+        D = _output_inverse(layer, use)  # (m,)
+        assert layer.statistics is not None
+        population = use.population_size or layer.statistics.examples
+        variance = use.beta * float(D.sum()) / max(1, population)
+        report |= {"damping_input": inverse.damping, "damping_raised": float(inverse.raised)}
+        if not options.raw_gradient:
+            delta = -inverse.solve((D[:, None] * gradient).T).T  # (m, n)
+    if use.normalise:
+        largest = float(top_svd(delta, 1, layer.generator).S[0])
+        report["displacement_norm"] = largest
+        if largest > 0:
+            delta, variance = delta / largest, variance / largest**2
+    return Guidance(delta, variance, Z, inverse), report
+
+
+def _factorise(layer: Layer, matrix: Tensor, use: Settings, side: str) -> Damped:
+    mean = float(matrix.diagonal().mean())
+    damped = damped_cholesky(matrix, use.damping * (mean if use.relative_damping else 1.0))
+    if damped is None:
+        raise InitialisationError(
+            f"The {side} Fisher factor of module {layer.name} cannot be factorised even with more damping: "
+            "it is far from positive semidefinite; calibrate again, with more examples or in float32."
+        )
+    return damped
+
+
+def _output_inverse(layer: Layer, use: Settings) -> Tensor:
+    """Diagonal (m,) of D: `1/(d̂_Y + ε)` (official) or `[(S_Y + ε)⁻¹]_ii` (paper)."""
+    if not use.full_output:
+        diagonal = layer.per_token(Statistic.MEAN_OUTPUT_DIAGONAL).clamp(min=0)  # (m,)
+        epsilon = use.damping or torch.finfo(diagonal.dtype).tiny
+        return 1 / (diagonal + epsilon)
+    moment = layer.per_example(Statistic.OUTPUT_MOMENT)  # (m, m)
+    damped = _factorise(layer, moment, use, "output")
+    return torch.cholesky_inverse(damped.L).diagonal().clone()
+
+
+def _smallest(layer: Layer, guidance: Guidance, iterations: int) -> Eigenpairs:
+    """The r smallest eigenpairs of Ω.
+
+    The start block holds both kinds of candidates: the leading directions of Δ (which minimise −ΔᵀΔ) and those of Z (which
+    minimise Z⁻¹). Z itself preconditions: it undoes the stiff end of Ω, where Z⁻¹ is huge.
+    """
+    n, r = layer.weight.shape[1], layer.rank
+    block = min(n, r + max(8, r // 2))
+    delta, Z = guidance.delta, guidance.Z
+    sketch = torch.randn(
+        delta.shape[0], block, dtype=delta.dtype, device=delta.device, generator=layer.generator
+    )  # (m, k)
+    start = delta.T @ (delta @ (delta.T @ sketch))  # (n, k)
+    if not start.any():
+        start = torch.randn(n, block, dtype=delta.dtype, device=delta.device, generator=layer.generator)
+        start = start if Z is None else Z @ start
+    return eigenpairs(
+        guidance,
+        r,
+        "smallest",
+        layer.generator,
+        dense=guidance.dense,
+        start=start,
+        precondition=None if Z is None or guidance.variance == 0 else lambda v: Z @ v,
+        iterations=iterations,
+        tolerance=TOLERANCE if delta.dtype != torch.float64 else 1e-8,
+    )
+
+
+METHOD = Method(
+    name="lora-da",
+    title="LoRA-DA",
+    source="LoRA-DA: Data-Aware Initialization for Low-Rank Adaptation via Asymptotic Analysis, arXiv:2510.24561",
+    start="shift",
+    factors=factors,
+    statistics=statistics,
+    samples=256,
+    options=LoraDaOptions,
+)
