@@ -191,7 +191,7 @@ def print_tasks(*, as_json: bool) -> None:
         return
     table = Table("task", "kind", "data set", "primary metric")
     for name, task in TASKS.items():
-        table.add_row(name, task.kind, task.dataset, task.metric)
+        table.add_row(name, task.kind, task.dataset, task.primary)
     console.print(table)
     for name, members in SUITES.items():
         console.print(f"suite {name}: {', '.join(members)}")

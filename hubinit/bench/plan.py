@@ -62,10 +62,10 @@ class PlannedRun:
 def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[PlannedRun]:
     """Expands a request into runs: models × task groups × methods × learning rates × seeds.
 
-    Each entry of `tasks` is trained on and evaluated by itself: a task on its own training split, a suite (`commonsense`) on
-    the mixture of its tasks' training splits. `methods` may hold `all`: every registered adapter method. The base (`none`) has
-    one run per model, whatever the learning rates and seeds. Revisions are resolved here, so that a changed model or data set
-    is a new run.
+    Each entry of `tasks` is trained on and evaluated by itself: a task on its own training split, a suite of language tasks
+    (`commonsense`) on the mixture of its tasks' training splits. `methods` may hold `all`: every registered adapter method.
+    The base (`none`) has one run per model, whatever the learning rates and seeds. Revisions are resolved here, so that a
+    changed model or data set is a new run.
 
     Raises:
         HubinitError: an unknown or malformed name, preset or option, or a Hub that does not answer.
@@ -83,14 +83,8 @@ def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[P
     planned: list[PlannedRun] = []
     for model_name in request.models:
         model = models.pin(models.resolve(model_name))
-        for group in request.tasks or (("image",) if model.kind == "vision" else ("commonsense",)):
+        for group in task_groups(request, model):
             members = tasks.members(group)
-            for name in members:
-                if tasks.get(name).kind != model.kind:
-                    raise HubinitError(
-                        f"Task '{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; "
-                        f"choose another with --tasks."
-                    )
             evaluations = tuple(
                 EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=protocol.shots)
                 for name in members
@@ -99,6 +93,31 @@ def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[P
                 stored = None if force else store.read(spec.key)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     return merge_same_key(planned)
+
+
+def task_groups(request: Request, model: ModelSpec) -> list[str]:
+    """What each run of a model trains on. Image tasks have classes of their own, so a suite of them is one run per task.
+
+    Raises:
+        HubinitError: unknown task, one of another kind than the model's, or the untrained base of an image classifier.
+    """
+    from hubinit import tasks
+
+    groups: list[str] = []
+    for group in request.tasks or ("image" if model.kind == "vision" else "commonsense",):
+        members = tasks.members(group)
+        for name in members:
+            if tasks.get(name).kind != model.kind:
+                raise HubinitError(
+                    f"'{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; "
+                    "choose other tasks with --tasks."
+                )
+        groups += members if model.kind == "vision" else (group,)
+    if model.kind == "vision" and "none" in request.methods:
+        raise HubinitError(
+            "Method 'none' has no score for image tasks: the classifier's head is untrained; leave it out."
+        )
+    return groups
 
 
 def run_specs(

@@ -16,20 +16,24 @@ Event = dict[str, Any]
 
 
 def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
-    """Groups the runs that are not cached by base model; one job loads its base once."""
-    todo = [run for run in planned if run.state != "cached"]
-    by_model = groupby(sorted(todo, key=lambda run: run.spec.model.key), key=lambda run: run.spec.model)
+    """Groups the runs that are not cached by what has to be in memory; one job loads its base once."""
+    todo = sorted((run for run in planned if run.state != "cached"), key=in_memory)
     return [
         Job(
             store=store.root,
-            model=model,
+            model=runs[0].spec.model,
             assignments=tuple(Assignment(spec=run.spec, evaluations=run.evaluations) for run in runs),
             eval_batch_size=eval_batch_size,
             command=command_line(),
             force=force,
         )
-        for model, runs in by_model
+        for runs in (list(group) for _, group in groupby(todo, key=in_memory))
     ]
+
+
+def in_memory(run: PlannedRun) -> tuple[str, str]:
+    """Runs with the same value share a loaded base: one model, and for images one set of classes."""
+    return run.spec.model.key, run.group if run.spec.model.kind == "vision" else ""
 
 
 def sweep(

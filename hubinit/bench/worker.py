@@ -97,12 +97,9 @@ def run_safely(
 
 def restore(loaded: "Loaded") -> None:
     """Takes any adapter off the shared base, so that the next run starts from the untouched model."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     from hubinit import adapters
 
-    if any(isinstance(module, BaseTunerLayer) for module in loaded.model.modules()):
-        adapters.strip(loaded.model)
+    adapters.detach(loaded.model)
     loaded.model.eval()
 
 
