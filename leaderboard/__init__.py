@@ -1,0 +1,1 @@
+"""What is deployed: the leaderboard data set and its app."""

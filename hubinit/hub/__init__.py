@@ -1,0 +1,1 @@
+"""Publishing to a Hub and getting adapters from it."""

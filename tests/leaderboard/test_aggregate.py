@@ -1,0 +1,179 @@
+"""Rows, merging and ranking against small tables worked out by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hubinit.bench.results import Cost, Provenance, RunResult, Score
+from hubinit.config import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+from leaderboard.aggregate import COLUMNS, failures, frame, merge, rank, rows, table
+from leaderboard.render import boards, markdown
+
+
+def run(
+    method: str = "lora",
+    lr: float = 1e-4,
+    seed: int = 0,
+    value: float | None = 0.5,
+    *,
+    loss: float | None = None,
+    tasks: tuple[str, ...] = ("arc-easy",),
+    created: str = "2026-11-01T00:00:00Z",
+    reason: str = "the loss was not finite at step 3",
+    model: str = "org/model",
+) -> RunResult:
+    none = method == "none"
+    spec = RunSpec(
+        model=ModelSpec(id=model, revision="a" * 40),
+        method=MethodSpec(name=method),
+        rank=0 if none else 8,
+        alpha=0 if none else 16,
+        data=None if none else DataSpec(tasks=("arc-easy",)),
+        recipe=None if none else Recipe(steps=40),
+        learning_rate=0 if none else lr,
+        seed=seed,
+    )
+    scores = (
+        ()
+        if value is None
+        else tuple(
+            Score(task=t, metric="acc", value=value, n=100, stderr=0.05, primary=True, eval=EvalSpec(task=t))
+            for t in tasks
+        )
+    )
+    return RunResult(
+        key=spec.key,
+        spec=spec,
+        status="ok" if scores else "diverged",
+        reason=None if scores else reason,
+        scores=scores,
+        validation_loss=loss,
+        costs={"calibrate": Cost(seconds=2.0), "initialise": Cost(seconds=0.5, peak_memory_bytes=7)},
+        provenance=Provenance(versions={"torch": "2.13"}, hardware={"cpu": "2 cores"}, command="x", created=created),
+    )
+
+
+def line(ranking: pd.DataFrame, method: str) -> pd.Series:
+    return ranking[ranking["method"] == method].iloc[0]
+
+
+def test_rows_are_one_per_run_task_and_metric_and_a_failed_run_has_one_without_a_score():
+    found = rows([run(tasks=("arc-easy", "piqa")), run(seed=1, value=None)])
+    assert [(row.get("task"), row.get("value"), row["status"]) for row in found] == [
+        ("arc-easy", 0.5, "ok"),
+        ("piqa", 0.5, "ok"),
+        (None, None, "diverged"),
+    ]
+    assert found[0]["seconds_calibrate"] == 2.0
+    assert found[0]["peak_memory_bytes"] == 7
+    assert set(found[0]) <= set(COLUMNS), "every row's field is a column"
+
+
+def test_table_has_the_same_columns_and_types_whatever_is_missing():
+    assert list(table([]).columns) == COLUMNS
+    empty, full = table([run(value=None)]), table([run(loss=1.0)])
+    assert [str(t) for t in empty.dtypes] == [str(t) for t in full.dtypes]
+
+
+RESULTS = [
+    run(seed=0),
+    run(seed=1),
+    run("filet", seed=0, value=None),
+    run("filet", seed=0, value=0.7, created="2026-11-02T00:00:00Z"),
+    run(seed=0, value=0.6, created="2026-11-03T00:00:00Z"),
+    run("none", tasks=("arc-easy", "piqa")),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(RESULTS), st.lists(st.integers(0, len(RESULTS)), max_size=3))
+def test_merging_in_any_order_and_any_portions_gives_the_same_table(order, cuts):
+    expected = merge(table([]), table(RESULTS))
+    edges = [0, *sorted(cuts), len(order)]
+    merged = table([])
+    for start, stop in itertools.pairwise(edges):
+        merged = merge(merged, table(order[start:stop]))
+    pd.testing.assert_frame_equal(merged, expected)
+    pd.testing.assert_frame_equal(merge(merged, merged), merged)
+
+
+def test_merge_keeps_the_later_score_and_drops_the_failure_that_was_repeated():
+    merged = merge(table([]), table(RESULTS))
+    assert len(merged) == 5
+    assert line(merged, "filet")["status"] == "ok"
+    assert merged.loc[(merged["method"] == "lora") & (merged["seed"] == 0), "value"].tolist() == [0.6]
+
+
+def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
+    lora, filet = [0.50, 0.60, 0.55], [0.58, 0.63, 0.62]
+    results = [run("lora", seed=s, value=v) for s, v in enumerate(lora)]
+    results += [run("filet", seed=s, value=v) for s, v in enumerate(filet)]
+    ranking = rank(table([*results, run("none", value=0.4), run("filet", seed=9, value=None)]))
+    assert ranking["method"].tolist() == ["filet", "lora", "none"]
+    best = line(ranking, "filet")
+    differences = np.subtract(filet, lora)
+    assert best["value"] == 0.62
+    assert best["std"] == pytest.approx(np.std(filet, ddof=1))
+    assert (best["seeds"], best["pairs"], best["n"], best["failed"]) == (3, 3, 100, 1)
+    assert best["delta"] == pytest.approx(differences.mean())
+    assert best["delta_stderr"] == pytest.approx(differences.std(ddof=1) / math.sqrt(3))
+    assert best["init_seconds"] == 2.5
+    assert best["best"], "0.063 ahead with an uncertainty of 0.017"
+    assert line(ranking, "none")["delta"] == pytest.approx(0.4 - np.mean(lora)), "the base counts for every seed"
+
+
+def test_a_lead_within_the_uncertainty_is_not_marked():
+    ranking = rank(table([run("lora", value=0.50), run("filet", value=0.55)]))
+    assert line(ranking, "filet")["delta_stderr"] == pytest.approx(math.hypot(0.05, 0.05))
+    assert not ranking["best"].any()
+
+
+def test_the_learning_rate_is_chosen_by_validation_loss_never_by_score():
+    results = [
+        run("lora", 1e-4, value=0.50, loss=1.0),
+        run("lora", 1e-3, value=0.90, loss=2.0),
+        run("filet", 1e-4, value=0.60, loss=3.0),
+        run("filet", 1e-3, value=0.40, loss=0.5),
+    ]
+    ranking = rank(table(results))
+    assert line(ranking, "lora")[["lr", "value", "default"]].tolist() == [1e-4, 0.50, 0.50]
+    assert line(ranking, "filet")[["lr", "value", "default"]].tolist() == [1e-3, 0.40, 0.60]
+    assert "at default LR" in next(boards(ranking)).header
+
+
+def test_without_validation_losses_the_rate_most_methods_share_is_taken():
+    results = [run("lora", 1e-4), run("lora", 1e-3, value=0.9), run("filet", 1e-3, value=0.6), run("pissa", 1e-3)]
+    ranking = rank(table(results))
+    assert set(ranking["lr"]) == {1e-3}
+
+
+def test_models_and_tasks_are_ranked_apart():
+    results = [run(tasks=("arc-easy", "piqa")), run(model="org/other"), run("none", tasks=("arc-easy", "piqa"))]
+    ranking = rank(table(results))
+    assert len(ranking) == 5
+    shown = list(boards(ranking))
+    assert [board.header[1:4] for board in shown] == [["arc-easy", "piqa", "mean"], ["arc-easy", "vs lora", "LR"]]
+
+
+def test_markdown_shows_failures_and_nothing_of_a_hostile_name_survives():
+    evil = "x|y\n# <script>alert(1)</script> **b** [l](http://e)"
+    results = [run(model=evil), run("filet", seed=3, value=None, reason=evil)]
+    runs = table(results)
+    text = markdown(rank(runs), failures(runs))
+    assert "<script>" not in text
+    assert "\n# " not in text
+    assert r"\*\*b\*\*" in text
+    assert r"x\|y" in text
+    assert "diverged" in text
+    assert markdown(rank(table([]))) == "No runs yet."
+
+
+def test_frame_of_foreign_rows_ignores_unknown_columns():
+    found = frame([{"key": "k", "task": "t", "unknown": 1}])
+    assert list(found.columns) == COLUMNS
+    assert found["key"].tolist() == ["k"]
