@@ -1,7 +1,8 @@
 """What the commands do, without the parsing: the functions behind `cli.py`, free to import everything."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from hubinit.bench.plan import PlannedRun, Request, plan, read_protocol
 from hubinit.bench.results import ResultStore, RunResult
 from hubinit.bench.sweep import sweep
+from hubinit.config import EvalSpec
 from hubinit.display import SweepDisplay, duration, plan_table
 from hubinit.errors import HubinitError
 
@@ -66,6 +68,71 @@ def run_bench(
     for failure in publisher.failures if publisher else []:
         errors.print(failure, markup=False)
     return len(bad) + len(publisher.failures if publisher else [])
+
+
+def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
+    """Trains the runs of a request without scoring them.
+
+    Returns:
+        How many of them have no trained adapter.
+    """
+    store = ResultStore(out)
+    planned = [replace(run, evaluations=()) for run in plan(request, store, force=force)]
+    if dry_run:
+        print_plan(planned, store, as_json)
+        return 0
+    with SweepDisplay(planned, errors) as display:
+        results = sweep(planned, store, force=force, on_event=display)
+    if as_json:
+        print(json.dumps([json.loads(result.model_dump_json()) for result in results], indent=1))
+    for result in results:
+        if result.status in {"failed", "diverged"}:
+            errors.print(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}", markup=False)
+        elif not as_json:
+            folder = store.folder(result.key).resolve()
+            seconds = sum(cost.seconds for cost in result.costs.values())
+            console.print(f"Trained in {duration(seconds)}: {folder / 'adapter'}", markup=False, soft_wrap=True)
+            console.print(f"Its starting point: {folder / 'init'}", markup=False, soft_wrap=True)
+    return sum(result.status in {"failed", "diverged"} for result in results)
+
+
+def run_eval(
+    target: str, groups: Sequence[str], *, limit: int | None, shots: int, batch_size: int, as_json: bool
+) -> None:
+    """Scores a base model or an adapter in this process and prints the scores."""
+    from rich.progress import Progress
+
+    from hubinit import tasks
+    from hubinit.evaluation import evaluate_one
+    from hubinit.targets import load_target
+
+    members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
+    evaluations = [EvalSpec(task=name, revision=tasks.pin(name), limit=limit, shots=shots) for name in members]
+    model, processor = load_target(target, members[0])
+    scores = []
+    with Progress(console=errors, disable=not errors.is_terminal) as progress:
+        for evaluation in evaluations:
+            bar = progress.add_task(evaluation.task)
+            scores += evaluate_one(
+                model,
+                processor,
+                evaluation,
+                batch_size=batch_size,
+                on_progress=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),
+            )
+    if as_json:
+        print(json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1))
+        return
+    table = Table("task", "metric", "value", "± stderr", "n", "invalid")
+    for score in scores:
+        cells = (
+            f"{score.value:.4f}",
+            "-" if score.stderr is None else f"{score.stderr:.4f}",
+            str(score.n),
+            "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
+        )
+        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+    console.print(table)
 
 
 class Publisher:

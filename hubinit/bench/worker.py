@@ -301,7 +301,15 @@ def score(
     for evaluation in evaluations:
         stage("evaluate", task=evaluation.task)
         try:
-            scores += evaluate_one(model, loaded.processor, evaluation, batch_size=batch_size)
+            scores += evaluate_one(
+                model,
+                loaded.processor,
+                evaluation,
+                batch_size=batch_size,
+                on_progress=lambda done, total, task=evaluation.task: stage(
+                    "evaluate", task=task, step=done, steps=total
+                ),
+            )
         except (HubinitError, OSError, ValueError, RuntimeError) as error:
             reasons.append(f"{evaluation.task}: {str(error).splitlines()[0]}")
     return scores, reasons
