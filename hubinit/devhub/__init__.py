@@ -1,0 +1,1 @@
+"""The embedded Hub: a small server that speaks the Hub's protocol on this machine only."""

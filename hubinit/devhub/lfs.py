@@ -1,0 +1,198 @@
+"""Large files: the LFS batch call, and uploads in one or several parts to signed addresses that expire.
+
+The addresses carry their own permission, because clients send no token with an upload: an HMAC over what may be uploaded where.
+"""
+
+import hashlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from hmac import compare_digest, digest
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from .blobs import chunks, sync_file, write_atomic
+from .calls import Call
+from .names import REPO_TYPES, SHA256
+from .refusals import Refusal, bad_request
+from .store import Entry, Repo, Store
+
+SIGNED = ("action", "uid", "oid", "size", "part", "folder", "expires")
+
+
+def server_secret(root: Path) -> bytes:
+    """The key that signs upload addresses, made once per root."""
+    path = root / "secret"
+    if not path.exists():
+        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
+
+
+def _signature(secret: bytes, fields: dict[str, str]) -> str:
+    text = "\n".join(fields.get(name, "") for name in SIGNED)
+    return digest(secret, text.encode(), "sha256").hex()
+
+
+def _signed_url(call: Call, **fields: str) -> str:
+    fields["expires"] = str(int(time.time()) + call.settings.upload_seconds)
+    return (
+        f"{call.base_url}/lfs/{fields['action']}?{urlencode(fields | {'signature': _signature(call.secret, fields)})}"
+    )
+
+
+def _checked(call: Call, action: str) -> dict[str, str]:
+    """The fields of a signed address.
+
+    Raises:
+        Refusal: (403) it was not signed by this server for this, or has expired.
+    """
+    fields = {name: call.query[name] for name in SIGNED if name in call.query} | {"action": action}
+    if not compare_digest(_signature(call.secret, fields).encode(), call.query.get("signature", "").encode()):
+        raise Refusal(403, "The signature of this upload address is not valid.")
+    if int(fields["expires"]) < time.time():
+        raise Refusal(403, "This upload address has expired; start the upload again.")
+    return fields
+
+
+def uploaded_entry(call: Call, repo: Repo, oid: str) -> Entry | None:
+    """The LFS file of this hash, when it was uploaded to this repo or to another one whose files the asker may read."""
+    path = call.store.blobs.path(oid)
+    holders = call.store.lfs_holders(oid)
+    if not holders or not path.exists():
+        return None
+    if repo.uid not in holders and not any(other.uid in holders for other in _readable(call)):
+        return None
+    return call.store.lfs_entry(oid, path.stat().st_size)
+
+
+def _readable(call: Call) -> Iterator[Repo]:
+    for repo_type in REPO_TYPES:
+        for repo in call.store.repos(repo_type):
+            if call.may_read(repo) and (not repo.gated or call.owns(repo) or call.user in repo.granted):
+                yield repo
+
+
+def batch(call: Call, repo: Repo) -> Response:
+    """POST …git/info/lfs/objects/batch: where to upload what is not there yet. Whoever is signed in may, for a pull request."""
+    call.signed_in()
+    body = call.json()
+    if body.get("operation") != "upload":
+        raise bad_request("Only uploads go through the LFS batch call; download files with GET …/resolve/….")
+    objects = body.get("objects")
+    if not isinstance(objects, list):
+        raise bad_request("objects must be a list.")
+    transfers = body.get("transfers") or ["basic"]
+    return JSONResponse(
+        {"objects": [_instructions(call, repo, item, "multipart" in transfers) for item in objects]},
+        media_type="application/vnd.git-lfs+json",
+    )
+
+
+def _instructions(call: Call, repo: Repo, item: Any, multipart: bool) -> dict[str, Any]:
+    oid, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
+    if not isinstance(oid, str) or not SHA256.fullmatch(oid) or not isinstance(size, int) or size < 0:
+        return {
+            "oid": oid,
+            "size": size,
+            "error": {"code": 422, "message": "oid must be a sha256 and size a number of bytes"},
+        }
+    if uploaded_entry(call, repo, oid):
+        return {"oid": oid, "size": size}
+    if shutil.disk_usage(call.store.root).free < size:
+        return {"oid": oid, "size": size, "error": {"code": 507, "message": "the embedded Hub's disk is full"}}
+    fields = {"uid": repo.uid, "oid": oid, "size": str(size)}
+    verify = {"href": _signed_url(call, action="verify", **fields)}
+    if not multipart or size < call.settings.multipart_min_bytes:
+        return {
+            "oid": oid,
+            "size": size,
+            "actions": {"upload": {"href": _signed_url(call, action="upload", **fields)}, "verify": verify},
+        }
+    folder = f"parts-{secrets.token_hex(8)}"
+    count = -(-size // call.settings.part_bytes)
+    header = {"chunk_size": str(call.settings.part_bytes)} | {
+        str(part): _signed_url(call, action="part", part=str(part), folder=folder, **fields)
+        for part in range(1, count + 1)
+    }
+    complete = _signed_url(call, action="complete", folder=folder, **fields)
+    return {"oid": oid, "size": size, "actions": {"upload": {"href": complete, "header": header}, "verify": verify}}
+
+
+async def receive_upload(call: Call, request: Request, action: str) -> Response:
+    """PUT /lfs/upload and /lfs/part: a whole file, or one part of it, streamed to disk."""
+    fields = _checked(call, action)
+    limit = int(fields["size"]) if action == "upload" else call.settings.part_bytes
+    hashed = hashlib.sha256()
+    incoming = call.store.blobs.incoming
+    with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
+        written = Path(file.name)
+        try:
+            received = 0
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit:
+                    raise Refusal(413, f"This upload is longer than the {limit} bytes that were announced.")
+                hashed.update(chunk)
+                file.write(chunk)
+            await run_in_threadpool(sync_file, file)
+            if action == "part":
+                folder = incoming / fields["folder"]
+                folder.mkdir(exist_ok=True)
+                written.replace(folder / f"{int(fields['part'])}-{hashed.hexdigest()}")
+            else:
+                if hashed.hexdigest() != fields["oid"]:
+                    raise bad_request("The bytes received do not have the announced sha256.")
+                call.store.blobs.adopt(written, fields["oid"])
+                call.store.record_lfs(fields["uid"], fields["oid"])
+        except ClientDisconnect:
+            raise bad_request("The upload ended early.") from None
+        finally:
+            written.unlink(missing_ok=True)
+    return Response(headers={"ETag": f'"{hashed.hexdigest()}"'})
+
+
+def complete(call: Call) -> Response:
+    """POST /lfs/complete: join the parts that the client names by number and ETag."""
+    fields = _checked(call, "complete")
+    folder = call.store.blobs.incoming / fields["folder"]
+    named = call.json().get("parts")
+    count = -(-int(fields["size"]) // call.settings.part_bytes)
+    if not isinstance(named, list) or len(named) != count:
+        raise bad_request(f"{count} parts were announced.")
+    paths = []
+    for number, part in enumerate(sorted(named, key=lambda part: int(part["partNumber"])), start=1):
+        etag = str(part["etag"]).strip('"')
+        path = folder / f"{number}-{etag}"
+        if not SHA256.fullmatch(etag) or int(part["partNumber"]) != number or not path.exists():
+            raise bad_request(f"Part {number} was not received.")
+        paths.append(path)
+    sha256, _ = call.store.blobs.put((chunk for path in paths for chunk in chunks(path)), expected=fields["oid"])
+    call.store.record_lfs(fields["uid"], sha256)
+    shutil.rmtree(folder, ignore_errors=True)
+    return JSONResponse({})
+
+
+def verify(call: Call) -> Response:
+    """POST /lfs/verify: confirm that an upload arrived."""
+    fields = _checked(call, "verify")
+    path = call.store.blobs.path(fields["oid"])
+    if fields["uid"] not in call.store.lfs_holders(fields["oid"]) or path.stat().st_size != int(fields["size"]):
+        raise Refusal(404, "This file has not been uploaded.")
+    return JSONResponse({})
+
+
+def sweep(store: Store, *, older_than: float = 86400) -> None:
+    """Remove what uploads that were never finished have left behind for a day."""
+    for path in store.blobs.incoming.iterdir():
+        if time.time() - path.stat().st_mtime > older_than:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+ROOT_ROUTES = {("POST", "complete"): complete, ("POST", "verify"): verify}

@@ -1,0 +1,159 @@
+"""Running the embedded Hub: for a person at a terminal, or inside a `with` block. Loopback only."""
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from hubinit.errors import HubError
+
+from .app import App
+from .calls import Settings
+from .lfs import sweep
+from .store import Store
+from .users import check_users, default_users, users_file
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8321
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs in this process.
+
+    Attributes:
+        url: its address, for `HF_ENDPOINT`.
+        users: name to token.
+        store: its state, for reading and writing without HTTP.
+        app: the application.
+    """
+
+    url: str
+    users: dict[str, str]
+    store: Store
+    app: App
+
+    @property
+    def user(self) -> str:
+        """The first user's name."""
+        return next(iter(self.users))
+
+    @property
+    def token(self) -> str:
+        """The first user's token."""
+        return self.users[self.user]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client's environment needs before huggingface_hub is imported."""
+        return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
+
+
+def bind(port: int) -> socket.socket:
+    """A socket on a loopback port; 0 takes a free one.
+
+    Raises:
+        HubError: the port is in use or not allowed.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or "the port must be between 0 and 65535"
+        raise HubError(f"The embedded Hub cannot use port {port} ({reason}); choose another with --port.") from None
+    return listener
+
+
+def make_app(root: Path, users: Mapping[str, str] | None, settings: Settings | None = None) -> App:
+    """The application over a root folder, which is created when missing.
+
+    Raises:
+        HubError: the folder cannot be used, or the users are not valid.
+    """
+    try:
+        store = Store(Path(root))
+        sweep(store)
+        return App(store, check_users(users) if users else default_users(store.root), settings)
+    except OSError as error:
+        raise HubError(f"The embedded Hub cannot use the folder {root}: {error.strerror}.") from error
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    # Uploads of unknown length keep a connection busy; only idle ones are closed.
+    return uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, timeout_keep_alive=60)
+    )
+
+
+@contextmanager
+def running(
+    root: Path,
+    *,
+    port: int = 0,
+    users: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    listener: socket.socket | None = None,
+) -> Iterator[Running]:
+    """Run the server in a background thread for as long as the block lasts.
+
+    Args:
+        root: its folder.
+        port: 0 for a free one.
+        users: name to token; one user `local` when not given.
+        settings: limits, for tests.
+        listener: a socket that is bound already, in place of `port`.
+
+    Raises:
+        HubError: the port is in use, or the folder or the users are not usable.
+    """
+    app = make_app(root, users, settings)
+    bound = listener or bind(port)
+    if bound.getsockname()[0] != HOST:
+        raise HubError("The embedded Hub is for this machine only and binds to 127.0.0.1.")
+    server = _server(app)
+    thread = threading.Thread(target=server.run, args=([bound],), name="embedded-hub", daemon=True)
+    bound.listen(128)  # connections made before the thread is ready wait instead of being refused
+    thread.start()
+    try:
+        yield Running(f"http://{HOST}:{bound.getsockname()[1]}", app.users, app.store, app)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        bound.close()
+
+
+def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str] | None = None) -> None:
+    """Serve until interrupted, after saying how to use it.
+
+    Raises:
+        HubError: the port is in use, or the folder or the users are not usable.
+    """
+    app = make_app(root, users)
+    bound = bind(port)
+    print("\n".join(greeting(f"http://{HOST}:{bound.getsockname()[1]}", app)), flush=True)
+    _server(app).run([bound])
+
+
+def greeting(url: str, app: App) -> list[str]:
+    """What is said at the start: the address, what to paste into the client's shell, and what this server is not."""
+    name = next(iter(app.users))
+    given = app.users != _stored(app.store.root)
+    where = f"the token you gave for {name}" if given else f"token of {name}, kept in {users_file(app.store.root)}"
+    return [
+        f"Embedded Hub at {url} over {app.store.root}  (for development and air-gapped use; this machine only; Ctrl-C stops it)",
+        f"Users: {', '.join(app.users)}. Each may write to their own namespace.",
+        "In the client's shell, before Python starts:",
+        f"  export HF_ENDPOINT={url} HF_TOKEN={app.users[name]} HF_HUB_DISABLE_XET=1   # {where}",
+    ]
+
+
+def _stored(root: Path) -> dict[str, str] | None:
+    return default_users(root) if users_file(root).exists() else None

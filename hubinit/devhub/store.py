@@ -1,0 +1,446 @@
+"""The embedded Hub's state on disk, usable with and without the server.
+
+```
+ROOT/
+  blobs/ab/ab…        file contents and trees, by sha256
+  commits/ab/ab…      one small JSON per commit, by its sha
+  repos/model/NS/NAME.json    one JSON per repo: settings, refs, discussions
+  lfs/ab/ab…/UID      this LFS content was uploaded to the repo of this uid
+  lock                held, across processes, by whoever changes a repo
+  users.json, secret  see users.py and lfs.py
+```
+
+A commit is written from the leaves up and synced (blobs, tree, commit) before the repo's JSON is replaced atomically: a
+process killed at any moment leaves the old head or the new one. Other processes (the seeding command) may write to a root
+that is being served.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field
+
+from .blobs import Blobs, chunks, git_oid, lfs_pointer, sync_folder, write_atomic
+from .names import (
+    COMMIT_SHA,
+    GITATTRIBUTES,
+    RepoType,
+    check_path,
+    check_repo_id,
+    is_lfs,
+)
+from .refusals import Refusal, bad_request, entry_not_found, repo_not_found, revision_not_found
+
+MAIN = "refs/heads/main"
+
+
+class Entry(NamedTuple):
+    """A file at a commit: sha256 of its content, size in bytes, git's name for it, and whether it is stored as LFS."""
+
+    sha256: str
+    size: int
+    oid: str
+    lfs: bool
+
+    @property
+    def etag(self) -> str:
+        """What clients know the content by: sha256 for LFS, git's name otherwise."""
+        return self.sha256 if self.lfs else self.oid
+
+
+Tree = Mapping[str, Entry]
+
+
+class Commit(BaseModel, frozen=True):
+    """One immutable commit. Its sha is the sha1 of its JSON, so equal histories have equal shas on every machine."""
+
+    repo: str
+    tree: str
+    parent: str | None
+    title: str
+    message: str = ""
+    author: str
+    date: str
+
+
+class Repo(BaseModel):
+    """What one repo's JSON holds."""
+
+    type: RepoType
+    id: str
+    uid: str
+    created: str
+    private: bool = False
+    gated: str | bool = False
+    sdk: str | None = None
+    refs: dict[str, str] = Field(default_factory=dict)
+    granted: list[str] = Field(default_factory=list)
+    requested: list[str] = Field(default_factory=list)
+    rejected: list[str] = Field(default_factory=list)
+    discussions: list[dict[str, Any]] = Field(default_factory=list)
+    moved_to: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The namespace the repo is in."""
+        return self.id.partition("/")[0]
+
+    @property
+    def head(self) -> str:
+        """The sha at the tip of `main`."""
+        return self.refs[MAIN]
+
+
+def now() -> str:
+    """The time as the Hub writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Store:
+    """Repos, commits and blobs under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Args: root: created when missing."""
+        self.root = Path(root)
+        self.blobs = Blobs(self.root / "blobs")
+        self.tree_of = lru_cache(maxsize=256)(self._tree_of)
+        self.commit_of = lru_cache(maxsize=16384)(self._commit_of)
+
+    # Repos
+
+    def repo_path(self, repo_type: RepoType, repo_id: str) -> Path:
+        """Where a repo's JSON is; the id is checked, so the path cannot leave the root."""
+        return self.root / "repos" / repo_type / f"{check_repo_id(repo_id)}.json"
+
+    def lookup(self, repo_type: RepoType, repo_id: str) -> Repo:
+        """A repo as it is now, or the note that it was moved.
+
+        Raises:
+            Refusal: (404) there is neither.
+        """
+        try:
+            return Repo.model_validate_json(self.repo_path(repo_type, repo_id).read_bytes())
+        except FileNotFoundError:
+            raise repo_not_found(repo_id) from None
+
+    def load(self, repo_type: RepoType, repo_id: str) -> Repo:
+        """A repo as it is now, under exactly this id.
+
+        Raises:
+            Refusal: (404) there is none.
+        """
+        repo = self.lookup(repo_type, repo_id)
+        if repo.moved_to:
+            raise repo_not_found(repo_id)
+        return repo
+
+    def repo_exists(self, repo_type: RepoType, repo_id: str) -> bool:
+        """Whether there is such a repo under exactly this id."""
+        try:
+            self.load(repo_type, repo_id)
+        except Refusal:
+            return False
+        return True
+
+    def repos(self, repo_type: RepoType) -> Iterator[Repo]:
+        """All repos of one type, in the order of their ids."""
+        for path in sorted((self.root / "repos" / repo_type).glob("*/*.json")):
+            try:
+                yield self.load(repo_type, f"{path.parent.name}/{path.stem}")
+            except Refusal:
+                continue  # moved, or deleted in this moment
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the one lock that everything that changes a repo takes, across threads and processes."""
+        with (self.root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def edit(self, repo_type: RepoType, repo_id: str) -> Iterator[Repo]:
+        """A repo to change: locked, and saved at the end unless an exception says otherwise."""
+        with self.locked():
+            repo = self.load(repo_type, repo_id)
+            before = repo.model_copy(deep=True)
+            yield repo
+            if repo != before:
+                self._save(repo)
+
+    def _save(self, repo: Repo) -> None:
+        path = self.repo_path(repo.type, repo.id)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            sync_folder(path.parent.parent)
+        write_atomic(path, repo.model_dump_json(exclude_defaults=True).encode())
+
+    def create_repo(
+        self,
+        repo_type: RepoType,
+        repo_id: str,
+        *,
+        private: bool = False,
+        exist_ok: bool = True,
+        sdk: str | None = None,
+        date: str | None = None,
+    ) -> Repo:
+        """Create a repo with an initial commit that holds `.gitattributes`.
+
+        Args:
+            repo_type: model, dataset or space.
+            repo_id: `namespace/name`.
+            private: visible to its owner only.
+            exist_ok: return the existing repo instead of refusing.
+            sdk: of a Space.
+            date: when it was created (ISO 8601); fix it, and those of the commits, for shas that are the same everywhere.
+
+        Raises:
+            Refusal: (409) it exists already; (400) the id is not valid.
+        """
+        date = date or now()
+        with self.locked():
+            if self.repo_exists(repo_type, repo_id):
+                if exist_ok:
+                    return self.load(repo_type, repo_id)
+                raise Refusal(409, f"You already created this {repo_type} repo: {repo_id}")
+            uid = hashlib.sha256(f"{repo_type}/{repo_id}/{date}".encode()).hexdigest()[:24]
+            repo = Repo(type=repo_type, id=repo_id, uid=uid, created=date, private=private, sdk=sdk)
+            entries = {".gitattributes": self.add(repo.uid, ".gitattributes", GITATTRIBUTES)}
+            self.advance(repo, MAIN, entries, title="initial commit", author=repo.owner, date=date)
+            self._save(repo)
+            return repo
+
+    def delete_repo(self, repo_type: RepoType, repo_id: str) -> None:
+        """Forget a repo. Its blobs stay: others may hold the same content."""
+        with self.locked():
+            self.load(repo_type, repo_id)
+            path = self.repo_path(repo_type, repo_id)
+            path.unlink()
+            sync_folder(path.parent)
+
+    def move_repo(self, repo_type: RepoType, old: str, new: str) -> None:
+        """Rename a repo; the old id redirects to the new one.
+
+        Raises:
+            Refusal: (409) the new id is taken.
+        """
+        with self.locked():
+            repo = self.load(repo_type, old)
+            if self.repo_exists(repo_type, new):
+                raise Refusal(409, f"The {repo_type} repo {new} exists already.")
+            self._save(repo.model_copy(update={"id": new}))
+            stub = Repo(type=repo_type, id=old, uid=repo.uid, created=repo.created, private=repo.private, moved_to=new)
+            self._save(stub)
+
+    # Commits
+
+    def _commit_path(self, sha: str) -> Path:
+        return self.root / "commits" / sha[:2] / sha
+
+    def _commit_of(self, sha: str) -> Commit:
+        return Commit.model_validate_json(self._commit_path(sha).read_bytes())
+
+    def _tree_of(self, sha: str) -> Tree:
+        listing = json.loads(self.blobs.path(self.commit_of(sha).tree).read_bytes())
+        return MappingProxyType({path: Entry(*fields) for path, fields in listing.items()})
+
+    def resolve(self, repo: Repo, revision: str) -> str:
+        """The commit sha that a branch, tag, full ref or commit sha of a repo names.
+
+        Raises:
+            Refusal: (404, RevisionNotFound) it names none.
+        """
+        for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+            if name in repo.refs:
+                return repo.refs[name]
+        known = COMMIT_SHA.fullmatch(revision) and self._commit_path(revision).exists()
+        if not known or self.commit_of(revision).repo != repo.uid:
+            raise revision_not_found(revision)
+        return revision
+
+    def history(self, sha: str) -> Iterator[tuple[str, Commit]]:
+        """A commit and its ancestors, newest first."""
+        following: str | None = sha
+        while following:
+            commit = self.commit_of(following)
+            yield following, commit
+            following = commit.parent
+
+    def add(self, uid: str, path: str, source: Path | bytes) -> Entry:
+        """Store a file's content for the repo of this uid, ready to be committed under this path."""
+        if isinstance(source, bytes):
+            size, sample = len(source), source[:512]
+            sha256, _ = self.blobs.put([source])
+        else:
+            with source.open("rb") as file:
+                sample = file.read(512)
+            sha256, size = self.blobs.put(chunks(source))
+        if is_lfs(path, size, sample):
+            self.record_lfs(uid, sha256)
+            return self.lfs_entry(sha256, size)
+        return Entry(sha256, size, git_oid(size, chunks(self.blobs.path(sha256))), False)
+
+    @staticmethod
+    def lfs_entry(sha256: str, size: int) -> Entry:
+        """The entry of an LFS file."""
+        pointer = lfs_pointer(sha256, size)
+        return Entry(sha256, size, git_oid(len(pointer), [pointer]), True)
+
+    def _lfs_folder(self, sha256: str) -> Path:
+        return self.root / "lfs" / sha256[:2] / sha256
+
+    def record_lfs(self, uid: str, sha256: str) -> None:
+        """Remember that this content was uploaded to this repo: knowing a hash alone must not give access to the content."""
+        folder = self._lfs_folder(sha256)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / uid).touch()
+        sync_folder(folder)
+
+    def lfs_holders(self, sha256: str) -> set[str]:
+        """The uids of the repos to which this LFS content was uploaded."""
+        folder = self._lfs_folder(sha256)
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+    def commit(
+        self,
+        repo_type: RepoType,
+        repo_id: str,
+        files: Mapping[str, Path | bytes],
+        *,
+        message: str,
+        author: str,
+        delete: Iterable[str] = (),
+        date: str | None = None,
+    ) -> str:
+        """Commit files to `main` in one atomic step, without a server.
+
+        Args:
+            repo_type: model, dataset or space.
+            repo_id: an existing repo.
+            files: path in the repo to content; a file on disk is copied without being held in memory.
+            message: the commit's title.
+            author: a user's name.
+            delete: paths to remove; one ending in `/` is a folder.
+            date: ISO 8601; now when not given.
+
+        Returns:
+            The sha of the new commit, or of the head when it holds exactly this already.
+
+        Raises:
+            Refusal: the repo or a path to delete does not exist, or a path is not valid.
+        """
+        uid = self.load(repo_type, repo_id).uid
+        entries = {path: self.add(uid, check_path(path), source) for path, source in files.items()}
+        with self.edit(repo_type, repo_id) as repo:
+            return self.advance(repo, MAIN, entries, delete=delete, title=message, author=author, date=date)
+
+    def advance(
+        self,
+        repo: Repo,
+        ref: str,
+        entries: Mapping[str, Entry],
+        *,
+        title: str,
+        author: str,
+        delete: Iterable[str] = (),
+        message: str = "",
+        date: str | None = None,
+    ) -> str:
+        """Put a commit on top of a ref of a repo under edit; nothing to change makes no commit.
+
+        Returns:
+            The sha that the ref now has.
+        """
+        parent = repo.refs.get(ref)
+        old = self.tree_of(parent) if parent else {}
+        new = changed_tree(old, entries, delete)
+        if parent and new == old:
+            return parent
+        repo.refs[ref] = self.write_commit(
+            repo, new, parent=parent, title=title, message=message, author=author, date=date
+        )
+        return repo.refs[ref]
+
+    def write_commit(
+        self,
+        repo: Repo,
+        tree: Tree,
+        *,
+        parent: str | None,
+        title: str,
+        author: str,
+        message: str = "",
+        date: str | None = None,
+    ) -> str:
+        """Write a tree and a commit that holds it, without moving any ref.
+
+        Returns:
+            The commit's sha.
+        """
+        listing = json.dumps(dict(tree), sort_keys=True, separators=(",", ":")).encode()
+        tree_sha, _ = self.blobs.put([listing])
+        commit = Commit(
+            repo=repo.uid, tree=tree_sha, parent=parent, title=title, message=message, author=author, date=date or now()
+        )
+        content = commit.model_dump_json().encode()
+        sha = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        write_atomic(self._commit_path(sha), content)
+        return sha
+
+    # Reading
+
+    def entry(self, repo: Repo, sha: str, path: str) -> Entry:
+        """The file of this path at a commit.
+
+        Raises:
+            Refusal: (404, EntryNotFound) there is none.
+        """
+        entry = self.tree_of(sha).get(path)
+        if entry is None:
+            raise entry_not_found(path, sha)
+        return entry
+
+    def read(self, repo_type: RepoType, repo_id: str, path: str, revision: str = "main") -> bytes:
+        """A file's content.
+
+        Raises:
+            Refusal: the repo, the revision or the file does not exist.
+        """
+        repo = self.load(repo_type, repo_id)
+        return self.blobs.path(self.entry(repo, self.resolve(repo, revision), path).sha256).read_bytes()
+
+
+def changed_tree(old: Tree, entries: Mapping[str, Entry], delete: Iterable[str]) -> dict[str, Entry]:
+    """A tree after deletions, then additions.
+
+    Raises:
+        Refusal: a deleted path is not there (404), or a path would be both a file and a folder (400).
+    """
+    new = dict(old)
+    for path in delete:
+        gone = (
+            [known for known in new if known.startswith(path)] if path.endswith("/") else [path] if path in new else []
+        )
+        if not gone:
+            raise entry_not_found(path)
+        for known in gone:
+            del new[known]
+    new.update(entries)
+    for path in entries:
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            if (folder := "/".join(parts[:depth])) in new:
+                raise bad_request(f"{folder!r} would be both a file and a folder")
+    folders = {path.rsplit("/", 1)[0] + "/" for path in new if "/" in path}
+    for path in entries:
+        if any(folder.startswith(f"{path}/") for folder in folders):
+            raise bad_request(f"{path!r} would be both a file and a folder")
+    return new
