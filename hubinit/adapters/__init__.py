@@ -1,0 +1,19 @@
+"""Attach initial factors to a model as a PEFT adapter, keep the base untouched, save, export and reload exactly."""
+
+from hubinit.adapters.attach import initialize
+from hubinit.adapters.base import detach, untouched_base
+from hubinit.adapters.export import SavedAdapter, export, save_initialized
+from hubinit.adapters.reload import load_initialized
+from hubinit.adapters.report import InitReport, ModuleReport
+
+__all__ = [
+    "InitReport",
+    "ModuleReport",
+    "SavedAdapter",
+    "detach",
+    "export",
+    "initialize",
+    "load_initialized",
+    "save_initialized",
+    "untouched_base",
+]

@@ -1,0 +1,289 @@
+"""`initialize`: compute the factors of a method and attach them to a model, ready to train."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from hubinit.adapters.anchor import ADAPTER, add_anchor, fold_anchors, has_anchor, set_factors
+from hubinit.adapters.base import adapted_layers, is_residual, remember_trainable
+from hubinit.adapters.configs import classification_heads, lora_config
+from hubinit.adapters.passthrough import attach_config
+from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
+from hubinit.errors import CalibrationError, InitialisationError
+from hubinit.layers import is_quantised, shape_of, target_layers, weight_of
+from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
+
+if TYPE_CHECKING:
+    from hubinit.calibration import Calibration
+
+
+def initialize(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    rank: int,
+    alpha: float | None = None,
+    calibration: "Calibration | None" = None,
+    batches: Iterable[dict[str, Tensor]] | None = None,
+    target_modules: str | Sequence[str] = "all-linear",
+    modules_to_save: Sequence[str] | None = None,
+    rslora: bool = False,
+    seed: int = 0,
+    merge_residual: bool = False,
+    **options: Any,
+) -> PeftModel:
+    """Attaches an adapter whose initial factors come from `method`; the result is ready to train.
+
+    The base's weights stay as they are (`merge_residual=False`): methods that start at the base with s·B₀A₀ ≠ 0 get a frozen
+    anchor (see `hubinit.adapters.anchor`). Factors are float32 (float64 for a float64 model), whatever the model's dtype, and
+    depend on the seed and the module's name only, not on the order of the modules.
+
+    Args:
+        model: any transformers model with `nn.Linear` or `Conv1D` layers; it is wrapped in place, `detach` gives it back.
+        method: a name in `hubinit.METHODS`, `peft:<type>`, or a `Method`.
+        rank: r; at most min(m, n) of every adapted layer. Methods that redistribute ranks (EVA) keep its total.
+        alpha: s = alpha / r (rsLoRA: alpha / √r). Default 2·rank, the commonest choice of the published recipes
+            (LLM-Adapters, LoRA-GA, LoRA-One, LoRA-DA); PiSSA's and MiLoRA's papers use alpha = rank. A layer whose rank was
+            redistributed keeps the same s.
+        calibration: statistics for data-aware methods, from `hubinit.calibrate` on this model.
+        batches: calibration batches, used when no `calibration` is given.
+        target_modules: `"all-linear"`, a regular expression for whole names, or names and endings.
+        modules_to_save: further modules to train and save in full. Default: the head of a classification model.
+        rslora: s = alpha / √r.
+        seed: of everything random.
+        merge_residual: fold the anchor into the base, which must be float32: one adapter less in every forward pass, for a
+            copy of the adapted weights in host memory. The base then refuses to be saved; `detach` restores it exactly.
+        options: the method's own options; `train_a=False` freezes A (LoRA-FA).
+
+    Returns:
+        A PeftModel with an `InitReport` at `.hubinit_report`.
+
+    Raises:
+        InitialisationError: the method cannot initialise this model with these inputs; the model is left as it was.
+    """
+    started = time.perf_counter()
+    _check_base(model)
+    method, parsed = _resolve(method, options)
+    alpha = float(2 * rank if alpha is None else alpha)
+    scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
+    layers = target_layers(model, target_modules)
+    _check_rank(rank, alpha, layers)
+    heads = list(modules_to_save) if modules_to_save is not None else classification_heads(model)
+    report: dict[str, Any] = {
+        "method": method.name,
+        "options": parsed.model_dump(mode="json"),
+        "start": method.start,
+        "rank": rank,
+        "alpha": alpha,
+        "rslora": rslora,
+        "seed": seed,
+    }
+    modules: dict[str, ModuleReport] = {}
+    if method.factors is None:
+        if merge_residual:
+            _check_merge(layers)
+        peft_model = attach_config(
+            model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
+        )
+        anchor = has_anchor(peft_model)
+    else:
+        calibration = _calibration(model, method, parsed, calibration, batches, target_modules, seed)
+        ranks = _ranks(method, parsed, layers, rank, scaling, seed, calibration)
+        factors: dict[str, Factors] = {}
+        for name, layer_rank in ranks.items():
+            begun = time.perf_counter()
+            layer = _layer(name, weight_of(layers[name], name), layer_rank, scaling, seed, calibration)
+            factors[name] = _factors(method, layer, parsed)
+            modules[name] = _module_report(layers[name], layer, factors[name], time.perf_counter() - begun)
+        anchor = method.start == "keep" and any(module.relative_norm > 0 for module in modules.values())
+        if anchor and merge_residual:
+            _check_merge(layers)
+        config = lora_config(model, ranks, scaling, rslora, heads, **method.lora_kwargs)
+        peft_model = attach_factors(model, config, {name: (f.A, f.B) for name, f in factors.items()}, anchor=anchor)
+    if anchor and merge_residual:
+        fold_anchors(peft_model)
+    if not parsed.train_a and method.a_parameter is not None:
+        freeze(peft_model, method.a_parameter)
+    if not method.train_b:
+        freeze(peft_model, "lora_B")
+    peft_model.hubinit_report = InitReport(
+        **report,
+        anchor="none" if not anchor else "merged" if merge_residual else "active",
+        trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
+        seconds=time.perf_counter() - started,
+        modules=modules,
+        checksum=adapter_checksum(peft_model),
+    )
+    return peft_model
+
+
+def attach_factors(
+    model: nn.Module, config: LoraConfig, factors: dict[str, tuple[Tensor, Tensor]], *, anchor: bool
+) -> PeftModel:
+    """Wraps `model` in a PeftModel whose adapter holds the given factors (name → A (r, n), B (m, r)).
+
+    Args:
+        model: the untouched base, wrapped in place.
+        config: `lora_config` for these factors.
+        factors: initial A₀, B₀ of every target.
+        anchor: add the frozen adapter (A₀, −B₀), so that the start is the base.
+    """
+    training = model.training
+    remember_trainable(model)
+    peft_model = get_peft_model(model, config, adapter_name=ADAPTER)
+    for name, layer in adapted_layers(peft_model).items():
+        set_factors(layer, ADAPTER, *factors[name])
+    if anchor:
+        add_anchor(peft_model, {name: (A, -B) for name, (A, B) in factors.items()}, config)
+    peft_model.train(training)
+    return peft_model
+
+
+def freeze(peft_model: PeftModel, parameter: str) -> None:
+    """Freezes `lora_A` or `lora_B` for good: PEFT's `set_adapter` and `enable_adapter_layers` keep to what is registered."""
+    for layer in adapted_layers(peft_model).values():
+        frozen = layer.frozen_peft_weight_names.get(ADAPTER, ())
+        layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, ADAPTER: (*frozen, parameter)}
+        getattr(layer, parameter)[ADAPTER].requires_grad_(False)
+
+
+def generator_for(seed: int, name: str, device: torch.device) -> torch.Generator:
+    """A generator seeded by blake2b of (seed, module name): results do not depend on the order of the modules."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(
+        int.from_bytes(digest, "little") >> 1
+    )  # 63 bits: what every device takes
+
+
+def _resolve(method: str | Method, options: dict[str, Any]) -> tuple[Method, MethodOptions]:
+    from hubinit import methods
+
+    found = methods.get(method) if isinstance(method, str) else method
+    return found, methods.parse_options(found, options)
+
+
+def _check_base(model: nn.Module) -> None:
+    if isinstance(model, PeftModel) or adapted_layers(model):
+        raise InitialisationError("this model already carries an adapter: call hubinit.detach(model) first.")
+    if is_residual(model):
+        raise InitialisationError("this base holds a residual, not the original weights: load it again.")
+
+
+def _check_rank(rank: int, alpha: float, layers: dict[str, nn.Module]) -> None:
+    if rank < 1 or not alpha > 0:
+        raise InitialisationError(f"rank must be at least 1 and alpha positive (got rank {rank}, alpha {alpha:g}).")
+    for name, layer in layers.items():
+        m, n = shape_of(layer)
+        if rank > min(m, n):
+            raise InitialisationError(
+                f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
+            )
+
+
+def _check_merge(layers: dict[str, Any]) -> None:
+    for name, layer in layers.items():
+        dtype = layer.weight.dtype
+        if is_quantised(layer) or dtype not in (torch.float32, torch.float64):
+            raise InitialisationError(
+                f"merge_residual=True needs a float32 base, and {name} is {'quantised' if is_quantised(layer) else dtype}: "
+                "load the base in float32, or leave merge_residual off (the frozen anchor is exact in every dtype)."
+            )
+
+
+def _calibration(
+    model: nn.Module,
+    method: Method,
+    parsed: MethodOptions,
+    calibration: "Calibration | None",
+    batches: Iterable[dict[str, Tensor]] | None,
+    target_modules: str | Sequence[str],
+    seed: int,
+) -> "Calibration | None":
+    """The calibration to use: None for weight-only methods, the given one after its check, or one from `batches`."""
+    if not method.statistics(parsed):
+        return None
+    if calibration is None:
+        if batches is None:
+            raise CalibrationError(
+                f"{method.name} is data-aware: give calibration=hubinit.calibrate(model, batches, methods=[{method.name!r}]) "
+                "or batches=…"
+            )
+        from hubinit.calibration import calibrate
+
+        return calibrate(model, batches, methods=[method.name], target_modules=target_modules, seed=seed)
+    calibration.check(model)
+    return calibration
+
+
+def _ranks(
+    method: Method,
+    parsed: MethodOptions,
+    layers: dict[str, nn.Module],
+    rank: int,
+    scaling: float,
+    seed: int,
+    calibration: "Calibration | None",
+) -> dict[str, int]:
+    """The rank of every adapted module; a method that redistributes ranks may leave modules out (rank 0)."""
+    if method.ranks is None:
+        return dict.fromkeys(layers, rank)
+    shapes = [
+        # Ranks follow from the statistics: no weight is read, so none is converted.
+        _layer(name, torch.empty(shape_of(layer), device="meta"), rank, scaling, seed, calibration)
+        for name, layer in layers.items()
+    ]
+    ranks = method.ranks(shapes, parsed)
+    return {name: min(ranks[name], *shape_of(layer)) for name, layer in layers.items() if ranks[name] > 0}
+
+
+def _layer(name: str, weight: Tensor, rank: int, scaling: float, seed: int, calibration: "Calibration | None") -> Layer:
+    statistics = None
+    if calibration is not None:
+        statistics = calibration.layers.get(name)
+        if statistics is None:
+            raise CalibrationError(
+                f"the calibration has no statistics of {name}: calibrate with the same target_modules."
+            )
+    device = torch.device("cpu") if weight.is_meta else weight.device
+    return Layer(name, weight, rank, scaling, generator_for(seed, name, device), statistics)
+
+
+def _factors(method: Method, layer: Layer, parsed: MethodOptions) -> Factors:
+    assert method.factors is not None
+    factors = method.factors(layer, parsed)
+    m, n = layer.weight.shape
+    expected = ((layer.rank, n), (m, layer.rank))
+    if (tuple(factors.A.shape), tuple(factors.B.shape)) != expected:
+        raise InitialisationError(
+            f"{method.name} gave factors {tuple(factors.A.shape)}, {tuple(factors.B.shape)} for {layer.name}, "
+            f"expected {expected[0]}, {expected[1]}."
+        )
+    if not (factors.A.isfinite().all() and factors.B.isfinite().all()):
+        raise InitialisationError(f"{method.name} gave factors that are not finite for {layer.name}.")
+    return factors
+
+
+def _module_report(module: Any, layer: Layer, factors: Factors, seconds: float) -> ModuleReport:
+    norm = float(layer.weight.norm())
+    relative = merge_error = 0.0
+    if factors.B.any() and factors.A.any():
+        update = layer.scaling * (factors.B @ factors.A)  # (m, n)
+        relative = float(update.norm()) / norm if norm else math.inf
+        residual = layer.weight - update  # (m, n)
+        stored = module.weight.dtype if not is_quantised(module) else torch.bfloat16
+        merge_error = float((residual.to(stored).to(residual.dtype) - residual).norm()) / norm if norm else 0.0
+    return ModuleReport(
+        shape=(int(layer.weight.shape[0]), int(layer.weight.shape[1])),
+        rank=layer.rank,
+        scaling=layer.scaling,
+        relative_norm=relative,
+        merge_error=merge_error,
+        seconds=seconds,
+        values=factors.report,
+    )

@@ -1,0 +1,115 @@
+"""Adapters that PEFT itself initialises, on a base that stays untouched.
+
+Some of PEFT's initialisers rewrite the base's weights (KaSA truncates them; pissa, olora, corda subtract). Here the original
+weights are put back afterwards and the difference, which has rank ≤ r, becomes a frozen anchor: the model computes the same,
+exactly also in bf16, and the base can be used for the next run.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from hubinit.adapters.anchor import ADAPTER, add_anchor
+from hubinit.adapters.base import detach, remember_trainable
+from hubinit.adapters.configs import base_revision, lora_config, task_type
+from hubinit.errors import InitialisationError
+from hubinit.layers import is_conv1d, is_quantised
+from hubinit.methods.spec import Method, MethodOptions
+
+
+def attach_config(
+    model: nn.Module,
+    method: Method,
+    options: MethodOptions,
+    layers: dict[str, nn.Module],
+    modules_to_save: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    rslora: bool,
+    seed: int,
+) -> PeftModel:
+    """Wraps `model` by the configuration that `method.peft_config` gives; the base's weights end as they were.
+
+    Raises:
+        InitialisationError: PEFT refuses this configuration on this model, or changed a weight by more than rank r.
+    """
+    assert method.peft_config is not None
+    config = method.peft_config(rank=rank, alpha=alpha, rslora=rslora, target_modules=list(layers), options=options)
+    config.task_type, config.revision = task_type(model), base_revision(model)
+    if modules_to_save:
+        config.modules_to_save = list(modules_to_save)
+    remember_trainable(model)
+
+    def attach() -> PeftModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config, adapter_name=ADAPTER)
+
+    try:
+        return keep_base(model, layers if rewrites_base(config) else {}, rank, attach)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        detach(model)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}") from error
+
+
+def rewrites_base(config: Any) -> bool:
+    """Whether PEFT may change the base's weights when it attaches an adapter of this configuration."""
+    if not isinstance(config, LoraConfig):
+        return False
+    return isinstance(config.init_lora_weights, str) or getattr(config, "kasa_config", None) is not None
+
+
+def keep_base(model: nn.Module, layers: dict[str, nn.Module], rank: int, attach: Callable[[], PeftModel]) -> PeftModel:
+    """Runs `attach`, puts the weights of `layers` back, and anchors what it had changed.
+
+    Args:
+        model: the untouched base.
+        layers: the linear layers whose weights `attach` may rewrite; they are float32 copies while it runs, so that what it
+            changes is not rounded (a second copy of these weights, for that time).
+        rank: largest rank of a change.
+        attach: wraps the base in a PeftModel.
+
+    Raises:
+        InitialisationError: a weight was changed by more than that rank.
+    """
+    training = model.training
+    plain: dict[str, Any] = {name: layer for name, layer in layers.items() if not is_quantised(layer)}
+    originals: dict[str, Tensor] = {name: layer.weight.data for name, layer in plain.items()}
+    for layer in plain.values():
+        layer.weight.data = layer.weight.data.to(
+            torch.float64 if layer.weight.dtype == torch.float64 else torch.float32, copy=True
+        )
+    changes: dict[str, tuple[Tensor, Tensor]] = {}
+    try:
+        peft_model = attach()
+        for name, layer in plain.items():
+            change = layer.weight.data - originals[name].to(layer.weight.dtype)
+            if change.any():
+                changes[name] = low_rank(change.T if is_conv1d(layer) else change, rank, name)
+    finally:
+        for name, layer in plain.items():
+            layer.weight.data = originals[name]
+    if changes:
+        add_anchor(peft_model, changes, lora_config(model, dict.fromkeys(changes, rank), 1.0, rslora=False))
+    peft_model.train(training)
+    return peft_model
+
+
+def low_rank(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
+    """Factors A (r, n), B (m, r) with B A = `matrix` (m, n), whose rank must be ≤ r up to rounding.
+
+    Raises:
+        InitialisationError: it is not.
+    """
+    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)  # (m, k), (k,), (k, n)
+    if rank < len(S) and S[rank] > 1e-3 * S[0]:
+        raise InitialisationError(
+            f"PEFT changed the weight of {name} by more than rank {rank}: it has no exact anchor."
+        )
+    root = S[:rank].sqrt()  # (r,)
+    return root[:, None] * Vh[:rank], U[:, :rank] * root

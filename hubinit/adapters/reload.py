@@ -1,0 +1,85 @@
+"""Loading a start point or a checkpoint: the two lines of plain PEFT, without their traps."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from peft import PeftConfig, PeftModel
+from torch import nn
+
+from hubinit.adapters.anchor import ANCHOR, carry_anchor, fold_anchors, has_anchor
+from hubinit.adapters.base import adapted_layers, remember_trainable
+from hubinit.adapters.export import CONFIG, WEIGHTS
+from hubinit.adapters.passthrough import keep_base, rewrites_base
+from hubinit.errors import HubError, HubinitError
+from hubinit.layers import is_quantised, linear_layers
+
+
+def load_initialized(
+    model: nn.Module,
+    source: str | Path,
+    *,
+    trainable: bool = True,
+    merge_residual: bool | None = None,
+    revision: str | None = None,
+) -> PeftModel:
+    """Loads what `save_initialized` wrote, or a Trainer checkpoint of an initialised model, with its anchor.
+
+    Args:
+        model: the untouched base, in any dtype or quantised; it is wrapped in place.
+        source: a folder or a Hub repo.
+        trainable: the adapter is to be trained (the anchor never is).
+        merge_residual: fold the anchor into the base. Default: when the adapted weights are float32, where that is exact to
+            rounding; a bfloat16 or quantised base keeps the frozen anchor, which is exact there too.
+        revision: commit, branch or tag of the repo.
+
+    Raises:
+        HubError: the repo cannot be read.
+        HubinitError: the folder holds no adapter, or the model already carries one.
+    """
+    if isinstance(model, PeftModel) or adapted_layers(model):
+        raise HubinitError("this model already carries an adapter: call hubinit.detach(model) first.")
+    directory = _folder(source, revision)
+    config = PeftConfig.from_pretrained(str(directory))
+    training = model.training
+    remember_trainable(model)
+
+    def attach() -> PeftModel:
+        return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
+
+    peft_model = keep_base(
+        model, linear_layers(model) if rewrites_base(config) else {}, getattr(config, "r", 0), attach
+    )
+    if (directory / ANCHOR / CONFIG).is_file():
+        peft_model.load_adapter(str(directory / ANCHOR), ANCHOR, is_trainable=False)
+        for layer in _anchored(peft_model):
+            carry_anchor(layer)
+    peft_model.train(training)
+    if has_anchor(peft_model) and (_is_float32(peft_model) if merge_residual is None else merge_residual):
+        fold_anchors(peft_model)
+    return peft_model
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    directory = Path(source)
+    if not directory.is_dir():
+        try:
+            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*"]
+            directory = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise HubError(f"{source} is neither a folder nor a Hub repo that can be read: {reason}") from error
+    if not (directory / CONFIG).is_file():
+        raise HubinitError(f"{source} holds no adapter: {CONFIG} is missing.")
+    return directory
+
+
+def _anchored(peft_model: PeftModel) -> list[Any]:
+    return [layer for layer in adapted_layers(peft_model).values() if ANCHOR in getattr(layer, "lora_A", ())]
+
+
+def _is_float32(peft_model: PeftModel) -> bool:
+    bases = [layer.get_base_layer() for layer in _anchored(peft_model)]
+    return all(not is_quantised(base) and base.weight.dtype in (torch.float32, torch.float64) for base in bases)
