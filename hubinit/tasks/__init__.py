@@ -1,0 +1,131 @@
+"""Benchmarks: one file each, with one `Task`. A new one is a file here and an entry in the list below."""
+
+from collections.abc import Sequence
+from random import Random
+
+from hubinit.config import DataSpec
+from hubinit.data import Example, ImageExample
+from hubinit.errors import HubinitError, nearest
+from hubinit.tasks import (
+    arc_challenge,
+    arc_easy,
+    boolq,
+    cars,
+    digits,
+    dtd,
+    eurosat,
+    fashion_mnist,
+    gsm8k,
+    gtsrb,
+    hellaswag,
+    openbookqa,
+    piqa,
+    resisc45,
+    siqa,
+    sun397,
+    svhn,
+    winogrande,
+)
+from hubinit.tasks.spec import Task
+
+COMMONSENSE = (boolq, piqa, siqa, hellaswag, winogrande, arc_easy, arc_challenge, openbookqa)
+IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK for module in (*COMMONSENSE, gsm8k, *IMAGE, digits, fashion_mnist)
+}
+SUITES: dict[str, tuple[str, ...]] = {
+    "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
+    "image": tuple(module.TASK.name for module in IMAGE),
+}
+
+
+def get(name: str) -> Task:
+    """The task with this name.
+
+    Raises:
+        HubinitError: there is none; the message names the nearest.
+    """
+    if name not in TASKS:
+        hint = nearest(name, [*TASKS, *SUITES])
+        raise HubinitError(f"Unknown task '{name}': {hint}")
+    return TASKS[name]
+
+
+def members(group: str) -> tuple[str, ...]:
+    """The tasks of a suite, or the one task of that name.
+
+    Raises:
+        HubinitError: neither a suite nor a task.
+    """
+    return SUITES[group] if group in SUITES else (get(group).name,)
+
+
+def pin(name: str) -> str | None:
+    """The commit of the task's data set on the Hub; None when it is a local folder.
+
+    Raises:
+        HubError: no such data set, no access, or no Hub and no copy in the cache.
+    """
+    from pathlib import Path
+
+    from hubinit.models import commit_sha
+
+    task = get(name)
+    return None if Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
+
+
+def labels(name: str, revision: str | None = None) -> list[str]:
+    """The class names of an image task, in the order of their indices."""
+    from hubinit.tasks.images import class_names
+
+    return class_names(get(name), revision)
+
+
+def training_examples(
+    data: DataSpec, seed: int
+) -> tuple[list[Example] | list[ImageExample], list[Example] | list[ImageExample]]:
+    """Training and validation examples, both from the training splits.
+
+    The training splits of all tasks are joined and shuffled once, so a mixture is proportional to their sizes. Training takes
+    from the front and validation from the back: asking for more of one changes nothing in the other. Only the chosen examples
+    are rendered.
+
+    Args:
+        data: which tasks, at which revisions, and how many examples.
+        seed: of the shuffle.
+
+    Returns:
+        `data.samples` (or all the rest) examples for training, and `data.validation_samples` for validation.
+
+    Raises:
+        HubinitError: unknown task, tasks of different kinds, more than one image task, or too few examples.
+    """
+    from hubinit.tasks import harness, images
+
+    tasks = [get(name) for name in data.tasks]
+    kinds = {task.kind for task in tasks}
+    if len(kinds) != 1 or (kinds == {"vision"} and len(tasks) > 1):
+        raise HubinitError(
+            f"One run cannot train on {', '.join(data.tasks)} together: a mixture is of language tasks only, and each image "
+            "task has its own classes."
+        )
+    revisions = data.revisions or (None,) * len(tasks)
+    source = images if kinds == {"vision"} else harness
+    splits = [source.training_split(task, revision) for task, revision in zip(tasks, revisions, strict=True)]
+    index = [(which, row) for which, split in enumerate(splits) for row in range(len(split))]
+    if data.validation_samples >= len(index):
+        raise HubinitError(
+            f"{', '.join(data.tasks)} has {len(index)} training examples, too few to hold out {data.validation_samples} "
+            "for validation; lower validation_samples."
+        )
+    Random(seed).shuffle(index)  # noqa: S311
+    held_out = index[len(index) - data.validation_samples :]
+    chosen = index[: len(index) - data.validation_samples][: data.samples]
+
+    def render(rows: Sequence[tuple[int, int]]) -> list[Example] | list[ImageExample]:
+        return [splits[which].example(row) for which, row in rows]
+
+    return render(chosen), render(held_out)
+
+
+__all__ = ["SUITES", "TASKS", "Task", "get", "labels", "members", "pin", "training_examples"]

@@ -1,0 +1,14 @@
+"""German Traffic Signs: 43 signs."""
+
+from hubinit.tasks.spec import Task
+
+TASK = Task(
+    name="gtsrb",
+    title="GTSRB",
+    kind="vision",
+    dataset="tanganke/gtsrb",
+    config=None,
+    train_split="train",
+    test_split="test",
+    source="Stallkamp et al. 2012: accuracy on the official test split",
+)

@@ -1,0 +1,62 @@
+"""Image classification data."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hubinit.data import ImageExample
+from hubinit.errors import HubinitError
+from hubinit.tasks.harness import DATA_ERRORS, data_error
+from hubinit.tasks.spec import Task
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """One split of an image task; images are decoded one by one on request."""
+
+    task: Task
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, row: int) -> ImageExample:
+        """One image with its class."""
+        values = self.rows[row]
+        return ImageExample(values[self.task.image_column], int(values[self.task.label_column]))
+
+
+def training_split(task: Task, revision: str | None) -> ImageSplit:
+    """The split that training and validation examples are drawn from."""
+    return split(task, task.train_split, revision)
+
+
+@cache
+def split(task: Task, name: str, revision: str | None) -> ImageSplit:
+    """One split of the task's data set.
+
+    Raises:
+        HubError: the data set cannot be had.
+        HubinitError: it has no such columns.
+    """
+    import datasets
+
+    datasets.config.USE_PARQUET_EXPORT = False  # would ask a second server, the dataset viewer
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(task.dataset, task.config, split=name, revision=revision)
+    except DATA_ERRORS as error:
+        raise data_error(task, error) from error
+    missing = {task.image_column, task.label_column} - set(rows.column_names)
+    if missing:
+        raise HubinitError(f"The data set {task.dataset} has no column {' or '.join(sorted(missing))}.")
+    return ImageSplit(task, rows)
+
+
+def class_names(task: Task, revision: str | None) -> list[str]:
+    """The names of the classes in the order of their indices; plain numbers when the data set has no names."""
+    rows = split(task, task.train_split, revision).rows
+    names = getattr(rows.features[task.label_column], "names", None)
+    if names:
+        return list(names)
+    return [str(index) for index in range(max(rows[task.label_column]) + 1)]
