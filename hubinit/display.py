@@ -19,7 +19,8 @@ class SweepDisplay:
 
     def __init__(self, planned: Sequence[PlannedRun], console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self._rows = {run.spec.key: [run, "cached" if run.state == "cached" else "waiting"] for run in planned}
+        self._runs = {run.spec.key: run for run in planned}
+        self._states = {run.spec.key: "cached" if run.state == "cached" else "waiting" for run in planned}
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
         self._started = time.monotonic()
         self._last_line: tuple[str, str] | None = None
@@ -38,14 +39,14 @@ class SweepDisplay:
         if event["event"] == "loading" and not self.console.is_terminal:
             self.console.print(self._clock(), f"loading {event['model']}", markup=False, highlight=False)
         key = event.get("key")
-        if key not in self._rows:
+        if key not in self._runs:
             return
         state = describe(event)
-        self._rows[key][1] = state
+        self._states[key] = state
         line = (str(key), event.get("stage") or state)
         if not self.console.is_terminal and line != self._last_line:
             self._last_line = line
-            self.console.print(self._clock(), name(self._rows[key][0]), state, markup=False, highlight=False)
+            self.console.print(self._clock(), name(self._runs[key]), state, markup=False, highlight=False)
 
     def _clock(self) -> str:
         seconds = int(time.monotonic() - self._started)
@@ -55,7 +56,8 @@ class SweepDisplay:
         table = Table(box=None, pad_edge=False)
         for column in ("model", "method", "trains on", "lr", "seed", "state"):
             table.add_column(column)
-        for run, state in self._rows.values():
+        for key, run in self._runs.items():
+            state = self._states[key]
             style = next((STYLES[word] for word in STYLES if state.startswith(word)), "cyan")
             table.add_row(*run_cells(run), Text(state, style=style))
         return table
@@ -68,7 +70,7 @@ def describe(event: dict[str, Any]) -> str:
     if event["event"] == "started":
         return "started"
     words = str(event.get("stage", event["event"]))
-    if "steps" in event:
+    if event.get("steps"):
         words += f" {event['step']}/{event['steps']}"
     if event.get("loss") is not None:
         words += f" loss {event['loss']:.3f}"

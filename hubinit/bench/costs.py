@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hubinit.bench.results import Cost, Provenance
+from hubinit.bench.results import Cost, Provenance, Stage
 
 PACKAGES = ("hubinit", "torch", "transformers", "peft", "huggingface-hub", "datasets", "accelerate", "lm-eval")
 
@@ -19,10 +19,10 @@ class Stopwatch:
     """Collects the cost of named stages; a stage that runs twice adds up its seconds and keeps the higher peak."""
 
     def __init__(self) -> None:
-        self.costs: dict[str, Cost] = {}
+        self.costs: dict[Stage, Cost] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: Stage) -> Iterator[None]:
         """Measures the block as (part of) the stage `name`."""
         reset_peak_memory()
         start = time.perf_counter()

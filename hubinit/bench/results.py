@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hubinit.config import EvalSpec, RunSpec
 from hubinit.errors import HubinitError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
+Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
 
 
 class Record(BaseModel):
@@ -70,7 +71,7 @@ class RunResult(Record):
     reason: str | None = None
     scores: tuple[Score, ...] = ()
     validation_loss: float | None = None
-    costs: dict[Literal["load", "calibrate", "initialise", "train", "evaluate"], Cost] = Field(default_factory=dict)
+    costs: dict[Stage, Cost] = Field(default_factory=dict)
     trainable_parameters: int | None = None
     adapter_bytes: int | None = None
     adapter_sha256: str | None = None

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,20 +300,18 @@ def score(
     scores: list[Score] = []
     reasons: list[str] = []
     for evaluation in evaluations:
-        stage("evaluate", task=evaluation.task)
+        report = partial(report_scored, stage, evaluation.task)
+        report(0, 0)
         try:
-            scores += evaluate_one(
-                model,
-                loaded.processor,
-                evaluation,
-                batch_size=batch_size,
-                on_progress=lambda done, total, task=evaluation.task: stage(
-                    "evaluate", task=task, step=done, steps=total
-                ),
-            )
+            scores += evaluate_one(model, loaded.processor, evaluation, batch_size=batch_size, on_progress=report)
         except (HubinitError, OSError, ValueError, RuntimeError) as error:
             reasons.append(f"{evaluation.task}: {str(error).splitlines()[0]}")
     return scores, reasons
+
+
+def report_scored(stage: Emit, task: str, done: int, total: int) -> None:
+    """Emits how many requests of a task are scored."""
+    stage("evaluate", task=task, step=done, steps=total)
 
 
 if __name__ == "__main__":
