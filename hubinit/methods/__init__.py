@@ -5,16 +5,46 @@ from typing import Any
 from pydantic import ValidationError
 
 from hubinit.errors import HubinitError, nearest
-from hubinit.methods import filet, lora, lora_da, pissa
+from hubinit.methods import (
+    corda,
+    dora,
+    eva,
+    filet,
+    kasa,
+    lora,
+    lora_da,
+    lora_dash,
+    lora_ga,
+    lora_one,
+    mica,
+    milora,
+    neat,
+    olora,
+    orthogonal,
+    peft_types,
+    pissa,
+)
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         lora.METHOD,
+        dora.METHOD,
+        lora_dash.METHOD,
         pissa.METHOD,
+        milora.METHOD,
+        mica.METHOD,
+        olora.METHOD,
+        orthogonal.METHOD,
         filet.METHOD,
         lora_da.METHOD,
+        lora_ga.METHOD,
+        lora_one.METHOD,
+        eva.METHOD,
+        corda.METHOD,
+        kasa.METHOD,
+        neat.METHOD,
     )
 }
 
@@ -30,6 +60,8 @@ def get(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
+    if name.startswith("peft:"):
+        return peft_types.build(name)
     raise HubinitError(f"Unknown method '{name}': {nearest(name, [*METHODS, 'peft:<type>'])}")
 
 
@@ -45,15 +77,16 @@ def parse_options(method: Method, options: dict[str, Any]) -> MethodOptions:
     """
     known = list(method.options.model_fields)
     for name in options:
-        if name not in known and method.options.model_config.get("extra") == "forbid":
+        if name not in known:
             raise HubinitError(f"Method '{method.name}' has no option '{name}': {nearest(name, known)}")
     try:
         parsed = method.options(**options)
     except ValidationError as error:
         first = error.errors()[0]
         where = str(first["loc"][0]) if first["loc"] else "options"
+        reasons = [other["msg"] for other in error.errors() if other["loc"][:1] == first["loc"][:1]]
         raise HubinitError(
-            f"Option '{where}' of method '{method.name}' cannot be {first['input']!r}: {first['msg']}."
+            f"Option '{where}' of method '{method.name}' cannot be {first['input']!r}: {'; or '.join(reasons)}."
         ) from None
     if not parsed.train_a and method.a_parameter is None:
         raise HubinitError(f"Method '{method.name}' cannot train without A: leave train_a at true.")

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hubinit.calibration.fisher_energy import candidate_norms
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
 from hubinit.methods.linalg import canonical_signs
@@ -62,8 +63,6 @@ def factors(layer: Layer, options: FiletOptions) -> Factors:
 
 
 def _surrogate(layer: Layer, options: FiletOptions) -> Factors:
-    from hubinit.calibration.fisher_energy import candidate_norms
-
     W = layer.weight  # (m, n)
     v_norms, u_norms = candidate_norms(W)  # (n,), (n,)
     energies = layer.per_token(Statistic.FISHER_INPUT) * layer.per_token(Statistic.FISHER_OUTPUT)  # (n,)

@@ -331,7 +331,7 @@ def damped_cholesky(matrix: Tensor, damping: float, *, attempts: int = 12) -> Da
 
 
 def effective_rank(A: Tensor, B: Tensor) -> float:
-    """exp(entropy of the normalised singular values) of `B A`, without forming it; 0 when B A = 0.
+    """exp(entropy of the normalised singular values) of `B A`, without forming it; 0 when B A = 0 up to rounding.
 
     O. Roy and M. Vetterli, "The effective rank", EUSIPCO 2007.
 
@@ -344,8 +344,7 @@ def effective_rank(A: Tensor, B: Tensor) -> float:
     RA = torch.linalg.qr(A.T.double())[1]  # (r, r), A = RAᵀ QAᵀ
     RB = torch.linalg.qr(B.double())[1]  # (r, r)
     S = torch.linalg.svdvals(RB @ RA.T)  # (r,)
-    total = S.sum()
-    if float(total) == 0:
-        return 0.0
-    p = S / total
+    if float(S[0]) <= 10 * torch.finfo(A.dtype).eps * float(A.double().norm() * B.double().norm()):
+        return 0.0  # the subspaces cancel, as in the orthogonal initialisation
+    p = S / S.sum()
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))

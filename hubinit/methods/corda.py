@@ -1,0 +1,85 @@
+"""CorDA: singular components of the weight seen through its input covariance (Yang et al., arXiv:2406.05223)."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from hubinit.calibration.statistics import Statistic
+from hubinit.errors import InitialisationError
+from hubinit.methods.linalg import Triples, damped_cholesky, minor_svd, top_svd
+from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+
+
+class CordaOptions(MethodOptions):
+    """Options of CorDA."""
+
+    mode: Literal["ipm", "kpm"] = Field(
+        default="ipm",
+        description="ipm: instruction-previewed, train the r largest components (for the calibrated task); kpm: "
+        "knowledge-preserved, train the r smallest (calibrate on what must be kept). PEFT's default is ipm",
+    )
+    damping: float = Field(
+        default=0.01,
+        ge=0,
+        description="added to the covariance's diagonal, relative to its mean; code and PEFT 0.01",
+    )
+
+
+def factors(layer: Layer, options: CordaOptions) -> Factors:
+    """`A = √(Σ/s) Vᵀ C⁻¹`, `B = U √(Σ/s)` of `W C = U Σ Vᵀ` with the damped input covariance C (section 3.2).
+
+    The released code divides each example's inputs by their maximum; here C is the plain second moment `S_X`. Its scale
+    cancels.
+
+    Returns:
+        A (r, n) and B (m, r); `s·BA` is the component of W that is trained.
+
+    Raises:
+        InitialisationError: the inputs are all zero, or the covariance cannot be factorised.
+    """
+    moment = layer.per_token(Statistic.INPUT_MOMENT)  # (n, n)
+    mean = float(moment.diagonal().mean())
+    if mean <= 0:
+        raise InitialisationError(
+            f"The inputs of module {layer.name} are zero on the calibration data, so CorDA has no covariance to work with; "
+            "use more data or leave the module out of the targets."
+        )
+    moment = moment / mean  # the scale cancels in A and B
+    inverse = damped_cholesky(moment, options.damping)
+    if inverse is None:
+        raise InitialisationError(
+            f"The input covariance of module {layer.name} cannot be factorised even with more damping; calibrate again."
+        )
+    seen = layer.weight @ moment + inverse.damping * layer.weight  # (m, n) W C
+    triples = _triples(layer, options, seen)
+    root = (triples.S / layer.scaling).sqrt()  # (r,)
+    A = root[:, None] * inverse.solve(triples.V).T  # (r, n)
+    energy = float(seen.square().sum())
+    report = {
+        "spectrum_share": float(triples.S.square().sum()) / energy if energy else 0.0,
+        "damping": inverse.damping,
+        "damping_raised": float(inverse.raised),
+        "residual": triples.residual,
+        "full_solve": float(triples.full),
+    }
+    return finish(layer, A, triples.U * root, report)
+
+
+def _triples(layer: Layer, options: CordaOptions, seen: Tensor) -> Triples:
+    if options.mode == "ipm":
+        return top_svd(seen, layer.rank, layer.generator)
+    return minor_svd(seen, layer.rank)
+
+
+METHOD = Method(
+    name="corda",
+    title="CorDA",
+    source="CorDA: Context-Oriented Decomposition Adaptation of Large Language Models, arXiv:2406.05223",
+    start="keep",
+    factors=factors,
+    statistics=lambda options: frozenset({Statistic.INPUT_MOMENT}),
+    samples=256,
+    options=CordaOptions,
+    anchored=True,
+)
