@@ -2,9 +2,9 @@
 
 from hubinit.adapters.attach import initialize
 from hubinit.adapters.base import detach, untouched_base
-from hubinit.adapters.export import SavedAdapter, export, save_initialized
 from hubinit.adapters.reload import load_initialized
 from hubinit.adapters.report import InitReport, ModuleReport
+from hubinit.adapters.saving import SavedAdapter, export, save_initialized
 
 __all__ = [
     "InitReport",

@@ -82,21 +82,27 @@ def detach(model: nn.Module) -> nn.Module:
             Trained heads (`modules_to_save`) are dropped with the adapter; which parameters require gradients is restored.
     """
     base = base_of(model)
-    for parent, name, wrapper, original in wrappers(base):
-        parent._modules[name] = original
-        if (kept := wrapper.__dict__.get("hubinit_original")) is not None:
-            original.weight.data.copy_(kept)
-        elif getattr(wrapper, "merged", False):
+    for name, layer in adapted_layers(base).items():
+        if getattr(layer, "merged", False):
             raise HubinitError(
                 f"{name} has its adapter merged into the base: call unmerge_adapter() first, or load the base again."
             )
-    for attribute in ("peft_config", "save_pretrained"):
-        base.__dict__.pop(attribute, None)
+        if (kept := layer.__dict__.get("hubinit_original")) is not None:
+            layer.get_base_layer().weight.data.copy_(kept)
+    strip(base)
+    base.__dict__.pop("save_pretrained", None)
     trainable = base.__dict__.pop("hubinit_trainable", None)
     if trainable is not None:
         for name, parameter in base.named_parameters():
             parameter.requires_grad_(name in trainable)
     return base
+
+
+def strip(base: nn.Module) -> None:
+    """Takes PEFT's wrappers out of `base`; weights stay as they are."""
+    for parent, name, _, original in wrappers(base):
+        parent._modules[name] = original
+    base.__dict__.pop("peft_config", None)
 
 
 def remember_trainable(base: nn.Module) -> None:

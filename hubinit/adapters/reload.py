@@ -11,8 +11,8 @@ from torch import nn
 
 from hubinit.adapters.anchor import ANCHOR, carry_anchor, fold_anchors, has_anchor
 from hubinit.adapters.base import adapted_layers, remember_trainable
-from hubinit.adapters.export import CONFIG, WEIGHTS
 from hubinit.adapters.passthrough import keep_base, rewrites_base
+from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError
 from hubinit.layers import is_quantised, linear_layers
 
