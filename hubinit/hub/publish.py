@@ -99,8 +99,10 @@ def publication(
     Raises:
         HubError: a file that must not be published, or no adapter in the folder.
     """
+    from hubinit.methods import METHODS  # imports torch, which the leaderboard does without
+
     spec = result.spec
-    if Path(spec.model.id).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec.model.id):
+    if not _is_hub_id(spec.model.id):
         raise HubError(
             f"{spec.model.id} is not a model on a Hub, so nobody could load an adapter for it; push the base first."
         )
@@ -119,7 +121,8 @@ def publication(
         repo_id,
         counterpart=repo_name(spec, other, namespace, suite) if (folder.parent / FOLDERS[other]).is_dir() else None,
         licence=licence,
-        datasets=datasets,
+        datasets={task: name for task, name in (datasets or {}).items() if _is_hub_id(name)},
+        method=METHODS.get(spec.method.name),
         num_labels=_num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
     )
     for name, text in ((CARD, card), (FILE_NAME, manifest.json_text())):
@@ -258,6 +261,11 @@ def base_licence(api: HfApi, model: str, revision: str | None) -> dict[str, Any]
     except _UNREADABLE:
         return {}
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether others can find this on a Hub; a local folder means nothing to them."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
 
 
 def _slug(text: str) -> str:

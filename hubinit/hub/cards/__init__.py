@@ -8,7 +8,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +18,9 @@ from markupsafe import Markup
 from hubinit.bench.results import RunResult, Score
 from hubinit.config import RunSpec
 from hubinit.hub.manifest import Manifest
+
+if TYPE_CHECKING:
+    from hubinit.methods.spec import Method
 
 _PIPELINES = {"language": "text-generation", "vision": "image-classification"}
 _AUTO_CLASSES = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}
@@ -30,6 +34,7 @@ def adapter_card(
     licence: Mapping[str, Any] | None = None,
     datasets: Mapping[str, str] | None = None,
     num_labels: int | None = None,
+    method: "Method | None" = None,
 ) -> str:
     """The card of an adapter repo.
 
@@ -40,6 +45,7 @@ def adapter_card(
         licence: `license`, `license_name`, `license_link` of the base model's card, which the adapter inherits.
         datasets: Hub dataset id of each task.
         num_labels: classes of the head, for image classifiers.
+        method: the registered method, whose title and paper the card names.
     """
     result, spec = manifest.result, manifest.result.spec
     datasets = datasets or {}
@@ -52,8 +58,8 @@ def adapter_card(
         pipeline_tag=_PIPELINES[spec.model.kind],
         datasets=sorted({datasets[task] for task in train_tasks if task in datasets}) or None,
         tags=["hubinit", "lora", "trained" if trained else "lora-init", spec.method.name, *train_tasks],
-        model_name=repo_id.split("/")[-1],
-        eval_results=[_eval_result(score, spec, datasets) for score in finite(result.scores)] if trained else None,
+        model_name=repo_id.split("/")[-1] if trained and finite(result.scores) else None,
+        eval_results=[_eval_result(score, spec, datasets) for score in finite(result.scores) if trained] or None,
         metrics=sorted({score.metric for score in result.scores}) or None if trained else None,
         **(licence or {}),
     )
@@ -69,6 +75,7 @@ def adapter_card(
         anchored=manifest.anchored,
         snippet=loading_snippet(manifest, repo_id, num_labels=num_labels),
         initialisation_seconds=initialisation_seconds(result),
+        method=method,
     )
 
 
@@ -158,6 +165,13 @@ def one_line(text: object) -> str:
 
 
 def _render(template: str, data: ModelCardData | DatasetCardData, **values: Any) -> str:
+    _clean(data)
+    header = Markup(f"---\n{data.to_yaml()}\n---")  # noqa: S704
+    return _environment().get_template(template).render(header=header, **values)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("hubinit.hub", "cards"),
         finalize=escape,
@@ -168,9 +182,7 @@ def _render(template: str, data: ModelCardData | DatasetCardData, **values: Any)
         autoescape=False,  # noqa: S701  (`finalize` escapes, for Markdown as well as HTML)
     )
     environment.filters |= {"code": code, "fence": fence, "json": lambda value: json.dumps(value, sort_keys=True)}
-    _clean(data)
-    header = Markup(f"---\n{data.to_yaml()}\n---")  # noqa: S704
-    return environment.get_template(template).render(header=header, **values)
+    return environment
 
 
 def _clean(data: Any) -> None:

@@ -1,0 +1,77 @@
+"""Run results and adapter folders of a few hundred bytes, for tests that need no model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from hubinit.bench.results import Cost, Provenance, RunResult, Score
+from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+
+
+def run(
+    method: str = "filet",
+    lr: float = 1e-4,
+    seed: int = 0,
+    *,
+    value: float | None = 0.5,
+    model: str = "alice/tiny-llama",
+    revision: str | None = "a" * 40,
+    tasks: tuple[str, ...] = ("arc-easy",),
+    command: str = "hubinit bench --models alice/tiny-llama --methods filet",
+) -> RunResult:
+    """A finished run (a failed one when `value` is None)."""
+    spec = RunSpec(
+        model=ModelSpec(id=model, revision=revision),
+        method=MethodSpec(name=method, options={"train_a": True}),
+        rank=2,
+        alpha=4,
+        data=DataSpec(tasks=tasks, revisions=("b" * 40,)),
+        recipe=Recipe(steps=40),
+        calibration=CalibrationSpec(samples=16),
+        learning_rate=lr,
+        seed=seed,
+    )
+    scores = [
+        Score(
+            task=t, metric="acc_norm", value=value, n=100, stderr=0.05, primary=True, eval=EvalSpec(task=t, limit=100)
+        )
+        for t in tasks
+        if value is not None
+    ]
+    return RunResult(
+        key=spec.key,
+        spec=spec,
+        status="failed" if value is None else "ok",
+        reason="out of memory" if value is None else None,
+        scores=tuple(scores),
+        costs={"calibrate": Cost(seconds=2.0), "initialise": Cost(seconds=0.25)},
+        trainable_parameters=1234,
+        provenance=Provenance(
+            versions={"torch": "2.13.0"},
+            hardware={"cpu": "2 cores"},
+            git_sha="c" * 40,
+            command=command,
+            created="2026-11-20T12:00:00Z",
+        ),
+    )
+
+
+def adapter_files(folder: Path, scale: float = 1.0, base: str = "alice/tiny-llama") -> Path:
+    """Writes something with the shape of a PEFT adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": base, "init_lora_weights": True}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    weights = {"base_model.model.q.lora_A.weight": np.full((2, 8), scale, np.float32)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def run_folder(root: Path, scale: float = 1.0, anchor: bool = True) -> Path:
+    """Writes the folder of a run: `adapter/`, `init/` and its anchor."""
+    adapter_files(root / "adapter", scale)
+    adapter_files(root / "init", scale)
+    if anchor:
+        adapter_files(root / "init" / "anchor", -scale)
+    return root
