@@ -1,0 +1,214 @@
+"""Publishing with the real client to the embedded Hub."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from builders import run, run_folder
+from huggingface_hub import HfApi
+
+from hubinit.errors import HubError
+from hubinit.hub.manifest import Manifest, sha256
+from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, publish_run, read_leaderboard
+from leaderboard.aggregate import merge, table
+
+
+def commits(api: HfApi, repo_id: str, repo_type: str = "model") -> int:
+    return len(api.list_repo_commits(repo_id, repo_type=repo_type))
+
+
+def test_a_run_becomes_two_complete_repos_each_by_one_commit(api, tmp_path):
+    result = run(seed=11)
+    published = publish_run(api, result, run_folder(tmp_path), "alice", private=False)
+    assert [repo.repo_type for repo in published] == ["model", "model"]
+    for repo in published:
+        info = api.model_info(repo.repo_id)
+        assert info.sha == repo.commit.oid
+        assert not info.private
+        assert {"hubinit", "lora", "filet"} <= set(info.tags)
+        made = [c for c in api.list_repo_commits(repo.repo_id) if c.title.startswith("filet")]
+        assert len(made) == 1
+        files = {entry.path for entry in api.list_repo_tree(repo.repo_id, recursive=True) if hasattr(entry, "size")}
+        manifest = Manifest.model_validate_json(Path(api.hf_hub_download(repo.repo_id, "hubinit.json")).read_bytes())
+        assert files - {".gitattributes"} == {*manifest.files, "hubinit.json", "README.md"}
+        for name, digest in manifest.files.items():
+            assert sha256(Path(api.hf_hub_download(repo.repo_id, name))) == digest
+    assert any(name.startswith("anchor/") for name in api.list_repo_files(published[0].repo_id))
+
+
+def test_repos_are_private_unless_asked_and_never_hidden_again(api, tmp_path):
+    [repo, _] = publish_run(api, run(seed=12), run_folder(tmp_path), "alice")
+    assert api.model_info(repo.repo_id).private
+    publish_run(api, run(seed=12), tmp_path, "alice", private=False)
+    assert not api.model_info(repo.repo_id).private
+    publish_run(api, run(seed=12), tmp_path, "alice", private=True)
+    assert not api.model_info(repo.repo_id).private
+
+
+def test_publishing_again_changes_nothing(api, tmp_path):
+    folder = run_folder(tmp_path)
+    before = publish_run(api, run(seed=13), folder, "alice")
+    counts = [commits(api, repo.repo_id) for repo in before]
+    again = publish_run(api, run(seed=13), folder, "alice")
+    assert [repo.commit for repo in again] == [None, None]
+    assert [commits(api, repo.repo_id) for repo in again] == counts
+
+
+def test_learning_rates_share_one_start_point(api, tmp_path):
+    first = publish_run(api, run(lr=1e-4, seed=14), run_folder(tmp_path / "a"), "alice")
+    second = publish_run(api, run(lr=1e-3, seed=14, value=0.6), run_folder(tmp_path / "b"), "alice")
+    assert first[0].repo_id == second[0].repo_id
+    assert second[0].commit is None
+    assert first[1].repo_id != second[1].repo_id
+    changed = publish_run(api, run(lr=1e-3, seed=14), run_folder(tmp_path / "c", scale=2.0), "alice")
+    assert changed[0].commit is not None, "other weights are published"
+
+
+def test_the_base_has_nothing_to_publish(api, tmp_path):
+    assert publish_run(api, run("none"), tmp_path, "alice") == []
+
+
+def test_the_licence_of_the_base_is_inherited(api, tmp_path):
+    api.create_repo("alice/licensed", exist_ok=True)
+    api.upload_file(
+        path_or_fileobj=b"---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n",
+        path_in_repo="README.md",
+        repo_id="alice/licensed",
+    )
+    result = run(seed=15, model="alice/licensed", revision=None)
+    [repo, _] = publish_run(api, result, run_folder(tmp_path), "alice")
+    data = api.model_info(repo.repo_id).card_data
+    assert (data.license, data.license_name, data.license_link) == ("other", "tiny", "LICENSE")
+
+
+def test_another_users_namespace_is_refused_in_one_sentence(api, tmp_path):
+    with pytest.raises(HubError, match=r"Cannot create bob/.*write access") as caught:
+        publish_run(api, run(seed=16), run_folder(tmp_path), "bob")
+    assert "hf_alice" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_leaderboard_dataset_loads_and_shows_the_ranking(api, tmp_path):
+    results = [run("lora", seed=s, value=0.5 + s / 100) for s in range(3)]
+    results += [run("filet", seed=s, value=0.6 + s / 100) for s in range(3)] + [run("pissa", value=None)]
+    published = publish_leaderboard(api, results, "alice/board", private=False)
+    assert published.commit is not None
+    card = Path(api.hf_hub_download("alice/board", "README.md", repo_type="dataset")).read_text()
+    assert "| filet (train_a=True) |" in card
+    assert "out of memory" in card
+    from datasets import load_dataset
+
+    rows = load_dataset("alice/board", "runs", split="train", cache_dir=str(tmp_path))
+    assert len(rows) == 7
+    assert publish_leaderboard(api, results, "alice/board").commit is None, "nothing new, no commit"
+    assert commits(api, "alice/board", "dataset") == 2  # its creation and the rows
+
+
+def test_new_rows_join_those_already_there(api):
+    publish_leaderboard(api, [run(seed=0)], "alice/board-2")
+    publish_leaderboard(api, [run(seed=1, value=None)], "alice/board-2")
+    publish_leaderboard(api, [run(seed=1), run("none")], "alice/board-2")
+    runs = read_leaderboard(api, "alice/board-2")
+    assert sorted(zip(runs["method"], runs["seed"], runs["status"], strict=True)) == [
+        ("filet", 0, "ok"), ("filet", 1, "ok"), ("none", 0, "ok")
+    ]  # fmt: skip
+
+
+def test_a_dataset_that_is_no_leaderboard_is_left_alone(api):
+    api.create_repo("alice/board-3", repo_type="dataset")
+    api.upload_file(
+        path_or_fileobj=b"PAR1 no", path_in_repo=LEADERBOARD_FILE, repo_id="alice/board-3", repo_type="dataset"
+    )
+    with pytest.raises(HubError, match="not a table of hubinit runs"):
+        publish_leaderboard(api, [run()], "alice/board-3")
+
+
+def test_twenty_publishers_at_once_lose_and_double_nothing(api):
+    results = [run(seed=seed, value=seed / 100, tasks=("arc-easy", "piqa")) for seed in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda result: publish_leaderboard(api, [result], "alice/crowd"), results))
+    expected = merge(table([]), table(results))
+    found = read_leaderboard(api, "alice/crowd")
+    assert found.equals(expected)
+    content = Path(api.hf_hub_download("alice/crowd", LEADERBOARD_FILE, repo_type="dataset")).read_bytes()
+    assert pq.read_table(io.BytesIO(content)).num_rows == 40
+    assert commits(api, "alice/crowd", "dataset") == 21
+
+
+def snippet(card: str) -> str:
+    return re.search(r"```python\n(.*?)\n```", card, re.DOTALL)[1]
+
+
+CHECK = """
+import sys
+import torch
+logits = model(torch.arange(2, 12)[None]).logits
+torch.save({"logits": logits, "trainable": sorted(n for n, p in model.named_parameters() if p.requires_grad)}, sys.argv[1])
+assert not any(name.split(".")[0] in ("hubinit", "leaderboard") for name in sys.modules)
+"""
+
+
+@pytest.fixture
+def tiny_base(api, tmp_path) -> tuple[str, str]:
+    from cases import build
+
+    build("llama").save_pretrained(tmp_path / "base")
+    api.create_repo("alice/tiny-llama", exist_ok=True)
+    commit = api.upload_folder(folder_path=tmp_path / "base", repo_id="alice/tiny-llama")
+    return "alice/tiny-llama", commit.oid
+
+
+def test_printed_snippets_run_with_transformers_and_peft_alone_and_rebuild_the_models(api, tiny_base, tmp_path):
+    import torch
+    from cases import build
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.arange(2, 12)[None]
+
+    def save(folder: Path, sign: float = 1.0) -> torch.Tensor:
+        """An adapter with factors large enough to see; returns the logits with it."""
+        model = get_peft_model(build("llama"), config)
+        generator.manual_seed(0)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_" in name:
+                    p.copy_(torch.randn(p.shape, generator=generator) * (sign if "lora_B" in name else 1.0) * 0.3)
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        return model(tokens).logits
+
+    with torch.no_grad():
+        plain = build("llama")(tokens).logits
+        trained = save(tmp_path / "run" / "adapter")
+        save(tmp_path / "run" / "init")
+        save(tmp_path / "run" / "init" / "anchor", sign=-1.0)
+    assert (trained - plain).abs().max() > 0.1, "the adapter must be visible"
+    base, revision = tiny_base
+    result = run(seed=21, model=base, revision=revision)
+    start, outcome = publish_run(api, result, tmp_path / "run", "alice")
+    for repo, expected in ((start.repo_id, plain), (outcome.repo_id, trained)):
+        card = Path(api.hf_hub_download(repo, "README.md")).read_text()
+        script = tmp_path / "snippet.py"
+        script.write_text(snippet(card) + "\n" + CHECK)
+        done = subprocess.run(
+            [sys.executable, "-I", script, tmp_path / "out.pt"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        out = torch.load(tmp_path / "out.pt")
+        torch.testing.assert_close(out["logits"], expected, atol=1e-5, rtol=1e-5)
+        assert bool(out["trainable"]) == (repo == start.repo_id), "only the start point is loaded for training"
+    assert (
+        json.loads(Path(api.hf_hub_download(start.repo_id, "adapter_config.json")).read_text())["revision"] == revision
+    )
