@@ -139,7 +139,7 @@ def add_last_commits(call: Call, sha: str, objects: list[dict[str, Any]]) -> Non
             item = missing.pop(path)
             item["lastCommit"] = {"id": commit_sha, "title": commit.title, "date": commit.date}
             if item["type"] == "file":
-                item["securityFileStatus"] = {"status": "unscanned"}
+                item["securityFileStatus"] = {"status": "unscanned", "avScan": None, "pickleImportScan": None}
 
 
 ROUTES = {("GET", "tree"): tree, ("POST", "paths-info"): paths_info}

@@ -1,5 +1,7 @@
 """Accounts, repos, settings and lists through the real client."""
 
+from pathlib import Path
+
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -89,8 +91,7 @@ def test_move_redirects(api):
     assert status_of(lambda: api.move_repo("alice/old-name", "bob/new-name")) == 403
     api.move_repo("alice/old-name", "alice/new-name")
     assert api.model_info("alice/old-name").id == "alice/new-name"
-    with open(api.hf_hub_download("alice/old-name", "a.txt")) as file:
-        assert file.read() == "text"
+    assert Path(api.hf_hub_download("alice/old-name", "a.txt")).read_text() == "text"
     api.upload_file(path_or_fileobj=b"more", path_in_repo="b.txt", repo_id="alice/old-name")
     assert api.file_exists("alice/new-name", "b.txt")
     assert [model.id for model in api.list_models(search="-name")] == ["alice/new-name"]
@@ -110,7 +111,8 @@ def test_bad_ids(hub, name):
 
 def test_info_describes_the_files(api):
     api.create_repo("alice/adapter")
-    card = "---\nlibrary_name: peft\nbase_model: org/base\ntags: [hubinit, lora]\ndatasets: [openai/gsm8k]\nlicense: mit\n---\n# Hi"
+    card = "---\nlibrary_name: peft\nbase_model: org/base\ntags: [hubinit, lora]\n"
+    card += "datasets: [openai/gsm8k]\nlicense: mit\n---\n# Hi"
     api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="alice/adapter")
     api.upload_file(
         path_or_fileobj=b'{"base_model_name_or_path": "org/base", "peft_type": "LORA"}',
