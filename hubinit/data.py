@@ -40,19 +40,17 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[
     """
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion
-    ids = list(tokenizer(prompt + completion)["input_ids"])
-    start = len(tokenizer(prompt)["input_ids"]) if prompt else 0
-    eos = tokenizer.eos_token_id
-    if eos is not None and ids[-1:] != [eos]:
-        ids.append(eos)
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
-    if start == 0 and first is not None:  # something must come before the first predicted token
-        ids.insert(0, first)
-        start = 1
-    head, kept = ids[:start], ids[start:][: max_length - 1]
+    head = list(tokenizer(prompt)["input_ids"])
+    kept = list(tokenizer(prompt + completion)["input_ids"])[len(head) :]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if eos is not None and kept[-1:] != [eos]:
+        kept.append(eos)
+    if not head:  # something must come before the first predicted token
+        head = [bos if bos is not None else eos]
+    kept = kept[: max_length - 1]
     room = max_length - len(kept)  # at least 1
     if len(head) > room:
-        keeps_bos = room > 1 and head[0] == tokenizer.bos_token_id
+        keeps_bos = room > 1 and head[0] == bos
         head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
     return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
 
 from hubinit.config import ModelKind, ModelSpec
 from hubinit.errors import HubError, HubinitError, nearest
@@ -197,6 +197,10 @@ def commit_sha(repo_id: str, repo_type: RepoType, revision: str | None = None) -
         HubError: no such repo or revision, no access, or no Hub and no copy in the cache.
     """
     api = HfApi()
+    if is_offline_mode():
+        if (sha := cached_sha(repo_id, repo_type, revision)) is None:
+            raise HubError(f"{repo_id} is not in the cache, and HF_HUB_OFFLINE forbids to ask {api.endpoint}.")
+        return sha, ""
     try:
         info = call(f"find {repo_id}", lambda: api.repo_info(repo_id, repo_type=repo_type, revision=revision), api=api)
     except HubError as error:
