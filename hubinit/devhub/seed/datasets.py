@@ -171,7 +171,7 @@ def digits(wheel: zipfile.ZipFile) -> list[Table]:
     text = gzip.decompress(_member(wheel, "sklearn/datasets/data/digits.csv.gz")).decode()
     rows = []
     for *pixels, digit in csv.reader(text.splitlines()):
-        grey = bytes(round(float(value) * 255 / 16) for value in pixels)  # 0..16 in the file
+        grey = bytes(int(float(value)) * 255 // 16 for value in pixels)  # 0..16 in the file
         buffer = io.BytesIO()
         Image.frombytes("L", (8, 8), grey).save(buffer, format="PNG")
         rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, "label": int(float(digit))})

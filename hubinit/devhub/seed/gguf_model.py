@@ -24,6 +24,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_CONTROL = 3  # GGUF's token type of special tokens
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -44,9 +45,7 @@ def convert(source: Path, target: Path) -> None:
         reader = gguf.GGUFReader(source)
     except (ValueError, IndexError) as error:
         raise HubinitError(f"{source.name} is not a readable GGUF file: {error}.") from error
-    fields = {
-        name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.t")
-    }
+    fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields.get("general.architecture") != "llama":
         raise HubinitError(
             f"{source.name} holds a {fields.get('general.architecture')} model; only llama is converted."
@@ -62,7 +61,7 @@ def convert(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     _write_configs(fields, target, tied="lm_head.weight" not in weights)
-    _write_tokenizer(source, target, max_length=int(fields["llama.context_length"]))
+    _write_tokenizer(fields, target, max_length=int(fields["llama.context_length"]))
 
 
 def transformers_name(name: str) -> str:
@@ -128,17 +127,34 @@ def _write_configs(fields: dict[str, Any], target: Path, *, tied: bool) -> None:
     GenerationConfig(**special).save_pretrained(target)
 
 
-def _write_tokenizer(source: Path, target: Path, *, max_length: int) -> None:
-    """Save the tokenizer as transformers reads it from the GGUF metadata, with its config put right."""
-    from transformers import AutoTokenizer
+def _write_tokenizer(fields: dict[str, Any], target: Path, *, max_length: int) -> None:
+    """Write the byte-level BPE tokenizer of the GGUF metadata, equal to the one that transformers itself makes of it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    tokenizer.save_pretrained(target)
+    if fields["tokenizer.ggml.model"] != "gpt2":
+        raise HubinitError(
+            f"The GGUF file has a {fields['tokenizer.ggml.model']} tokenizer; only gpt2 (BPE) is converted."
+        )
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _CONTROL])
+    special = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        chat_template=fields.get("tokenizer.chat_template"),
+        **{
+            name: tokens[fields[key]]
+            for name, kind in special.items()
+            if (key := f"tokenizer.ggml.{kind}_token_id") in fields
+        },
+    ).save_pretrained(target)
     path = target / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    # The class name that transformers 5 writes does not exist in 4, the length is left at 1e30, and how the file was found
-    # on this machine is nobody's business.
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
-    for local in ("is_local", "local_files_only"):
-        config.pop(local, None)
+    # The class name that transformers 5 writes does not exist in 4.
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
