@@ -133,6 +133,8 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 nn.init.normal_(parameter, std=0.1)
+    if name in MOE:
+        model.set_experts_implementation("eager")  # the fast one has no float64
     return model.to(dtype).eval()
 
 
@@ -189,8 +191,10 @@ def _collate(rows: list[Batch], padding: str) -> Batch:
     for key in rows[0]:
         values = [row[key] for row in rows]
         if key in fill and values[0].ndim == 1:
+            # A decoder starts at its first position: only the input side of an encoder-decoder can be padded on the left.
+            side = "right" if key == "labels" and len(values[0]) != len(rows[0]["input_ids"]) else padding
             longest = max(len(value) for value in values)
-            values = [_pad(value, longest, fill[key], padding) for value in values]
+            values = [_pad(value, longest, fill[key], side) for value in values]
         batch[key] = torch.stack(values)
     return batch
 

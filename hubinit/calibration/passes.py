@@ -1,0 +1,235 @@
+"""One pass over the calibration data: forward, backward, sums, reduction over processes, and the statistics they give."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hubinit.calibration.fisher_energy import candidate_norms, divided, input_energies, output_energies
+from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
+from hubinit.calibration.plan import Key, Kind, Moment, Plan
+from hubinit.calibration.products import sum_dtype
+from hubinit.calibration.rows import disambiguated, rows_of
+from hubinit.calibration.statistics import Statistic
+from hubinit.calibration.taps import BACKWARD, Taps, taps_of
+from hubinit.errors import CalibrationError
+from hubinit.layers import weight_of
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one `calibrate` call has to do."""
+
+    model: nn.Module
+    layers: Mapping[str, nn.Module]
+    leaders: Mapping[str, str]
+    plan: Plan
+    wanted: frozenset[Statistic]
+    fisher: Literal["empirical", "sampled"]
+    tokens: Literal["attended", "labels"]
+    seed: int
+
+
+@dataclass
+class Counts:
+    """What a pass has seen; `loss` is the summed negative log-likelihood."""
+
+    examples: int = 0
+    label_tokens: int = 0
+    loss: float = 0.0
+    tokens: dict[str, int] = field(default_factory=dict)
+
+
+def run_pass(
+    task: Task, batches: Iterable[Batch], turn: int, on_batch: Progress | None
+) -> tuple[dict[tuple[str, Statistic], Tensor], Counts]:
+    """Runs all batches once and returns the statistics whose accumulators belong to this turn of the plan."""
+    first = next(iter(task.layers.values()))
+    devices = {name: device_of(module) for name, module in task.layers.items()}
+    taps = taps_of(task.layers, task.leaders, task.plan, turn, devices, sum_dtype(dtype_of(first)))
+    counts = Counts()
+    done = 0
+    with taps:
+        for index, batch in enumerate(batches):
+            _one_batch(task, taps, batch, index, counts)
+            done += 1
+            if on_batch is not None:
+                on_batch(done)
+    counts.tokens = {name: tap.tokens for name, tap in taps.taps.items()}
+    _reduce(taps, counts)
+    if taps.backward and not counts.label_tokens:
+        raise CalibrationError(
+            "every label of the calibration data is masked (−100): there is no loss to differentiate."
+        )
+    empty = next((name for name, tokens in counts.tokens.items() if tokens == 0), None)
+    if empty is not None:
+        raise CalibrationError(f"no token of the calibration data counts at {empty}: everything is masked.")
+    return _finished(task, taps), counts
+
+
+def _one_batch(task: Task, taps: Taps, batch: Batch, index: int, counts: Counts) -> None:
+    """Forward, and the backward passes that the sums of this turn need."""
+    batch = disambiguated(task.model, {key: value.cpu() for key, value in batch.items()})
+    supervision = supervise(task.model, batch) if taps.backward else None
+    taps.batch = rows_of(task.model, batch, supervision, task.tokens)
+    counts.examples += taps.batch.examples
+    inputs = to_model(task.model, model_inputs(task.model, batch, supervision))
+    if supervision is None:
+        with torch.no_grad():
+            task.model(**inputs)
+    else:
+        counts.loss += _differentiate(task, taps, batch, inputs, supervision)
+        counts.label_tokens += len(supervision.row)
+    name = taps.first_not_finite()
+    if name is not None or counts.loss != counts.loss:
+        where = _origin(task.model, inputs) or f"the gradients of {name}" if name is not None else "the loss"
+        raise CalibrationError(
+            f"NaN or infinity in {where} in batch {index}: look at that batch, or load the model in float32 or bfloat16 "
+            "if it is in float16."
+        )
+
+
+def _differentiate(task: Task, taps: Taps, batch: Batch, inputs: dict[str, Any], supervision: Supervision) -> float:
+    """The summed loss of a batch; its gradients reach the taps."""
+    with torch.enable_grad():
+        output = task.model(**inputs)
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    logits = logits.reshape(-1, logits.shape[-1])  # (rows, classes)
+    kinds = frozenset(kind for tap in taps.taps.values() for kind in tap.totals) & BACKWARD
+    if task.fisher == "empirical":
+        turns: list[tuple[frozenset[Kind], Tensor | None]] = [(kinds, None)]
+    else:  # G needs the data's labels, the Fisher the model's own
+        drawn = uniforms(batch, supervision, task.seed)
+        turns = [(kinds & {Statistic.GRADIENT}, None), (kinds - {Statistic.GRADIENT}, drawn)]
+        turns = [turn for turn in turns if turn[0]]
+    total = float("nan")
+    for position, (active, uniform) in enumerate(turns):
+        gradient, loss = loss_gradient(logits.detach(), supervision, uniform)
+        total = float(loss) if position == 0 else total
+        taps.active, taps.recomputing = active, True
+        try:
+            logits.backward(gradient, retain_graph=position + 1 < len(turns))
+        finally:
+            taps.recomputing = False
+        del gradient
+    return total
+
+
+def _origin(model: nn.Module, inputs: dict[str, Any]) -> str | None:
+    """The first module whose output is not finite, found by running the batch again; None when all are."""
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module, args: object, output: object) -> None:
+        if (
+            not found
+            and isinstance(output, Tensor)
+            and output.is_floating_point()
+            and not bool(output.isfinite().all())
+        ):
+            found.append(f"the output of {name}")
+
+    handles = [module.register_forward_hook(partial(look, name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _finished(task: Task, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
+    """Statistics from the accumulators of this turn. Moments that were kept for FILet only are dropped layer by layer."""
+    totals: dict[Key, Tensor] = {
+        (name, kind): total.sum for name, tap in taps.taps.items() for kind, total in tap.totals.items()
+    }
+    uses: dict[Key, int] = {}
+    for key in task.plan.sources.values():
+        uses[key] = uses.get(key, 0) + 1
+    finished: dict[tuple[str, Statistic], Tensor] = {}
+    for (name, statistic), key in task.plan.sources.items():
+        if key not in totals:
+            continue
+        finished[name, statistic] = _derived(task.layers[name], name, statistic, key, totals[key])
+        uses[key] -= 1
+        if not uses[key]:
+            del totals[key]
+            taps.taps[key[0]].totals.pop(key[1])
+    return finished
+
+
+def _derived(module: nn.Module, name: str, statistic: Statistic, key: Key, total: Tensor) -> Tensor:
+    """One statistic of one layer from its source."""
+    kind = key[1]
+    if statistic in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT):
+        weight = weight_of(module, name)  # (m, n)
+        total = total.to(weight.device)
+        match kind:
+            case Statistic.INPUT_MOMENT:
+                return input_energies(weight, input_moment=total)
+            case Moment.LINEAR_OUTPUT_MOMENT:
+                return input_energies(weight, output_moment=total)
+            case Statistic.OUTPUT_MOMENT:
+                return output_energies(weight, output_moment=total)
+            case Moment.INPUT_GRADIENT_MOMENT:
+                return output_energies(weight, input_gradient_moment=total)
+        v_norms, u_norms = candidate_norms(weight)
+        return divided(total, v_norms.square() if statistic == Statistic.FISHER_INPUT else (v_norms * u_norms).square())
+    if kind != statistic:
+        return total.diagonal().clone()  # OUTPUT_DIAGONAL of OUTPUT_MOMENT
+    return total
+
+
+def _reduce(taps: Taps, counts: Counts) -> None:
+    """Sums over all processes of a `torch.distributed` group, exactly as adding calibrations of disjoint data."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    names = list(counts.tokens)
+    numbers = torch.tensor(
+        [counts.examples, counts.label_tokens, counts.loss, *counts.tokens.values()], dtype=torch.float64
+    )
+    all_reduce_(numbers)
+    examples, label_tokens, counts.loss, *tokens = numbers.tolist()
+    counts.examples, counts.label_tokens = int(examples), int(label_tokens)
+    counts.tokens = {name: int(number) for name, number in zip(names, tokens, strict=True)}
+    for tap in taps.taps.values():
+        for total in tap.totals.values():
+            all_reduce_(total.sum)
+
+
+def all_reduce_(tensor: Tensor) -> None:
+    """Sum over processes, in place; NCCL takes no tensor on the CPU, so it goes over the GPU."""
+    if dist.get_backend() == "nccl" and tensor.device.type == "cpu":
+        moved = tensor.cuda()
+        dist.all_reduce(moved)
+        tensor.copy_(moved)
+    else:
+        dist.all_reduce(tensor)
+
+
+def to_model(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The tensors on the model's device; images in its dtype."""
+    parameter = next(iter(model.parameters()))
+    return {
+        key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+        if isinstance(value, Tensor)
+        else value
+        for key, value in inputs.items()
+    }
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a layer's weight is."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype that a layer computes in."""
+    weight = getattr(module, "weight", None)
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float32

@@ -1,0 +1,228 @@
+"""What a calibration gives: the raw sums of every layer, tied to the model they were computed on, saved and added exactly."""
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hubinit.calibration.statistics import LayerStatistics, Statistic
+from hubinit.errors import CalibrationError
+from hubinit.layers import is_quantised, linear_layers, shape_of
+
+MANIFEST = "calibration.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The statistics of a model on some data.
+
+    Attributes:
+        layers: module name → sums. Layers that share an input share the tensors of their input sums.
+        fingerprint: of the model, see `fingerprint`.
+        fisher: `empirical` or `sampled`: whose labels the output gradients used.
+        tokens: `attended` or `labels`: which tokens were counted.
+        examples: how many examples were seen.
+        loss: their mean negative log-likelihood per label token; NaN when no gradients were needed.
+        label_tokens: how many label tokens that mean is over.
+    """
+
+    layers: dict[str, LayerStatistics]
+    fingerprint: str
+    fisher: str = "empirical"
+    tokens: str = "attended"
+    examples: int = 0
+    loss: float = float("nan")
+    label_tokens: int = 0
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """The statistics that every layer has."""
+        return frozenset[Statistic].intersection(*(frozenset(layer.sums) for layer in self.layers.values()))
+
+    def check(self, model: nn.Module, statistics: frozenset[Statistic] = frozenset()) -> None:
+        """Refuses another model, or statistics that were not asked for when calibrating.
+
+        Raises:
+            CalibrationError: see above.
+        """
+        if fingerprint(model) != self.fingerprint:
+            raise CalibrationError(
+                "this calibration is of another model (or of the same one with other weights): calibrate this model."
+            )
+        missing = statistics - self.statistics
+        if missing:
+            raise CalibrationError(
+                f"the calibration has no {', '.join(sorted(missing))}: name the method in calibrate(methods=[…])."
+            )
+
+    def __add__(self, other: "Calibration") -> "Calibration":
+        """The calibration on the data of both, exactly: sums add up. It has the statistics that both have."""
+        self._check_same(other)
+        kinds = self.statistics & other.statistics
+        added: dict[tuple[int, int], Tensor] = {}
+
+        def sum_of(a: Tensor, b: Tensor) -> Tensor:
+            key = (id(a), id(b))  # layers that share a tensor go on sharing it
+            if key not in added:
+                added[key] = a + b.to(a.device)
+            return added[key]
+
+        layers = {
+            name: LayerStatistics(
+                tokens=mine.tokens + other.layers[name].tokens,
+                examples=mine.examples + other.layers[name].examples,
+                sums={kind: sum_of(mine.sums[kind], other.layers[name].sums[kind]) for kind in sorted(kinds)},
+            )
+            for name, mine in self.layers.items()
+        }
+        label_tokens = self.label_tokens + other.label_tokens
+        total = sum(part.loss * part.label_tokens for part in (self, other) if part.label_tokens)
+        return replace(
+            self,
+            layers=layers,
+            examples=self.examples + other.examples,
+            loss=total / label_tokens if label_tokens else float("nan"),
+            label_tokens=label_tokens,
+        )
+
+    def merge(self, other: "Calibration") -> "Calibration":
+        """The statistics of two calibrations on the same data.
+
+        Raises:
+            CalibrationError: they saw different models, options or numbers of tokens.
+        """
+        self._check_same(other)
+        layers = {}
+        for name, mine in self.layers.items():
+            theirs = other.layers[name]
+            if (mine.tokens, mine.examples) != (theirs.tokens, theirs.examples):
+                raise CalibrationError(
+                    f"two calibrations to be merged saw different data: {mine.tokens} and {theirs.tokens} tokens at {name}."
+                )
+            layers[name] = replace(mine, sums={**theirs.sums, **mine.sums})
+        labelled = self if self.label_tokens else other
+        return replace(self, layers=layers, loss=labelled.loss, label_tokens=labelled.label_tokens)
+
+    def _check_same(self, other: "Calibration") -> None:
+        for what in ("fingerprint", "fisher", "tokens"):
+            if getattr(self, what) != getattr(other, what):
+                label = "model" if what == "fingerprint" else f"`{what}` option"
+                raise CalibrationError(f"two calibrations can be put together only with the same {label}.")
+        if self.layers.keys() != other.layers.keys():
+            raise CalibrationError("two calibrations can be put together only with the same layers (target_modules).")
+
+    def save(self, path: str | Path) -> None:
+        """Writes a folder: the sums as safetensors, shared ones once, and `calibration.json`, last and atomically.
+
+        Args:
+            path: the folder; created, or replaced so that a reader sees the old or the new calibration, never a mixture.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        names: dict[int, str] = {}
+        sums: dict[str, dict[str, str]] = {}
+        for name, layer in self.layers.items():
+            for kind, tensor in layer.sums.items():
+                key = names.setdefault(id(tensor), f"{name}.{kind}")
+                tensors[key] = tensor
+                sums.setdefault(name, {})[str(kind)] = key
+        temporary = folder / f".{uuid.uuid4().hex}.safetensors"
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+        digest = _sha256(temporary)
+        file = folder / f"sums-{digest[:16]}.safetensors"
+        temporary.replace(file)
+        manifest = {
+            "format": FORMAT,
+            "file": file.name,
+            "sha256": digest,
+            "fingerprint": self.fingerprint,
+            "fisher": self.fisher,
+            "tokens": self.tokens,
+            "examples": self.examples,
+            "loss": self.loss if self.label_tokens else None,
+            "label_tokens": self.label_tokens,
+            "layers": {
+                name: {"tokens": layer.tokens, "examples": layer.examples, "sums": sums.get(name, {})}
+                for name, layer in self.layers.items()
+            },
+        }
+        draft = folder / f".{uuid.uuid4().hex}.json"
+        draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        draft.replace(folder / MANIFEST)
+        for old in folder.glob("sums-*.safetensors"):
+            if old.name != file.name:
+                old.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Reads what `save` wrote, on the CPU.
+
+        Raises:
+            CalibrationError: there is no calibration, or it is damaged (its checksum is verified).
+        """
+        folder = Path(path)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise CalibrationError(f"{folder} holds a calibration of another version of hubinit: calibrate again.")
+            file = folder / Path(manifest["file"]).name
+            if _sha256(file) != manifest["sha256"]:
+                raise CalibrationError(f"the calibration in {folder} is damaged ({file.name}): calibrate again.")
+            tensors = load_file(file)
+            layers = {
+                name: LayerStatistics(
+                    tokens=entry["tokens"],
+                    examples=entry["examples"],
+                    sums={Statistic(kind): tensors[key] for kind, key in entry["sums"].items()},
+                )
+                for name, entry in manifest["layers"].items()
+            }
+            return cls(
+                layers=layers,
+                fingerprint=manifest["fingerprint"],
+                fisher=manifest["fisher"],
+                tokens=manifest["tokens"],
+                examples=manifest["examples"],
+                loss=float("nan") if manifest["loss"] is None else manifest["loss"],
+                label_tokens=manifest["label_tokens"],
+            )
+        except FileNotFoundError:
+            raise CalibrationError(f"there is no calibration in {folder}: run calibrate and save it there.") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise CalibrationError(f"the calibration in {folder} is damaged ({error}): calibrate again.") from None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits that name a model: its class and type, and the shape and a few weights of every linear layer.
+
+    Weights are compared after rounding to bfloat16, so that a calibration in bfloat16 serves the float32 model of the same
+    checkpoint. A PeftModel has the fingerprint of its base.
+    """
+    base = getattr(model, "get_base_model", None)
+    inner = base() if callable(base) else model
+    digest = hashlib.sha256()
+    digest.update(type(inner).__name__.encode())
+    digest.update(str(getattr(getattr(inner, "config", None), "model_type", "")).encode())
+    samples = []
+    for name, module in linear_layers(inner).items():
+        digest.update(f"{name}{shape_of(module)}".encode())
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and not is_quantised(module) and weight.device.type != "meta":
+            flat = weight.detach().reshape(-1)
+            samples.append(flat[:: max(1, len(flat) // 16)][:16].to(torch.bfloat16).cpu())
+    if samples:
+        digest.update(torch.cat(samples).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

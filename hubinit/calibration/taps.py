@@ -1,0 +1,264 @@
+"""Hooks on the target layers that add each batch to the accumulators of one pass.
+
+The input is tapped before the layer, so that its own gradient `h = Wᵀg` can be had apart from that of the layers that share the
+input; the output gradient `g` arrives at a hook on the output. Weights are frozen and gradients start at the first target
+layers, so only activation gradients are propagated. `Σ ĝ xᵀ` is formed in the hook: no `.grad` buffer ever exists.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hubinit.calibration.fisher_energy import streamed_input, streamed_output
+from hubinit.calibration.plan import Accumulator, Key, Kind, Moment, Plan
+from hubinit.calibration.products import add_product_, sum_dtype, sum_of_squares
+from hubinit.calibration.rows import Rows
+from hubinit.calibration.statistics import Statistic
+from hubinit.errors import CalibrationError
+from hubinit.layers import bias_of, is_conv1d, is_quantised, weight_of
+
+# What each sum is made from; x and y come with the forward pass, g and h with the backward pass.
+FROM_INPUT: frozenset[Kind] = frozenset({Statistic.INPUT_SUM, Statistic.INPUT_MOMENT})
+FROM_OUTPUT: frozenset[Kind] = frozenset({Moment.LINEAR_OUTPUT_MOMENT, Statistic.FISHER_INPUT})
+FROM_OUTPUT_GRADIENT: frozenset[Kind] = frozenset(
+    {
+        Statistic.OUTPUT_MOMENT,
+        Statistic.OUTPUT_DIAGONAL,
+        Statistic.MEAN_OUTPUT_MOMENT,
+        Statistic.MEAN_OUTPUT_DIAGONAL,
+        Statistic.GRADIENT,
+    }
+)
+FROM_INPUT_GRADIENT: frozenset[Kind] = frozenset({Moment.INPUT_GRADIENT_MOMENT, Statistic.FISHER_OUTPUT})
+FORWARD = FROM_INPUT | FROM_OUTPUT
+BACKWARD = FROM_OUTPUT_GRADIENT | FROM_INPUT_GRADIENT
+
+
+class Total:
+    """A running sum in its planned place. On the host it is computed on the device in blocks of rows and added there."""
+
+    def __init__(self, plan: Accumulator, device: torch.device, dtype: torch.dtype, scratch: int) -> None:
+        self.place = torch.device("cpu") if plan.place == "host" else device
+        self.sum = torch.zeros(plan.shape, dtype=dtype, device=self.place)
+        self.offloaded = plan.place == "host" and device.type != "cpu"
+        row = plan.shape[-1] * plan.itemsize
+        self.block = max(1, min(plan.shape[0], scratch // row)) if self.offloaded else plan.shape[0]
+
+    def add_product(self, a: Tensor, b: Tensor) -> None:
+        """Adds aᵀ b for a: (T, p), b: (T, q)."""
+        if not self.offloaded:
+            add_product_(self.sum, a, b)
+            return
+        for start in range(0, a.shape[1], self.block):
+            columns = a[:, start : start + self.block]  # (T, block)
+            part = torch.zeros(columns.shape[1], b.shape[1], dtype=self.sum.dtype, device=a.device)
+            add_product_(part, columns, b)
+            self.sum[start : start + self.block] += part.to(self.place)
+
+    def add(self, vector: Tensor) -> None:
+        """Adds a vector (p,)."""
+        self.sum += vector.to(self.sum)
+
+    def probe(self) -> Tensor:
+        """() a number that is finite only if nothing that was added held NaN or infinity.
+
+        Such a value in a row of activations spoils a whole row or column of a product, so a row and a column show it.
+        """
+        if self.sum.ndim == 1:
+            return self.sum.sum()
+        if self.sum.shape[0] == self.sum.shape[1]:
+            return self.sum.diagonal().sum()
+        return self.sum[0].sum() + self.sum[:, 0].sum()
+
+
+@dataclass
+class Tap:
+    """One target layer in one pass."""
+
+    name: str
+    module: nn.Module
+    totals: dict[Kind, Total]
+    leader: str
+    tokens: int = 0
+
+    @property
+    def weight(self) -> Tensor:
+        """(m, n) in the model's dtype where it can be read so, without a copy."""
+        if is_quantised(self.module):
+            return weight_of(self.module, self.name)
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().T if is_conv1d(self.module) else weight.detach()
+
+
+@dataclass
+class Taps:
+    """All target layers in one pass; `batch` must be set before each forward pass.
+
+    Attributes:
+        active: which backward sums the current backward pass adds to (the sampled Fisher makes two).
+        recomputing: set during the backward pass, when gradient checkpointing runs layers again.
+    """
+
+    taps: dict[str, Tap]
+    scratch: int
+    backward: bool
+    batch: Rows | None = None
+    active: frozenset[Kind] = frozenset()
+    recomputing: bool = False
+    _inputs: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    _followers: dict[str, int] = field(default_factory=dict)
+    _handles: list[Any] = field(default_factory=list)
+
+    def __enter__(self) -> "Taps":
+        for tap in self.taps.values():
+            if tap.leader != tap.name:
+                self._followers[tap.leader] = self._followers.get(tap.leader, 0) + 1
+            self._handles.append(tap.module.register_forward_pre_hook(partial(self._before, tap)))
+            self._handles.append(tap.module.register_forward_hook(partial(self._after, tap)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._inputs.clear()
+
+    def _before(self, tap: Tap, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Checks that a shared input is still shared, and taps the gradient of this layer's own input."""
+        x = args[0]
+        if not self.recomputing:
+            self._check_shared(tap, x)
+        if not (self.backward and torch.is_grad_enabled()):
+            return None
+        wants_h = not FROM_INPUT_GRADIENT.isdisjoint(tap.totals)
+        if x.requires_grad and not wants_h:
+            return None
+        own = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()  # gradients start here
+        if wants_h and not self.recomputing:
+            own.register_hook(partial(self._input_gradient, tap))
+        return (own, *args[1:])
+
+    def _check_shared(self, tap: Tap, x: Tensor) -> None:
+        if tap.name in self._followers:
+            self._inputs[tap.name] = (x, self._followers[tap.name])  # held until the last follower has seen it
+        elif tap.leader != tap.name:
+            shared, left = self._inputs.pop(tap.leader, (None, 0))
+            if shared is None or shared.data_ptr() != x.data_ptr() or shared.numel() != x.numel():
+                raise CalibrationError(
+                    f"{tap.name} shared its input with {tap.leader} in the first batch and not in this one: "
+                    "calibrate these layers apart (target_modules)."
+                )
+            if left > 1:
+                self._inputs[tap.leader] = (shared, left - 1)
+
+    def _after(self, tap: Tap, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.recomputing:
+            return
+        assert self.batch is not None
+        x = args[0].detach()
+        rows = x.numel() // x.shape[-1]
+        index = self.batch.index(rows, x.device)
+        tap.tokens += rows if index is None else len(index)
+        with torch.no_grad():
+            self._add_forward(tap, x, output.detach())
+        if self.backward and output.requires_grad and not FROM_OUTPUT_GRADIENT.isdisjoint(tap.totals):
+            kept = x if Statistic.GRADIENT in tap.totals else None
+            output.register_hook(partial(self._output_gradient, tap, kept))
+
+    def _add_forward(self, tap: Tap, x: Tensor, y: Tensor) -> None:
+        """Adds what depends on the input and the output only."""
+        assert self.batch is not None
+        if not FROM_INPUT.isdisjoint(tap.totals):
+            rows = self.batch.select(x)  # (T, n)
+            if Statistic.INPUT_SUM in tap.totals:
+                tap.totals[Statistic.INPUT_SUM].add(rows.sum(0, dtype=sum_dtype(rows.dtype)))
+            if Statistic.INPUT_MOMENT in tap.totals:
+                tap.totals[Statistic.INPUT_MOMENT].add_product(rows, rows)
+        bias = bias_of(tap.module)
+        if Moment.LINEAR_OUTPUT_MOMENT in tap.totals:
+            linear = self.batch.select(y)  # (T, m)
+            linear = linear if bias is None else linear - bias
+            tap.totals[Moment.LINEAR_OUTPUT_MOMENT].add_product(linear, linear)
+        if Statistic.FISHER_INPUT in tap.totals:
+            energies = streamed_input(tap.weight, self.batch.select(x), self.batch.select(y), bias, self.scratch)
+            tap.totals[Statistic.FISHER_INPUT].add(energies)
+
+    @torch.no_grad()
+    def _input_gradient(self, tap: Tap, gradient: Tensor) -> None:
+        """Adds what depends on h, the gradient of this layer's own input."""
+        assert self.batch is not None
+        for kind in FROM_INPUT_GRADIENT & tap.totals.keys() & self.active:
+            h = self.batch.select(gradient)  # (T, n)
+            if kind == Moment.INPUT_GRADIENT_MOMENT:
+                tap.totals[kind].add_product(h, h)
+            else:
+                tap.totals[kind].add(streamed_output(tap.weight, h, self.scratch))
+
+    @torch.no_grad()
+    def _output_gradient(self, tap: Tap, x: Tensor | None, gradient: Tensor) -> None:
+        """Adds what depends on g, the gradient of this layer's output, and on x."""
+        assert self.batch is not None
+        kinds = FROM_OUTPUT_GRADIENT & tap.totals.keys() & self.active
+        if not kinds:
+            return
+        g = self.batch.select(gradient)  # (T, m)
+        if Statistic.OUTPUT_MOMENT in kinds:
+            tap.totals[Statistic.OUTPUT_MOMENT].add_product(g, g)
+        if Statistic.OUTPUT_DIAGONAL in kinds:
+            tap.totals[Statistic.OUTPUT_DIAGONAL].add(sum_of_squares(g))
+        if kinds <= {Statistic.OUTPUT_MOMENT, Statistic.OUTPUT_DIAGONAL}:
+            return
+        rows = gradient.numel() // gradient.shape[-1]
+        weights = self.batch.weights(rows, g.device, sum_dtype(g.dtype), tap.name)  # (T,) 1 / L_i
+        if Statistic.MEAN_OUTPUT_DIAGONAL in kinds:
+            tap.totals[Statistic.MEAN_OUTPUT_DIAGONAL].add(sum_of_squares(g, weights))
+        mean = (g * weights[:, None]).to(g.dtype)  # (T, m) ĝ
+        if Statistic.MEAN_OUTPUT_MOMENT in kinds:
+            tap.totals[Statistic.MEAN_OUTPUT_MOMENT].add_product(mean, mean)
+        if Statistic.GRADIENT in kinds:
+            assert x is not None
+            tap.totals[Statistic.GRADIENT].add_product(mean, self.batch.select(x))
+
+    def first_not_finite(self) -> str | None:
+        """The first layer, in the order of computation, whose sums are no longer finite; None when all are."""
+        probes = list(self._probes())
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for _, probe in probes:
+            by_device.setdefault(probe.device, []).append(probe)
+        if all(bool(torch.isfinite(torch.stack(values).sum())) for values in by_device.values()):  # one wait per device
+            return None
+        return next((name for name, probe in probes if not bool(torch.isfinite(probe))), None)
+
+    def _probes(self) -> Iterator[tuple[str, Tensor]]:
+        for tap in self.taps.values():
+            for kind in tap.totals.keys() & FORWARD:
+                yield tap.name, tap.totals[kind].probe()
+        for tap in reversed(list(self.taps.values())):
+            for kind in tap.totals.keys() & BACKWARD:
+                yield tap.name, tap.totals[kind].probe()
+
+
+def taps_of(
+    layers: Mapping[str, nn.Module],
+    leaders: Mapping[str, str],
+    plan: Plan,
+    turn: int,
+    devices: Mapping[str, torch.device],
+    dtype: torch.dtype,
+) -> Taps:
+    """The hooks of one pass of a plan."""
+    accumulators: dict[Key, Accumulator] = plan.turn(turn)
+    taps = {}
+    for name, module in layers.items():
+        totals = {
+            kind: Total(item, devices[name], dtype, plan.scratch)
+            for (owner, kind), item in accumulators.items()
+            if owner == name
+        }
+        taps[name] = Tap(name, module, totals, leaders[name])
+    backward = any(kind in BACKWARD for _, kind in accumulators)
+    return Taps(taps, plan.scratch, backward)
