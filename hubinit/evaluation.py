@@ -51,7 +51,7 @@ def evaluate_one(
 
     Raises:
         HubError: the data set cannot be had.
-        HubinitError: unknown task, or a limit below 1.
+        HubinitError: unknown task, a limit below 1, or a model whose context is too short for the task.
     """
     task = get(evaluation.task)
     if evaluation.limit is not None and evaluation.limit < 1:
@@ -74,14 +74,17 @@ def score_text(
     definition = harness.load(task, evaluation.revision)
     definition.set_config("num_fewshot", evaluation.shots)
     definition.set_fewshot_seed(1234)  # lm-eval's own
-    with torch.inference_mode(), redirect_stderr(io.StringIO()):  # its progress bars have no other switch
-        results = run(
-            lm_eval_model(model, tokenizer, batch_size, on_progress),
-            {"tasks": {task.harness: definition}},
-            limit=evaluation.limit,
-            bootstrap_iters=0,
-            log_samples=True,
-        )
+    try:
+        with torch.inference_mode(), redirect_stderr(io.StringIO()):  # its progress bars have no other switch
+            results = run(
+                lm_eval_model(model, tokenizer, batch_size, on_progress),
+                {"tasks": {task.harness: definition}},
+                limit=evaluation.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+    except AssertionError as error:  # lm-eval's way to say that the model's context is too short for the task
+        raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {error}") from error
     samples = results["samples"][task.harness]
     scores = []
     for rule in dict.fromkeys(sample["filter"] for sample in samples):

@@ -35,7 +35,7 @@ def tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
             single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", inner.token_to_id("<s>"))]
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=256
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512
     )
 
 
@@ -50,7 +50,7 @@ def language_model(seed: int = 0) -> LlamaForCausalLM:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=256,
+            max_position_embeddings=512,
             initializer_range=0.2,
             bos_token_id=0,
             eos_token_id=1,
