@@ -95,7 +95,13 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
     """
     config = copy.deepcopy(config)
     config.target_modules, config.modules_to_save, config.inference_mode = list(factors), None, True
-    peft_model.add_adapter(ANCHOR, config)
+    own = peft_model.peft_config[ADAPTER]
+    kasa = own.__dict__.pop("kasa_config", None)  # PEFT allows KaSA no neighbour, because it rewrites the base; not here
+    try:
+        peft_model.add_adapter(ANCHOR, config)
+    finally:
+        if kasa is not None:
+            own.kasa_config = kasa
     layers = adapted_layers(peft_model)
     for name, (A, B) in factors.items():
         set_factors(layers[name], ANCHOR, A, B)

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, load_peft_weights
 from torch import nn
 
-from hubinit.adapters.anchor import ANCHOR, carry_anchor, fold_anchors, has_anchor
+from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, remember_trainable
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError
-from hubinit.layers import is_quantised, linear_layers
+from hubinit.layers import is_quantised, target_layers
 
 
 def load_initialized(
@@ -42,20 +42,20 @@ def load_initialized(
     if isinstance(model, PeftModel) or adapted_layers(model):
         raise HubinitError("this model already carries an adapter: call hubinit.detach(model) first.")
     directory = _folder(source, revision)
-    config = PeftConfig.from_pretrained(str(directory))
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+    except (ValueError, TypeError, KeyError) as error:
+        raise HubinitError(f"PEFT cannot read {directory / CONFIG}: {str(error).splitlines()[0]}") from error
     training = model.training
     remember_trainable(model)
 
     def attach() -> PeftModel:
         return PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
 
-    peft_model = keep_base(
-        model, linear_layers(model) if rewrites_base(config) else {}, getattr(config, "r", 0), attach
-    )
+    targets = target_layers(model, config.target_modules) if rewrites_base(config) else {}
+    peft_model = keep_base(model, targets, getattr(config, "r", 0), attach)
     if (directory / ANCHOR / CONFIG).is_file():
-        peft_model.load_adapter(str(directory / ANCHOR), ANCHOR, is_trainable=False)
-        for layer in _anchored(peft_model):
-            carry_anchor(layer)
+        _load_anchor(peft_model, directory / ANCHOR)
     peft_model.train(training)
     if has_anchor(peft_model) and (_is_float32(peft_model) if merge_residual is None else merge_residual):
         fold_anchors(peft_model)
@@ -74,6 +74,18 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     if not (directory / CONFIG).is_file():
         raise HubinitError(f"{source} holds no adapter: {CONFIG} is missing.")
     return directory
+
+
+def _load_anchor(peft_model: PeftModel, directory: Path) -> None:
+    state = load_peft_weights(str(directory), device="cpu")
+    prefix, end = "base_model.model.", ".lora_A.weight"
+    names = [key.removeprefix(prefix).removesuffix(end) for key in state if key.endswith(end)]
+    factors = {name: (state[f"{prefix}{name}{end}"], state[f"{prefix}{name}.lora_B.weight"]) for name in names}
+    if not has_anchor(peft_model):
+        add_anchor(peft_model, factors, PeftConfig.from_pretrained(str(directory)))
+        return
+    for name, layer in adapted_layers(peft_model).items():  # PEFT rewrote the base once more: the stored one counts
+        set_factors(layer, ANCHOR, *factors[name])
 
 
 def _anchored(peft_model: PeftModel) -> list[Any]:

@@ -94,7 +94,7 @@ def export(
     directory = _prepare(directory)
     state = _state(model, ADAPTER)
     factors = plain_factors(model)
-    if factors is None:
+    if not factors:
         if has_anchor(model):
             raise HubinitError("an adapter of this type with an anchor has no plain LoRA form and cannot be exported.")
         _write(directory, state, _saved_config(model, ADAPTER, base, revision), model)
