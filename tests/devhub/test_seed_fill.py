@@ -117,7 +117,7 @@ def test_a_full_disk_in_the_middle_is_one_sentence_and_what_was_finished_stays(p
     store = Store(tmp_path / "hub0")
     assert store.repo_exists("dataset", "org/lines")
     assert not store.repo_exists("dataset", "org/big")
-    assert not list((tmp_path / "cache").glob(".seed-*"))
+    assert not list((tmp_path / "cache" / "wheels").glob(".scratch-*"))
 
 
 def test_a_model_seed_is_committed_from_files_on_disk(plant, recipe, tmp_path):

