@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,24 +75,20 @@ def train(
     device = check(model, examples, recipe)
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
-    trainer = AdapterTrainer(
-        model=model,
-        args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
-        train_dataset=list(examples) if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
-        data_collator=partial(collate_images, processor=processor)
-        if images
-        else partial(collate, pad_id=pad_id(processor)),
-        compute_loss_func=image_loss if images else completion_loss,
-        callbacks=[Watch(on_log)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-    caches = model.config.use_cache if hasattr(model.config, "use_cache") else None
-    with checkpointed_activations(model, recipe.gradient_checkpointing):
+    with prepared(model, recipe):
+        trainer = AdapterTrainer(
+            model=model,
+            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
+            train_dataset=list(examples) if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
+            data_collator=partial(collate_images, processor=processor)
+            if images
+            else partial(collate, pad_id=pad_id(processor)),
+            compute_loss_func=image_loss if images else completion_loss,
+            callbacks=[Watch(on_log)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
         trainer.train(resume_from_checkpoint=checkpoint)
-    if caches is not None:
-        model.config.use_cache = caches  # the Trainer switches it off; generation wants it
-    model.eval()
     shutil.rmtree(output_dir, ignore_errors=True)
     return TrainOutcome(
         curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
@@ -254,14 +251,22 @@ def mean_loss(
 
 
 @contextmanager
-def checkpointed_activations(model: Any, wanted: bool) -> Iterator[None]:
-    """Recomputes activations in the backward pass while training, when wanted: less memory, about a third more time."""
-    if not wanted:
-        yield
-        return
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # transformers < 5.2x
-    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+def prepared(model: Any, recipe: Recipe) -> Iterator[None]:
+    """Sets the model up for training and, however that ends, back for use: evaluation mode, caches for generation.
+
+    With `gradient_checkpointing`, activations are recomputed in the backward pass: less memory, about a third more time.
+    """
+    caches = getattr(model.config, "use_cache", None)  # the Trainer switches it off
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # older transformers
+    if recipe.gradient_checkpointing:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the Trainer's calls of its own deprecated names
+            yield
     finally:
-        getattr(model, f"{name}_checkpointing_disable")()
+        if recipe.gradient_checkpointing:
+            getattr(model, f"{name}_checkpointing_disable")()
+        if caches is not None:
+            model.config.use_cache = caches
+        model.eval()

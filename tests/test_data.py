@@ -79,14 +79,18 @@ def test_batches_hold_every_example_once_long_ones_first() -> None:
     lengths = [int(size) for batch in made for size in batch["attention_mask"].sum(1)]
     assert lengths == sorted(lengths, reverse=True)
     rows = [
-        ids[mask.bool()].tolist() for batch in made for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ids[mask.bool()].tolist()
+        for batch in made
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     assert sorted(rows) == sorted(encode(example, PLAIN, 100)["input_ids"] for example in examples)
 
 
 def test_image_batches_take_grey_images() -> None:
     processor = ViTImageProcessor(size={"height": 16, "width": 16})
-    examples = [ImageExample(Image.new(mode, (8, 8), color), 3) for mode, color in (("L", 255), ("RGB", (255, 255, 255)))]
+    examples = [
+        ImageExample(Image.new(mode, (8, 8), color), 3) for mode, color in (("L", 255), ("RGB", (255, 255, 255)))
+    ]
     (batch,) = batches(examples, processor, batch_size=4, max_length=1)
     assert batch["pixel_values"].shape == (2, 3, 16, 16)
     assert torch.equal(batch["pixel_values"][0], batch["pixel_values"][1])

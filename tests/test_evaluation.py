@@ -104,7 +104,11 @@ def test_limit_progress_and_silence(capfd: pytest.CaptureFixture[str]) -> None:
     seen: list[tuple[int, int]] = []
     spec = ARC.model_copy(update={"limit": 2})
     scores = evaluate(
-        language_model(), tokenizer(), [spec, ARC], batch_size=3, on_progress=lambda done, total: seen.append((done, total))
+        language_model(),
+        tokenizer(),
+        [spec, ARC],
+        batch_size=3,
+        on_progress=lambda done, total: seen.append((done, total)),
     )
     assert [score.n for score in scores] == [2, 2, 6, 6]
     assert [done for done, total in seen if total == 9] == [3, 6, 9]  # four and five answers
@@ -188,5 +192,5 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_context_too_short_to_generate_is_one_sentence() -> None:
     model = language_model()
     model.config.max_position_embeddings = 128
-    with pytest.raises(HubinitError, match="Task 'gsm8k' cannot be scored on this model: .*128"):
+    with pytest.raises(HubinitError, match=r"Task 'gsm8k' cannot be scored on this model: .*128"):
         evaluate_one(model, tokenizer(), EvalSpec(task="gsm8k", limit=1), batch_size=1)

@@ -40,7 +40,7 @@ def test_a_hub_id_means_itself_and_keeps_the_kind_that_is_known() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(HubinitError, match="Unknown model 'lama3-8b': did you mean .*llama3-8b"):
+    with pytest.raises(HubinitError, match=r"Unknown model 'lama3-8b': did you mean .*llama3-8b"):
         models.resolve("lama3-8b")
 
 
@@ -106,7 +106,7 @@ def test_no_space_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(models, "snapshot_download", full)
-    with pytest.raises(HubError, match="No space left for alice/huge in .*HF_HOME"):
+    with pytest.raises(HubError, match=r"No space left for alice/huge in .*HF_HOME"):
         models.load(ModelSpec(id="alice/huge"))
 
 
@@ -135,7 +135,12 @@ def small_vit() -> ViTModel:
     torch.manual_seed(0)
     return ViTModel(
         ViTConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=4
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            image_size=16,
+            patch_size=4,
         )
     )
 

@@ -8,7 +8,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "hub"  # the development data sets, where there are any
+SHARED = (
+    Path(__file__).resolve().parents[2] / "shared" / "data" / "hub"
+)  # the development data sets, where there are any
 
 SENTENCES = (
     "Question: What is the color of the sky on a clear day?\nAnswer: blue",
@@ -77,7 +79,10 @@ def _arc_row(index: int) -> dict[str, Any]:
     return {
         "id": f"q{index}",
         "question": f"What comes after number {index}?",
-        "choices": {"text": [f"{index + step + 1} of {'abcde'[step] * (step + 1)}" for step in range(count)], "label": letters},
+        "choices": {
+            "text": [f"{index + step + 1} of {'abcde'[step] * (step + 1)}" for step in range(count)],
+            "label": letters,
+        },
         "answerKey": letters[index % count],
     }
 
@@ -92,7 +97,10 @@ def save_gsm8k(folder: Path, *, train: int = 6, test: int = 3) -> Path:
     """A data set folder in the layout of openai/gsm8k, with configuration main."""
     splits = {
         split: Dataset.from_list(
-            [{"question": f"What is {i} plus 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"} for i in numbers]
+            [
+                {"question": f"What is {i} plus 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}
+                for i in numbers
+            ]
         )
         for split, numbers in (("train", range(train)), ("test", range(100, 100 + test)))
     }
@@ -108,5 +116,3 @@ def save_dataset(folder: Path, config: str, splits: dict[str, Dataset]) -> Path:
         lines += [f"  - split: {name}", f"    path: {config}/{name}-*.parquet"]
     (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
     return folder
-
-
