@@ -17,8 +17,8 @@ from torch import Tensor
 
 Operator = Callable[[Tensor], Tensor]  # (n, k) ↦ (n, k), symmetric and linear
 
-# Below this dimension a full factorisation is as fast as iterating (SmolLM2-135M's layers on one core, r = 32).
-SMALL = 512
+# Up to this dimension a full diagonalisation is as fast as iterating (SmolLM2-135M's layers on one core, r = 32).
+SMALL = 768
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Triples:
     U: Tensor  # (m, r)
     S: Tensor  # (r,)
     V: Tensor  # (n, r)
-    residual: float  # max_i ‖Mᵀ u_i − σ_i v_i‖ / σ_1(M)
+    residual: float  # max_i ‖Mᵀ u_i − σ_i v_i‖ / (the largest singular value at hand)
     full: bool  # True: by a full SVD
 
     def to(self, dtype: torch.dtype) -> "Triples":
@@ -205,7 +205,7 @@ def top_svd(
     tolerance: float | None = None,
     small: int = SMALL,
 ) -> Triples:
-    """The `r` largest singular triples by randomised block iterations, checked, else by a full SVD.
+    """The `r` largest singular triples by randomised block iterations, checked, else by the Gram matrix or a full SVD.
 
     The iteration runs on the Gram operator of the smaller side from a random start; the triples then come from the SVD of
     the projected matrix, so that small singular values keep their accuracy.
@@ -214,72 +214,78 @@ def top_svd(
         matrix: (m, n).
         r: 1…min(m, n).
         generator: for the random start block.
-        iterations: before the full SVD takes over.
+        iterations: before the Gram matrix is diagonalised instead.
         tolerance: on the residual `max ‖Mᵀu − σv‖ / σ_1`; default `default_tolerance`.
-        small: matrices whose smaller side is up to this are solved in full straight away.
+        small: matrices whose smaller side is up to this are not iterated on.
     """
     m, n = matrix.shape
     if m < n:
-        return _swap(top_svd(matrix.T, r, generator, iterations=iterations, tolerance=tolerance, small=small), matrix)
+        return _swap(top_svd(matrix.T, r, generator, iterations=iterations, tolerance=tolerance, small=small))
     block = r + max(8, r // 2)
-    if n <= small or n < 3 * block:
-        return _full_svd(matrix, r, "largest")
-    tolerance = default_tolerance(matrix.dtype) if tolerance is None else tolerance
-    sketch = torch.randn(m, block, dtype=matrix.dtype, device=matrix.device, generator=generator)
-    pairs = lobpcg(
-        lambda v: matrix.T @ (matrix @ v),  # (n, k)
-        matrix.T @ sketch,  # a random block already turned towards the top
-        wanted=r,
-        which="largest",
-        iterations=iterations,
-        tolerance=tolerance,
-        gram=True,
-    )
-    triples = _project_right(matrix, pairs.vectors, r)
-    return triples if triples.residual <= 2 * tolerance else _full_svd(matrix, r, "largest")
+    if n > small and n >= 3 * block:
+        tolerance = default_tolerance(matrix.dtype) if tolerance is None else tolerance
+        sketch = torch.randn(m, block, dtype=matrix.dtype, device=matrix.device, generator=generator)
+        pairs = lobpcg(
+            lambda v: matrix.T @ (matrix @ v),  # (n, k)
+            matrix.T @ sketch,  # (n, k) a random block already turned towards the top
+            wanted=r,
+            which="largest",
+            iterations=iterations,
+            tolerance=tolerance,
+            gram=True,
+        )
+        triples = _project(matrix, pairs.vectors, r)
+        if triples.residual <= 2 * tolerance:
+            return triples
+    return _gram_svd(matrix, r, "largest")
 
 
 def minor_svd(matrix: Tensor, r: int) -> Triples:
     """The `r` smallest of the min(m, n) singular triples, without a full SVD where that is accurate.
 
-    The Gram matrix of the smaller side is diagonalised in float64, where squaring costs no digits of a float32 matrix; the
-    triples come from the SVD of the matrix projected on that invariant subspace. If the subspace cannot be told from its
-    neighbours in float64 (singular values below about 1e-7 σ_1 that go on beyond the r-th), a full SVD decides.
+    The Gram matrix of the smaller side is diagonalised in float64, where squaring costs no digits of a float32 matrix; a full
+    SVD decides where even so the wanted subspace cannot be told from its neighbours.
 
     Args:
         matrix: (m, n).
         r: 1…min(m, n).
 
     Returns:
-        Triples in the matrix's dtype, S descending as in a full SVD's last r entries.
+        Triples in the matrix's dtype, S descending as in the last r entries of a full SVD.
     """
     m, n = matrix.shape
-    if m < n:
-        return _swap(minor_svd(matrix.T, r), matrix)
-    wide = matrix.double()  # (m, n), m ≥ n
-    values, vectors = torch.linalg.eigh(wide.T @ wide)  # (n,) ascending, (n, n)
+    return _swap(_gram_svd(matrix.T, r, "smallest")) if m < n else _gram_svd(matrix, r, "smallest")
+
+
+def _gram_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> Triples:
+    """Triples of `matrix: (m, n)`, m ≥ n, by diagonalising its Gram matrix in float64; by a full SVD if that cannot tell.
+
+    Singular values below about 1e-7 σ_1 drown in the rounding of the squared matrix. They may be among the wanted ones, as
+    the projected matrix gives them their digits back, but must not be on both sides of the cut.
+    """
+    n = matrix.shape[1]
+    tall = matrix.double()  # (m, n)
+    values, vectors = torch.linalg.eigh(tall.T @ tall)  # (n,) ascending, (n, n)
     floor = 100 * torch.finfo(torch.float64).eps * n * float(values[-1])
-    next_value = float(values[r]) if r < n else float("inf")
-    if next_value <= floor:
-        return _full_svd(matrix, r, "smallest")
-    triples = _project_right(wide, vectors[:, :r], r, largest=float(values[-1].clamp(min=0).sqrt()))
-    if triples.residual > 1e-6:
-        return _full_svd(matrix, r, "smallest")
-    return triples.to(matrix.dtype)
+    cut = n - r - 1 if which == "largest" else r  # first eigenvalue on the other side
+    inner = n - r if which == "largest" else r - 1  # last one on the wanted side
+    if 0 <= cut < n and float(values[cut]) <= floor and float(values[inner]) <= floor:
+        return _full_svd(matrix, r, which)
+    chosen = vectors[:, n - r :] if which == "largest" else vectors[:, :r]
+    return _project(tall, chosen, r).to(matrix.dtype)
 
 
-def _project_right(matrix: Tensor, vectors: Tensor, r: int, largest: float | None = None) -> Triples:
+def _project(matrix: Tensor, vectors: Tensor, r: int) -> Triples:
     """The top r singular triples of `matrix: (m, n)` restricted to the span of `vectors: (n, k)` (orthonormal columns)."""
     U, S, mixing = torch.linalg.svd(matrix @ vectors, full_matrices=False)  # (m, k), (k,), (k, k)
     U, S, V = U[:, :r], S[:r], vectors @ mixing[:r].T  # (m, r), (r,), (n, r)
-    scale = float(S[0]) if largest is None else largest
     residual = float((matrix.T @ U - V * S).norm(dim=0).max())
-    signs = canonical_signs(V)
+    scale, signs = float(S[0]), canonical_signs(V)
     return Triples(U * signs, S, V * signs, residual / scale if scale > 0 else residual, full=False)
 
 
 def _full_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> Triples:
-    """By a full SVD; in float64, because it is asked for where digits or sizes are small."""
+    """By a full SVD in float64, because it is asked for where float32 lacks digits."""
     U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     chosen = slice(0, r) if which == "largest" else slice(S.shape[0] - r, S.shape[0])
     U, V, kept = U[:, chosen], Vh[chosen].T, S[chosen]
@@ -287,10 +293,10 @@ def _full_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> 
     return Triples(U * signs, kept, V * signs, residual=0.0, full=True).to(matrix.dtype)
 
 
-def _swap(triples: Triples, matrix: Tensor) -> Triples:
-    """Triples of `matrixᵀ` as triples of `matrix`, signs again by the right vectors."""
+def _swap(triples: Triples) -> Triples:
+    """Triples of `Mᵀ` as triples of `M`, signs again by the right vectors."""
     signs = canonical_signs(triples.U)
-    return Triples(triples.V * signs, triples.S, triples.U * signs, triples.residual, triples.full)
+    return replace(triples, U=triples.V * signs, V=triples.U * signs)
 
 
 @dataclass(frozen=True)
