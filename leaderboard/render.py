@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hubinit.hub.cards import escape
-from leaderboard.aggregate import TRAINING
+from leaderboard.ranking import TRAINING
 
 _NOTHING = "–"
 

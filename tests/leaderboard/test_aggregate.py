@@ -90,7 +90,7 @@ RESULTS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.permutations(RESULTS), st.lists(st.integers(0, len(RESULTS)), max_size=3))
 def test_merging_in_any_order_and_any_portions_gives_the_same_table(order, cuts):
     expected = merge(table([]), table(RESULTS))
@@ -171,6 +171,12 @@ def test_markdown_shows_failures_and_nothing_of_a_hostile_name_survives():
     assert r"x\|y" in text
     assert "diverged" in text
     assert markdown(rank(table([]))) == "No runs yet."
+
+
+def test_the_base_alone_is_a_ranking():
+    [found] = rank(table([run("none")])).to_dict("records")
+    assert (found["method"], found["value"], found["seeds"]) == ("none", 0.5, 1)
+    assert "not trained" in next(boards(rank(table([run("none")])))).title
 
 
 def test_frame_of_foreign_rows_ignores_unknown_columns():

@@ -1,0 +1,169 @@
+"""Ranking methods, and saying how sure it is: medians over seeds, paired differences, no choice made on test scores."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from statistics import fmean, median, stdev
+from typing import Any
+
+import pandas as pd
+
+EVALUATION = ["model", "revision", "task", "data_revision", "limit", "shots", "metric"]  # what one ranking compares
+TRAINING = ["rank", "train_data", "train_samples", "recipe"]  # what every method of one ranking shares
+FAILED_RUN = ["model", "revision", *TRAINING, "method", "options"]
+BASELINE = "lora"
+RANKING = [
+    *EVALUATION,
+    *TRAINING,
+    "method",
+    "options",
+    "default_lr",
+    "default",
+    "lr",
+    "value",
+    "std",
+    "seeds",
+    "n",
+    "stderr",
+    "delta",
+    "delta_stderr",
+    "pairs",
+    "init_seconds",
+    "failed",
+    "best",
+]
+Row = dict[str, Any]
+
+
+def rank(runs: pd.DataFrame) -> pd.DataFrame:
+    """Ranks the methods of each model and task by their primary metric.
+
+    The learning rate is chosen by validation loss (the lowest median over seeds), never by score; without validation losses
+    the default one is taken: the rate that most methods of the table were run at.
+
+    Args:
+        runs: as from `table` or `merge`.
+
+    Returns:
+        One row per evaluation, training setting, method and its options, best first: `default_lr` and `default` (median at
+        that rate), `lr` and `value` (median at the chosen rate), `std` and `seeds`, `n` and `stderr` (binomial, median over
+        seeds), `delta`, `delta_stderr` and `pairs` (mean difference to plain LoRA over common seeds), `init_seconds`
+        (median; calibration and initialisation), `failed` (runs without a score), `best` (leads the next method by more than
+        the uncertainty of their difference).
+    """
+    records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
+    rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
+    scored = [row for row in rows if row["primary"] and row["value"] is not None]
+    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
+    boards = [line for board in _grouped(scored, EVALUATION) for line in _board(board, failed)]
+    return pd.DataFrame(boards, columns=RANKING)
+
+
+def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]:
+    """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
+    untrained = [row for row in scored if row["method"] == "none"]
+    trained = [row for row in scored if row["method"] != "none"]
+    for setting in _grouped(trained, TRAINING) or [[]]:
+        shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
+        default_lr = _default_rate(setting)
+        methods = [_at_rates(group, default_lr) for group in _grouped(setting, ["method", "options"])]
+        methods += [_at_rates(group, None) for group in _grouped(untrained, ["options"])]
+        methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))
+        baseline = next((chosen for chosen, _ in methods if chosen[0]["method"] == BASELINE), [])
+        leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0])
+        for place, (chosen, default) in enumerate(methods):
+            line = _line(chosen, default, baseline)
+            identity = shared | line | ({} if chosen[0]["method"] != "none" else dict.fromkeys(TRAINING) | {"rank": 0})
+            line["default_lr"] = default_lr if chosen[0]["method"] != "none" else None
+            line["failed"] = failed[_values(identity, FAILED_RUN)]
+            yield shared | line | {"best": leads and place == 0}
+
+
+def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
+    """One method: medians over seeds, and the difference to the baseline."""
+    first = chosen[0]
+    values = [row["value"] for row in chosen]
+    compared = baseline if first["method"] != BASELINE else []
+    delta, delta_stderr, pairs = _paired(chosen, compared)
+    stages = ("seconds_calibrate", "seconds_initialise")
+    seconds = [sum(row[s] or 0.0 for s in stages) for row in chosen if any(row[s] is not None for s in stages)]
+    return {
+        "method": first["method"],
+        "options": first["options"],
+        "default": _median(default, "value"),
+        "lr": first["lr"] if first["method"] != "none" else None,
+        "value": median(values),
+        "std": stdev(values) if len(values) > 1 else math.nan,
+        "seeds": len(values),
+        "n": int(_median(chosen, "n")),
+        "stderr": _median(chosen, "stderr"),
+        "delta": delta,
+        "delta_stderr": delta_stderr,
+        "pairs": pairs,
+        "init_seconds": median(seconds) if seconds else math.nan,
+    }
+
+
+def _default_rate(rows: list[Row]) -> float | None:
+    """The learning rate that most methods were run at; the lowest of several."""
+    methods = Counter(rate for _, rate in {(row["method"], row["lr"]) for row in rows})
+    return min(methods, key=lambda rate: (-methods[rate], rate)) if methods else None
+
+
+def _at_rates(rows: list[Row], default_lr: float | None) -> tuple[list[Row], list[Row]]:
+    """The rows of one method at the chosen learning rate and at the default one, one row per seed (the latest)."""
+    rates: dict[float, dict[int, Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["lr"], row["seed"], row["created"])):
+        rates.setdefault(row["lr"], {})[row["seed"]] = row
+    by_rate = {rate: list(seeds.values()) for rate, seeds in rates.items()}
+    losses = {rate: _median(seeds, "validation_loss") for rate, seeds in by_rate.items()}
+    measured = [rate for rate, loss in losses.items() if math.isfinite(loss)]
+    default = by_rate.get(default_lr, []) if default_lr is not None else next(iter(by_rate.values()))
+    if measured:
+        return by_rate[min(measured, key=lambda rate: losses[rate])], default
+    return default or by_rate[min(by_rate)], default
+
+
+def _paired(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
+    """Mean of `a − b` over the seeds both have, its standard error, and the number of such seeds.
+
+    With one common seed the error comes from the two binomial standard errors. The untrained base has one seed; it is
+    compared with every seed of the other.
+    """
+    left, right = _by_seed(a, b), _by_seed(b, a)
+    differences = [left[seed] - right[seed] for seed in left.keys() & right.keys()]
+    if not differences:
+        return math.nan, math.nan, 0
+    if len(differences) > 1:
+        error = stdev(differences) / math.sqrt(len(differences))
+    else:
+        error = math.hypot(_median(a, "stderr"), _median(b, "stderr"))
+    return fmean(differences), error, len(differences)
+
+
+def _by_seed(rows: list[Row], others: list[Row]) -> dict[int, float]:
+    if rows and rows[0]["method"] == "none":
+        return {row["seed"]: rows[0]["value"] for row in others}
+    return {row["seed"]: row["value"] for row in rows}
+
+
+def _leads(first: list[Row], second: list[Row]) -> bool:
+    lead, uncertainty, _ = _paired(first, second)
+    return lead > uncertainty  # False when either is unknown
+
+
+def _median(rows: list[Row], column: str) -> float:
+    values = [row[column] for row in rows if row[column] is not None]
+    return float(median(values)) if values else math.nan
+
+
+def _values(row: Row, columns: list[str]) -> tuple[Any, ...]:
+    return tuple(row[column] for column in columns)
+
+
+def _grouped(rows: list[Row], columns: list[str]) -> list[list[Row]]:
+    """The rows with equal `columns` together, in the order of their values."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_values(row, columns), []).append(row)
+    return [groups[values] for values in sorted(groups, key=lambda values: [(v is not None, v) for v in values])]
