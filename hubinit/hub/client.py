@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -145,6 +146,27 @@ def commit(
         raise explained(error, f"write to {repo_id}", api) from error
     except ValueError as error:  # the client's own check of the card
         raise HubError(f"Cannot write to {repo_id}: {redact(_first_line(error), api)}.") from error
+
+
+def read_file(
+    api: HfApi, repo_id: str, path: str, *, repo_type: RepoType = "model", revision: str | None = None
+) -> bytes | None:
+    """The content of one file on the Hub, or None when the repo has no such file.
+
+    Raises:
+        HubError: the repo cannot be read.
+    """
+
+    def read() -> bytes | None:
+        try:
+            local = api.hf_hub_download(repo_id, path, repo_type=repo_type, revision=revision)
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and the Hub was not reached
+                raise
+            return None
+        return Path(local).read_bytes()
+
+    return call(f"read {path} of {repo_id}", read, api=api)
 
 
 def ensure_repo(api: HfApi, repo_id: str, repo_type: RepoType) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, code, escape, fence, leaderboard_card
 from hubinit.hub.manifest import Manifest
-from hubinit.hub.publish import publication, repo_name
+from hubinit.hub.publication import of_adapter, repo_name
 
 DATASETS = {"arc-easy": "allenai/ai2_arc"}
 
@@ -130,7 +130,7 @@ def test_publication_states_every_hash_and_the_base_on_the_hub(tmp_path):
     folder = run_folder(tmp_path)
     config = json.loads((folder / "init" / "adapter_config.json").read_text())
     (folder / "init" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/home/me/m"}))
-    made = publication(run(), folder / "init", "initialised", "alice")
+    made = of_adapter(run(), folder / "init", "initialised", "alice/x")
     assert set(made.manifest.files) == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -163,7 +163,7 @@ def test_what_must_not_be_published_is_refused(tmp_path, name, content, said):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     with pytest.raises(HubError, match=said) as caught:
-        publication(run(), folder, "trained", "alice")
+        of_adapter(run(), folder, "trained", "alice/x")
     assert REAL_LOOKING not in str(caught.value)
     assert "hf_alice" not in str(caught.value)
 
@@ -173,10 +173,10 @@ def test_links_are_refused(tmp_path):
     (tmp_path / "secret.json").write_text("{}")
     (folder / "link.json").symlink_to(tmp_path / "secret.json")
     with pytest.raises(HubError, match="is a link"):
-        publication(run(), folder, "trained", "alice")
+        of_adapter(run(), folder, "trained", "alice/x")
 
 
 def test_a_token_in_the_command_is_not_published(tmp_path):
     folder = adapter_files(tmp_path / "adapter")
     with pytest.raises(HubError, match="access token"):
-        publication(run(command=f"HF_TOKEN={REAL_LOOKING} hubinit bench"), folder, "trained", "alice")
+        of_adapter(run(command=f"HF_TOKEN={REAL_LOOKING} hubinit bench"), folder, "trained", "alice/x")

@@ -1,0 +1,199 @@
+"""What an adapter repo will hold: built and checked from a folder and a run result, before anything is sent."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, ModelCard
+from safetensors import safe_open
+
+from hubinit.bench.results import RunResult
+from hubinit.config import RunSpec
+from hubinit.errors import HubError
+from hubinit.hub.cards import adapter_card
+from hubinit.hub.client import HUB_ERRORS
+from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
+
+Kind = Literal["initialised", "trained"]
+FOLDERS: dict[Kind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
+NAME_LENGTH = 96
+_UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The whole content of an adapter repo: bytes of small files, paths of large ones.
+
+    `manifest` is None for a PEFT adapter that hubinit did not make.
+    """
+
+    repo_id: str
+    files: dict[str, bytes | Path]
+    manifest: Manifest | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name the content."""
+        hashes = {name: content_hash(content) for name, content in self.files.items()}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def message(self) -> str:
+        """Title of the commit; names the content."""
+        what = f"{self.manifest.result.spec.method.name}: {self.manifest.kind}" if self.manifest else "PEFT"
+        return f"{what} adapter [{self.digest}]"
+
+
+def of_run(
+    api: HfApi,
+    result: RunResult,
+    folder: Path,
+    namespace: str,
+    *,
+    datasets: Mapping[str, str] | None = None,
+    suite: str | None = None,
+) -> list[Publication]:
+    """The repos of one run: its start point (`init/`) and the trained adapter (`adapter/`), as far as they are there.
+
+    Args:
+        api: for reading the base model's licence.
+        result: the run.
+        folder: its folder.
+        namespace: user or organisation.
+        datasets: Hub dataset id of each task.
+        suite: what to call the training data in the repo's name when it is more than one task.
+
+    Raises:
+        HubError: a file that must not be published.
+    """
+    present = {kind: folder / name for kind, name in FOLDERS.items() if (folder / name).is_dir()}
+    names = {kind: repo_name(result.spec, kind, namespace, suite) for kind in present}
+    licence = base_licence(api, result.spec) if present else {}
+    return [
+        of_adapter(
+            result,
+            path,
+            kind,
+            names[kind],
+            counterpart=next((name for other, name in names.items() if other != kind), None),
+            licence=licence,
+            datasets=datasets,
+        )
+        for kind, path in present.items()
+    ]
+
+
+def of_adapter(
+    result: RunResult,
+    folder: Path,
+    kind: Kind,
+    repo_id: str,
+    *,
+    counterpart: str | None = None,
+    licence: Mapping[str, Any] | None = None,
+    datasets: Mapping[str, str] | None = None,
+) -> Publication:
+    """One adapter repo; touches no network.
+
+    Args:
+        result: the run it belongs to.
+        folder: adapter files, and `anchor/` where the start point needs one.
+        kind: what the folder holds.
+        repo_id: where it will go.
+        counterpart: the other repo of the run.
+        licence: of the base model (`base_licence`).
+        datasets: Hub dataset id of each task.
+
+    Raises:
+        HubError: a file that must not be published, no adapter in the folder, or a base that is not on a Hub.
+    """
+    from hubinit.methods import METHODS  # imports torch, which reading and the leaderboard do without
+
+    spec = result.spec
+    if not is_hub_id(spec.model.id):
+        raise HubError(
+            f"{spec.model.id} is not a model on a Hub, so nobody could load an adapter for it; push it first."
+        )
+    paths = {name: path for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
+    if missing := {"adapter_config.json", "adapter_model.safetensors"} - paths.keys():
+        raise HubError(f"{folder} is not a PEFT adapter: {' and '.join(sorted(missing))} is missing.")
+    files: dict[str, bytes | Path] = {}
+    for name, path in paths.items():
+        files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
+    manifest = Manifest(
+        kind=kind, result=result, files={name: content_hash(content) for name, content in files.items()}
+    )
+    card = adapter_card(
+        manifest,
+        repo_id,
+        counterpart=counterpart,
+        licence=licence,
+        datasets={task: name for task, name in (datasets or {}).items() if is_hub_id(name)},
+        method=METHODS.get(spec.method.name),
+        num_labels=_num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
+    )
+    for name, text in ((CARD, card), (FILE_NAME, manifest.json_text())):
+        check_text(text, name)
+        files[name] = text.encode()
+    return Publication(repo_id, files, manifest)
+
+
+def repo_name(spec: RunSpec, kind: Kind, namespace: str, suite: str | None = None) -> str:
+    """`<namespace>/<model>-<method>[-init]-r<rank>-<data>-<key>`: stable, valid on the Hub, at most 96 characters.
+
+    The key of a start point leaves out how the run trains from there, so that all learning rates share it.
+    """
+    tasks = spec.data.tasks if spec.data else ()
+    data = suite or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
+    start = spec.model_copy(update={"recipe": None, "learning_rate": 0.0})
+    key = (start if kind == "initialised" else spec).key
+    tail = [spec.method.name, *(["init"] if kind == "initialised" else []), f"r{spec.rank}", data]
+    end = f"-{key[:8]}"
+    room = NAME_LENGTH - len(namespace) - 1 - len(end)
+    name = "-".join(_slug(part) for part in [spec.model.id.split("/")[-1].lower(), *tail] if _slug(part))
+    return f"{namespace}/{name[:room].rstrip('-.')}{end}"
+
+
+def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
+    """`license`, `license_name` and `license_link` as the base model's card states them; empty when it cannot be read."""
+    try:
+        path = api.hf_hub_download(spec.model.id, CARD, revision=spec.model.revision)
+        data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+    except _UNREADABLE:
+        return {}
+    return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+
+
+def content_hash(content: bytes | Path) -> str:
+    """Hex sha256 of a file or of bytes."""
+    return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether others can find this on a Hub; a local folder means nothing to them."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)).strip("-.")
+
+
+def _on_the_hub(path: Path, spec: RunSpec) -> bytes:
+    """The adapter's configuration with the base as others know it: its Hub id, never a local path."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = spec.model.id
+    config["revision"] = spec.model.revision
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _num_labels(weights: Path) -> int | None:
+    """Classes of the trained head that is saved with an image classifier's adapter."""
+    with safe_open(weights, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118  (not a dict)
+            if name.endswith("classifier.weight"):
+                return int(file.get_slice(name).get_shape()[0])
+    return None
