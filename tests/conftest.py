@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from hubinit.devhub.faults import FaultPlan
     from hubinit.devhub.server import Running
 
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before the tests could point it at their Hub"
@@ -99,10 +100,23 @@ def no_dataset_viewer() -> None:
 @pytest.fixture(scope="session")
 def hub() -> "Iterator[Running]":
     """The running embedded Hub that `HF_ENDPOINT` names, with users alice and bob; `HF_TOKEN` is alice's."""
+    from hubinit.devhub.faults import Faults
     from hubinit.devhub.server import running
 
-    with running(HOME / "hub", users=USERS, listener=LISTENER) as server:
+    with running(HOME / "hub", users=USERS, listener=LISTENER, wrap=Faults) as server:
         yield server
+
+
+@pytest.fixture
+def faults(hub: "Running") -> "Iterator[Callable[[FaultPlan | None], FaultPlan | None]]":
+    """Call it with a plan, and the Hub fails by this plan until the test ends (or until it is called with None)."""
+
+    def use(plan: "FaultPlan | None") -> "FaultPlan | None":
+        hub.served.plan = plan
+        return plan
+
+    yield use
+    use(None)
 
 
 @pytest.fixture

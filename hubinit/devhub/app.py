@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from . import commits, files, lfs, listing, repos
+from . import access, commits, discussions, evals, files, lfs, listing, repos
 from .calls import Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
 from .refusals import Refusal, bad_request
@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 RepoHandler = Callable[[Call, Repo, list[str]], Any]
 LOOPBACK_NAMES = frozenset(["127.0.0.1", "localhost", "[::1]"])
-REPO_ROUTES: dict[tuple[str, str], RepoHandler] = {**repos.ROUTES, **listing.ROUTES, **files.ROUTES, **commits.ROUTES}
+SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, repos)
+REPO_ROUTES: dict[tuple[str, str], RepoHandler] = {
+    route: handler for part in SUBJECTS for route, handler in part.ROUTES.items()
+}
 ROOT_ROUTES: dict[tuple[str, str], Callable[[Call], Any]] = {**repos.ROOT_ROUTES}
 PLURALS: dict[str, RepoType] = {f"{repo_type}s": repo_type for repo_type in REPO_TYPES}
 
@@ -87,15 +90,16 @@ class App:
             raise Refusal(401, "Invalid credentials in Authorization header")
         method = "GET" if request.method == "HEAD" else request.method
         return Call(
-            self.store,
-            self.settings,
-            self.secret,
-            method,
-            raw_path,
-            request.query_params,
-            request.headers,
-            user,
-            f"http://{host}",
+            store=self.store,
+            settings=self.settings,
+            secret=self.secret,
+            method=method,
+            raw_path=raw_path,
+            query=request.query_params,
+            headers=request.headers,
+            user=user,
+            accounts=frozenset(self.users),
+            base_url=f"http://{host}",
         )
 
 
@@ -140,6 +144,8 @@ def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
         name = segments[1].removesuffix(".git")
         return lambda call: lfs.batch(call, call.find(repo_type, f"{segments[0]}/{name}"))
     repo_id, action, rest = split_repo(segments)
+    if action == "ask-access" and method == "POST":
+        return lambda call: access.ask(call, call.find(repo_type, repo_id))
     if action in ("resolve", "raw") and method == "GET":
         return lambda call: files.resolve(call, call.find(repo_type, repo_id), rest)
     raise Refusal(404, "The embedded Hub has no such page; it serves the API that huggingface_hub speaks.")

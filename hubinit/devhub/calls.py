@@ -42,6 +42,7 @@ class Call:
         query: the query parameters.
         headers: the request headers.
         user: who asks; None is anonymous.
+        accounts: all users' names.
         base_url: the address under which the client knows this server.
         body: the whole body (empty for uploads, which are streamed).
     """
@@ -54,6 +55,7 @@ class Call:
     query: QueryParams
     headers: Headers
     user: str | None
+    accounts: frozenset[str]
     base_url: str
     body: bytes = field(default=b"", repr=False)
 
@@ -132,7 +134,7 @@ class Call:
         Raises:
             Refusal: (401 anonymous, 403 signed in; GatedRepo) it is gated and the asker was not granted access.
         """
-        if repo.gated and not self.owns(repo) and self.user not in repo.granted:
+        if not repo.grants(self.user):
             status = 403 if self.user else 401
             raise Refusal(status, f"Access to {repo.id} is restricted and you are not in the list.", code="GatedRepo")
 

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -57,10 +58,20 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ValueError("The metadata must be a mapping.")
-    # Aliases let a kilobyte of YAML stand for gigabytes of JSON, so what it stands for is counted before it is written out.
-    if sum(1 for _, _ in zip(_nodes(content, 0), range(CARD_MAX_NODES + 1), strict=False)) > CARD_MAX_NODES:
+    return dict(bounded(content))
+
+
+def bounded(content: Any) -> Any:
+    """What was read from YAML, as JSON.
+
+    Aliases let a kilobyte of YAML stand for gigabytes of JSON, so what it stands for is counted before it is written out.
+
+    Raises:
+        ValueError: it is unreasonably large or deep.
+    """
+    if sum(1 for _ in islice(_nodes(content, 0), CARD_MAX_NODES + 1)) > CARD_MAX_NODES:
         raise ValueError("The metadata is too large.")
-    return dict(json.loads(json.dumps(content, default=str)))
+    return json.loads(json.dumps(content, default=str))
 
 
 def _nodes(value: Any, depth: int) -> Iterator[None]:
@@ -116,7 +127,8 @@ def metadata(store: Store, repo_type: str, sha: str) -> Metadata:
     except ValueError:
         card = {}
     if repo_type != "model":
-        return Metadata(card=card, tags=tuple(_dataset_tags(card)))
+        benchmark = ["benchmark:official"] if "eval.yaml" in tree else []
+        return Metadata(card=card, tags=(*benchmark, *_dataset_tags(card)))
     adapter, config = _json(store, tree, "adapter_config.json"), _json(store, tree, "config.json")
     weights = any(path.endswith(".safetensors") for path in tree)
     library = card.get("library_name") or ("peft" if adapter else "transformers" if "model_type" in config else None)

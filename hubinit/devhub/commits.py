@@ -11,9 +11,10 @@ from typing import Any
 from starlette.responses import Response
 
 from .calls import Call, web_url
+from .discussions import require_pushable
 from .lfs import uploaded_entry
 from .names import SHA256, check_path, check_ref, is_lfs
-from .pulls import may_push_to_pull, note_push, open_pull
+from .pulls import note_push, open_pull
 from .refusals import Refusal, bad_request, revision_not_found
 from .store import MAIN, Entry, Repo
 
@@ -44,19 +45,21 @@ def commit(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     header, entries, deleted = _operations(call, repo)
     title, message = str(header.get("summary") or "Update"), str(header.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
-        ref = _ref_to_change(call, repo, revision)
-        expected = header.get("parentCommit")
-        if expected is not None and expected != repo.refs[ref]:
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         answer: dict[str, Any] = {"success": True}
+        expected = header.get("parentCommit")
         if call.flag("create_pr"):
-            number = open_pull(repo, repo.refs[ref], title=title, description=message, author=user, draft=False)
+            fork = call.store.resolve(repo, str(expected or revision))
+            number = open_pull(repo, fork, title=title, description=message, author=user, draft=False)
             ref = f"refs/pr/{number}"
             answer["pullRequestUrl"] = f"{web_url(call, repo.type, repo.id)}/discussions/{number}"
+        else:
+            ref = _ref_to_change(call, repo, revision)
+            if expected is not None and expected != repo.refs[ref]:
+                raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         before = repo.refs[ref]
         sha = call.store.advance(repo, ref, entries, delete=deleted, title=title, message=message, author=user)
         if ref.startswith("refs/pr/") and sha != before:
-            note_push(repo, int(ref.rsplit("/", 1)[1]), sha, title, user)
+            note_push(repo.discussions[int(ref.removeprefix("refs/pr/")) - 1], sha, title, user)
     return answer | {
         "commitOid": sha,
         "commitUrl": f"{web_url(call, repo.type, repo.id)}/commit/{sha}",
@@ -73,13 +76,12 @@ def _ref_to_change(call: Call, repo: Repo, revision: str) -> str:
     if revision.startswith("refs/pr/"):
         if revision not in repo.refs:
             raise revision_not_found(revision)
-        may_push_to_pull(call, repo, revision)
+        require_pushable(call, repo, revision)
         return revision
     ref = revision if revision.startswith("refs/heads/") else f"refs/heads/{revision}"
     if ref not in repo.refs:
         raise revision_not_found(revision)
-    if not call.flag("create_pr"):
-        call.require_write(repo)
+    call.require_write(repo)
     return ref
 
 

@@ -75,7 +75,7 @@ def uploaded_entry(call: Call, repo: Repo, oid: str) -> Entry | None:
 def _readable(call: Call) -> Iterator[Repo]:
     for repo_type in REPO_TYPES:
         for repo in call.store.repos(repo_type):
-            if call.may_read(repo) and (not repo.gated or call.owns(repo) or call.user in repo.granted):
+            if call.may_read(repo) and repo.grants(call.user):
                 yield repo
 
 
@@ -188,6 +188,19 @@ def verify(call: Call) -> Response:
     return JSONResponse({})
 
 
+def lfs_files(call: Call, repo: Repo, rest: list[str]) -> Response:
+    """GET …/lfs-files: every LFS content in the repo's history, with the path and the commit that brought it."""
+    call.require_write(repo)
+    found: dict[str, dict[str, Any]] = {}
+    for ref, head in sorted(repo.refs.items()):
+        for sha, commit in call.store.history(head):
+            for path, entry in call.store.tree_of(sha).items():
+                if entry.lfs:  # the history runs backwards, so the last to write is the first commit that has it
+                    about = {"filename": path, "pushedAt": commit.date, "ref": ref, "size": entry.size}
+                    found[entry.sha256] = {"fileOid": entry.sha256, "oid": entry.sha256} | about
+    return call.page(sorted(found.values(), key=lambda item: (item["pushedAt"], item["filename"])))
+
+
 def sweep(store: Store, *, older_than: float = 86400) -> None:
     """Remove what uploads that were never finished have left behind for a day."""
     for path in store.blobs.incoming.iterdir():
@@ -195,4 +208,5 @@ def sweep(store: Store, *, older_than: float = 86400) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+ROUTES = {("GET", "lfs-files"): lfs_files}
 ROOT_ROUTES = {("POST", "complete"): complete, ("POST", "verify"): verify}

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from .calls import Call
 from .cards import Metadata, metadata
+from .evals import eval_results
 from .files import file_object
 from .names import RepoType
 from .store import Repo
@@ -48,11 +49,11 @@ def describe(call: Call, repo: Repo, sha: str, *, blobs: bool = False) -> dict[s
         "siblings": siblings,
         "cardData": facts.card,
         "usedStorage": sum(entry.size for entry in tree.values()),
-        **_special(repo, facts),
+        **_special(call, repo, facts, sha),
     }
 
 
-def _special(repo: Repo, facts: Metadata) -> dict[str, Any]:
+def _special(call: Call, repo: Repo, facts: Metadata, sha: str) -> dict[str, Any]:
     """What only models, or only Spaces, have."""
     if repo.type == "space":
         return {"sdk": repo.sdk, "runtime": {"stage": "NO_APP_FILE", "hardware": {"current": None, "requested": None}}}
@@ -64,6 +65,7 @@ def _special(repo: Repo, facts: Metadata) -> dict[str, Any]:
         "library_name": facts.library,
         "config": facts.config,
         "model-index": facts.card.get("model-index"),
+        "evalResults": list(eval_results(call.store, sha)) or None,
     }
     if facts.parameters:
         special["safetensors"] = {"parameters": facts.parameters, "total": sum(facts.parameters.values())}

@@ -12,7 +12,18 @@ REPO_TYPES: tuple[RepoType, ...] = get_args(RepoType)
 
 # Second path segments that mean an action, and first ones that mean something else than a namespace.
 ACTIONS = (
-    {"auth-check", "branch", "commit", "commits", "discussions", "duplicate", "leaderboard", "lfs-files", "paths-info"}
+    {
+        "ask-access",
+        "auth-check",
+        "branch",
+        "commit",
+        "commits",
+        "discussions",
+        "duplicate",
+        "leaderboard",
+        "lfs-files",
+        "paths-info",
+    }
     | {"preupload", "raw", "refs", "resolve", "revision", "settings", "super-squash", "tag", "tree"}
     | {"user-access-request", "xet-read-token", "xet-write-token"}
 )

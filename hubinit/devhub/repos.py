@@ -1,5 +1,6 @@
 """Accounts and repos themselves: who am I, create, delete, rename, settings, card validation, access."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from starlette.responses import JSONResponse
@@ -73,9 +74,9 @@ def create(call: Call) -> dict[str, Any] | JSONResponse:
     return answer | {"id": repo.uid, "private": repo.private}
 
 
-def _conflict(refusal: Refusal, answer: dict[str, Any]) -> JSONResponse:
+def _conflict(refusal: Refusal, answer: Mapping[str, Any]) -> JSONResponse:
     # The client reads `url` from this body when it was told that the repo may exist.
-    return JSONResponse({"error": str(refusal)} | answer, status_code=409, headers={"X-Error-Message": str(refusal)})
+    return JSONResponse({"error": str(refusal), **answer}, status_code=409, headers={"X-Error-Message": str(refusal)})
 
 
 def delete(call: Call) -> dict[str, Any]:
@@ -113,13 +114,22 @@ def settings(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     return {"private": repo.private, "gated": repo.gated}
 
 
-def auth_check(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """GET …/auth-check[/write]: whether the asker may read the files, or write."""
-    if rest == ["write"]:
-        call.require_write(repo)
-    else:
-        call.require_content(repo)
-    return {}
+def duplicate(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any] | JSONResponse:
+    """POST …/duplicate: a new repo with the files of this one, in one commit."""
+    user, body = call.signed_in(), call.json()
+    call.require_content(repo)
+    new_id = check_repo_id(str(body.get("repository")))
+    if new_id.partition("/")[0] != user:
+        raise Refusal(403, f"You may not create a repo under the namespace {new_id.partition('/')[0]!r}.")
+    private = _private(body)
+    answer = {"url": web_url(call, repo.type, new_id), "filesCopyPending": False}
+    try:
+        call.store.duplicate_repo(repo, new_id, private=repo.private if private is None else private, author=user)
+    except Refusal as refusal:
+        if refusal.status == 409:
+            return _conflict(refusal, answer)
+        raise
+    return answer
 
 
 def validate_yaml(call: Call) -> JSONResponse:
@@ -142,7 +152,7 @@ ROOT_ROUTES = {
 }
 ROUTES = {
     ("PUT", "settings"): settings,
-    ("GET", "auth-check"): auth_check,
+    ("POST", "duplicate"): duplicate,
     ("GET", "xet-read-token"): no_xet,
     ("GET", "xet-write-token"): no_xet,
 }

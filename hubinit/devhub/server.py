@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,14 @@ class Running:
         users: name to token.
         store: its state, for reading and writing without HTTP.
         app: the application.
+        served: the application with the middleware around it.
     """
 
     url: str
     users: dict[str, str]
     store: Store
     app: App
+    served: ASGIApp
 
     @property
     def user(self) -> str:
@@ -101,6 +103,7 @@ def running(
     users: Mapping[str, str] | None = None,
     settings: Settings | None = None,
     listener: socket.socket | None = None,
+    wrap: Callable[[App], ASGIApp] = lambda app: app,
 ) -> Iterator[Running]:
     """Run the server in a background thread for as long as the block lasts.
 
@@ -110,6 +113,7 @@ def running(
         users: name to token; one user `local` when not given.
         settings: limits, for tests.
         listener: a socket that is bound already, in place of `port`.
+        wrap: puts middleware around the application, such as `faults.Faults`.
 
     Raises:
         HubError: the port is in use, or the folder or the users are not usable.
@@ -118,12 +122,13 @@ def running(
     bound = listener or bind(port)
     if bound.getsockname()[0] != HOST:
         raise HubError("The embedded Hub is for this machine only and binds to 127.0.0.1.")
-    server = _server(app)
+    served = wrap(app)
+    server = _server(served)
     thread = threading.Thread(target=server.run, args=([bound],), name="embedded-hub", daemon=True)
     bound.listen(128)  # connections made before the thread is ready wait instead of being refused
     thread.start()
     try:
-        yield Running(f"http://{HOST}:{bound.getsockname()[1]}", app.users, app.store, app)
+        yield Running(f"http://{HOST}:{bound.getsockname()[1]}", app.users, app.store, app, served)
     finally:
         server.should_exit = True
         thread.join(10)

@@ -82,9 +82,7 @@ class Repo(BaseModel):
     gated: str | bool = False
     sdk: str | None = None
     refs: dict[str, str] = Field(default_factory=dict)
-    granted: list[str] = Field(default_factory=list)
-    requested: list[str] = Field(default_factory=list)
-    rejected: list[str] = Field(default_factory=list)
+    access: dict[str, dict[str, str]] = Field(default_factory=dict)
     discussions: list[dict[str, Any]] = Field(default_factory=list)
     moved_to: str | None = None
 
@@ -92,6 +90,10 @@ class Repo(BaseModel):
     def owner(self) -> str:
         """The namespace the repo is in."""
         return self.id.partition("/")[0]
+
+    def grants(self, user: str | None) -> bool:
+        """Whether the files may be read by this user, as far as gating goes."""
+        return not self.gated or user == self.owner or self.access.get(user or "", {}).get("status") == "accepted"
 
     @property
     def head(self) -> str:
@@ -217,6 +219,21 @@ class Store:
             self.advance(repo, MAIN, entries, title="initial commit", author=repo.owner, date=date)
             self._save(repo)
             return repo
+
+    def duplicate_repo(self, source: Repo, repo_id: str, *, private: bool, author: str) -> Repo:
+        """Create a repo with the files that another one has on main, in one commit.
+
+        Raises:
+            Refusal: (409) it exists already; (400) the id is not valid.
+        """
+        copy = self.create_repo(source.type, repo_id, private=private, exist_ok=False, sdk=source.sdk)
+        tree = self.tree_of(source.head)
+        for entry in tree.values():
+            if entry.lfs:
+                self.record_lfs(copy.uid, entry.sha256)
+        with self.edit(source.type, repo_id) as repo:
+            self.advance(repo, MAIN, tree, title=f"Duplicate from {source.id}", author=author)
+        return repo
 
     def delete_repo(self, repo_type: RepoType, repo_id: str) -> None:
         """Forget a repo. Its blobs stay: others may hold the same content."""
