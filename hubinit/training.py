@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from hubinit.bench.results import CurvePoint
 from hubinit.config import Recipe
@@ -87,8 +86,7 @@ def train(
             callbacks=[Watch(on_log)],
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     shutil.rmtree(output_dir, ignore_errors=True)
     return TrainOutcome(
         curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
@@ -114,6 +112,12 @@ def check(model: Any, examples: Sequence[Any], recipe: Recipe) -> torch.device:
             f"The model is on {device}, and training uses the first GPU it sees; set CUDA_VISIBLE_DEVICES."
         )
     return device
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint: the Trainer writes its state last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[-1]))) if complete else None
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:

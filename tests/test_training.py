@@ -150,6 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(interrupted, tmp_path / "broken", seed=3, on_log=kill)
+    (tmp_path / "broken" / "checkpoints" / "checkpoint-3").mkdir()  # killed while it wrote this one
     again = adapted()
     seen: list[int] = []
     outcome = run(again, tmp_path / "broken", seed=3, on_log=lambda step, steps, loss: seen.append(step))
