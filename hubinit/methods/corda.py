@@ -29,8 +29,8 @@ class CordaOptions(MethodOptions):
 def factors(layer: Layer, options: CordaOptions) -> Factors:
     """`A = √(Σ/s) Vᵀ C⁻¹`, `B = U √(Σ/s)` of `W C = U Σ Vᵀ` with the damped input covariance C (section 3.2).
 
-    The released code divides each example's inputs by their maximum; here C is the plain second moment `S_X`. Its scale
-    cancels.
+    Here C is the second moment `S_X` per token. The released code divides each example's inputs by their maximum first, which
+    weighs examples differently; a factor c common to all leaves `BA` as it is and only turns A into A/√c, B into √c·B.
 
     Returns:
         A (r, n) and B (m, r); `s·BA` is the component of W that is trained.
@@ -45,7 +45,7 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
             f"The inputs of module {layer.name} are zero on the calibration data, so CorDA has no covariance to work with; "
             "use more data or leave the module out of the targets."
         )
-    moment = moment / mean  # the scale cancels in A and B
+    moment = moment / mean  # (n, n) of size 1 for the solves; put back below
     inverse = damped_cholesky(moment, options.damping)
     if inverse is None:
         raise InitialisationError(
@@ -54,7 +54,8 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
     seen = layer.weight @ moment + inverse.damping * layer.weight  # (m, n) W C
     triples = _triples(layer, options, seen)
     root = (triples.S / layer.scaling).sqrt()  # (r,)
-    A = root[:, None] * inverse.solve(triples.V).T  # (r, n)
+    A = root[:, None] * inverse.solve(triples.V).T / mean**0.5  # (r, n)
+    B = triples.U * root * mean**0.5  # (m, r)
     energy = float(seen.square().sum())
     report = {
         "spectrum_share": float(triples.S.square().sum()) / energy if energy else 0.0,
@@ -63,7 +64,7 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
         "residual": triples.residual,
         "full_solve": float(triples.full),
     }
-    return finish(layer, A, triples.U * root, report)
+    return finish(layer, A, B, report)
 
 
 def _triples(layer: Layer, options: CordaOptions, seen: Tensor) -> Triples:

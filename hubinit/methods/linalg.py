@@ -39,7 +39,7 @@ class Triples:
     U: Tensor  # (m, r)
     S: Tensor  # (r,)
     V: Tensor  # (n, r)
-    residual: float  # max_i ‖Mᵀ u_i − σ_i v_i‖ / (the largest singular value at hand)
+    residual: float  # max_i ‖Mᵀ u_i − σ_i v_i‖ / σ_1(M)
     full: bool  # True: by a full SVD
 
     def to(self, dtype: torch.dtype) -> "Triples":
@@ -272,15 +272,18 @@ def _gram_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> 
     if 0 <= cut < n and float(values[cut]) <= floor and float(values[inner]) <= floor:
         return _full_svd(matrix, r, which)
     chosen = vectors[:, n - r :] if which == "largest" else vectors[:, :r]
-    return _project(tall, chosen, r).to(matrix.dtype)
+    triples = _project(tall, chosen, r, largest=float(values[-1].clamp(min=0).sqrt()))
+    if triples.residual > 1e-7:  # left vectors of zero singular values are not determined by the right ones
+        return _full_svd(matrix, r, which)
+    return triples.to(matrix.dtype)
 
 
-def _project(matrix: Tensor, vectors: Tensor, r: int) -> Triples:
+def _project(matrix: Tensor, vectors: Tensor, r: int, largest: float | None = None) -> Triples:
     """The top r singular triples of `matrix: (m, n)` restricted to the span of `vectors: (n, k)` (orthonormal columns)."""
     U, S, mixing = torch.linalg.svd(matrix @ vectors, full_matrices=False)  # (m, k), (k,), (k, k)
     U, S, V = U[:, :r], S[:r], vectors @ mixing[:r].T  # (m, r), (r,), (n, r)
     residual = float((matrix.T @ U - V * S).norm(dim=0).max())
-    scale, signs = float(S[0]), canonical_signs(V)
+    scale, signs = float(S[0]) if largest is None else largest, canonical_signs(V)
     return Triples(U * signs, S, V * signs, residual / scale if scale > 0 else residual, full=False)
 
 

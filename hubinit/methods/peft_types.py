@@ -19,7 +19,7 @@ _OURS = frozenset(
 
 
 class PeftOptions(MethodOptions):
-    """Any field of the PEFT config by its name there; what is not given keeps PEFT's default."""
+    """Any field of the PEFT config by its name there; what is not given (or None) keeps PEFT's default."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -63,7 +63,7 @@ def _peft_config(
     run |= {"target_modules": target_modules, "use_rslora": rslora}
     if "init_r" in _fields(config) or "oft_block_size" in _fields(config):
         del run["r"]  # unused by AdaLoRA; the number of blocks, not a rank, in OFT
-    given = {name: value for name, value in options.model_dump(exclude_unset=True).items() if name != "train_a"}
+    given = {name: value for name, value in options.model_dump().items() if name != "train_a" and value is not None}
     values = {name: value for name, value in run.items() if name in _fields(config)} | given
     try:
         return config(**values)
