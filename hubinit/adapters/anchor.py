@@ -96,7 +96,9 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
     config = copy.deepcopy(config)
     config.target_modules, config.modules_to_save, config.inference_mode = list(factors), None, True
     own = peft_model.peft_config[ADAPTER]
-    kasa = own.__dict__.pop("kasa_config", None)  # PEFT allows KaSA no neighbour, because it rewrites the base; not here
+    kasa = own.__dict__.pop(
+        "kasa_config", None
+    )  # PEFT allows KaSA no neighbour, because it rewrites the base; not here
     try:
         peft_model.add_adapter(ANCHOR, config)
     finally:

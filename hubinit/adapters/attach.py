@@ -71,9 +71,9 @@ def initialize(
     _check_base(model)
     method, parsed = _resolve(method, options)
     alpha = float(2 * rank if alpha is None else alpha)
-    scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
     layers = target_layers(model, target_modules)
     _check_rank(rank, alpha, layers)
+    scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
     heads = list(modules_to_save) if modules_to_save is not None else classification_heads(model)
     report: dict[str, Any] = {
         "method": method.name,
@@ -234,8 +234,8 @@ def _ranks(
     if method.ranks is None:
         return dict.fromkeys(layers, rank)
     shapes = [
-        # Ranks follow from the statistics: no weight is read, so none is converted.
-        _layer(name, torch.empty(shape_of(layer), device="meta"), rank, scaling, seed, calibration)
+        # Ranks follow from the statistics: no weight is read, so a zero of its shape stands for it (one number in memory).
+        _layer(name, _zero(layer), rank, scaling, seed, calibration)
         for name, layer in layers.items()
     ]
     ranks = method.ranks(shapes, parsed)
@@ -250,8 +250,11 @@ def _layer(name: str, weight: Tensor, rank: int, scaling: float, seed: int, cali
             raise CalibrationError(
                 f"the calibration has no statistics of {name}: calibrate with the same target_modules."
             )
-    device = torch.device("cpu") if weight.is_meta else weight.device
-    return Layer(name, weight, rank, scaling, generator_for(seed, name, device), statistics)
+    return Layer(name, weight, rank, scaling, generator_for(seed, name, weight.device), statistics)
+
+
+def _zero(layer: Any) -> Tensor:
+    return torch.zeros((), device=layer.weight.device).expand(shape_of(layer))
 
 
 def _factors(method: Method, layer: Layer, parsed: MethodOptions) -> Factors:

@@ -46,6 +46,8 @@ def load_initialized(
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, TypeError, KeyError) as error:
         raise HubinitError(f"PEFT cannot read {directory / CONFIG}: {str(error).splitlines()[0]}") from error
+    if config.peft_type is None:
+        raise HubinitError(f"{directory / CONFIG} names no peft_type: it is not an adapter's configuration.")
     training = model.training
     remember_trainable(model)
 
