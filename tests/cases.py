@@ -165,7 +165,7 @@ def batches(
     generator = torch.Generator().manual_seed(seed)
     rows = [_example(name, length, generator, dtype) for _ in range(examples)]
     groups = [rows[start : start + batch_size] for start in range(0, examples, batch_size)]
-    return [_collate(group, padding) for group in groups]
+    return [_collate(name, group, padding) for group in groups]
 
 
 def _example(name: str, length: int, generator: torch.Generator, dtype: torch.dtype) -> Batch:
@@ -185,14 +185,14 @@ def _example(name: str, length: int, generator: torch.Generator, dtype: torch.dt
     return {**row, "labels": labels}
 
 
-def _collate(rows: list[Batch], padding: str) -> Batch:
+def _collate(name: str, rows: list[Batch], padding: str) -> Batch:
     fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
     batch = {}
     for key in rows[0]:
         values = [row[key] for row in rows]
         if key in fill and values[0].ndim == 1:
             # A decoder starts at its first position: only the input side of an encoder-decoder can be padded on the left.
-            side = "right" if key == "labels" and len(values[0]) != len(rows[0]["input_ids"]) else padding
+            side = "right" if name in SEQ2SEQ and key == "labels" else padding
             longest = max(len(value) for value in values)
             values = [_pad(value, longest, fill[key], side) for value in values]
         batch[key] = torch.stack(values)

@@ -10,90 +10,102 @@ where v_i = ‖(WᵀW)_i‖ and u_i = ‖W v̂_i‖: the moment on the smaller s
 (the covariance-free form), they need no moment at all: `xᵀ WᵀW = (y − b)ᵀ W` and `gᵀ W = hᵀ`, the layer's own input gradient.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from hubinit.calibration.products import ROWS, matmul, sum_of_squares
 
 
-def cubed(weight: Tensor) -> Tensor:
-    """`P = W WᵀW` (m, n), through the Gram matrix of the smaller side."""
-    m, n = weight.shape
-    if m < n:
-        return (weight @ weight.T) @ weight  # (m, m) @ (m, n)
-    return weight @ (weight.T @ weight)  # (m, n) @ (n, n)
+@dataclass(frozen=True)
+class Candidates:
+    """The candidate directions of one layer, implicitly, through the smaller side of its weight.
+
+    Attributes:
+        weight: W (m, n) float32 or float64.
+        gram: `WᵀW` (n, n) where n ≤ m, else None.
+        cube: `P = W WᵀW` (m, n) where m < n, else None.
+        v_squares: (n,) `‖(WᵀW)_i‖²` = v_i².
+        uv_squares: (n,) `‖P_i‖²` = (v_i u_i)².
+    """
+
+    weight: Tensor
+    gram: Tensor | None
+    cube: Tensor | None
+    v_squares: Tensor
+    uv_squares: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Candidates":
+        """Forms one Gram matrix and one product with it."""
+        m, n = weight.shape
+        if m < n:
+            cube = (weight @ weight.T) @ weight  # (m, n)
+            return cls(weight, None, cube, _columns(weight, cube), cube.square().sum(0))
+        gram = weight.T @ weight  # (n, n)
+        return cls(weight, gram, None, gram.square().sum(0), _columns(gram, gram @ gram))
+
+    def input_energies(self, *, input_moment: Tensor | None = None, output_moment: Tensor | None = None) -> Tensor:
+        """`Σ_t (x_tᵀ v̂_i)²` (n,) from one of two moments.
+
+        Args:
+            input_moment: `Σ x xᵀ` (n, n).
+            output_moment: `Σ (y − b)(y − b)ᵀ` (m, m), used when there is no input moment.
+        """
+        if input_moment is not None:
+            return divided(self._gram_form(input_moment), self.v_squares)
+        assert output_moment is not None
+        return divided(_columns(self.weight, output_moment @ self.weight), self.v_squares)
+
+    def output_energies(
+        self, *, output_moment: Tensor | None = None, input_gradient_moment: Tensor | None = None
+    ) -> Tensor:
+        """`Σ_t (g_tᵀ û_i)²` (n,) from one of two moments.
+
+        Args:
+            output_moment: `Σ g gᵀ` (m, m).
+            input_gradient_moment: `Σ h hᵀ` (n, n) with h = Wᵀg, used when there is no output moment.
+        """
+        if output_moment is not None:
+            cube = self.weight @ self.gram if self.cube is None else self.cube  # type: ignore[operator]
+            return divided(_columns(cube, output_moment @ cube), self.uv_squares)
+        assert input_gradient_moment is not None
+        return divided(self._gram_form(input_gradient_moment), self.uv_squares)
+
+    def _gram_form(self, moment: Tensor) -> Tensor:
+        """`(WᵀW S WᵀW)_ii` (n,) for S: (n, n)."""
+        if self.gram is not None:
+            return _columns(self.gram, moment @ self.gram)
+        inner = self.weight @ moment @ self.weight.T  # (m, m)
+        return _columns(self.weight, inner @ self.weight)
 
 
-def candidate_norms(weight: Tensor, cube: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _columns(a: Tensor, b: Tensor) -> Tensor:
+    """`(aᵀ b)_ii` (n,), where it cannot be negative but for rounding."""
+    return (a * b).sum(0).clamp_min(0)
+
+
+def candidate_norms(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The column norms that turn `WᵀW` and `W V̂` into unit directions.
 
     `V̂[:, i] = (WᵀW)[:, i] / v_norms[i]` and `Û[:, i] = W V̂[:, i] / u_norms[i]`. A column of W that is zero has both norms zero
-    and no direction.
+    and no direction; its energies are zero.
 
     Args:
         weight: (m, n) float32 or float64.
-        cube: `cubed(weight)` where it is at hand.
 
     Returns:
         v_norms (n,), u_norms (n,).
     """
-    cube = cubed(weight) if cube is None else cube
-    v_norms = (weight * cube).sum(0).clamp_min(0).sqrt()  # ‖(WᵀW)_i‖² = (Wᵀ P)_ii
-    u_norms = divided(cube.norm(dim=0), v_norms)  # ‖W (WᵀW)_i‖ / v_i
-    return v_norms, u_norms
+    candidates = Candidates.of(weight)
+    v_norms = candidates.v_squares.sqrt()
+    return v_norms, divided(candidates.uv_squares.sqrt(), v_norms)
 
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
     """Quotient a / b, and 0 where b is 0."""
     return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0)
-
-
-def _gram_form(weight: Tensor, moment: Tensor) -> Tensor:
-    """`(WᵀW S WᵀW)_ii` (n,) for S: (n, n)."""
-    m, n = weight.shape
-    if m < n:
-        inner = weight @ moment @ weight.T  # (m, m)
-        return (weight * (inner @ weight)).sum(0)
-    gram = weight.T @ weight  # (n, n)
-    return (gram * (moment @ gram)).sum(0)
-
-
-def input_energies(
-    weight: Tensor, *, input_moment: Tensor | None = None, output_moment: Tensor | None = None
-) -> Tensor:
-    """`Σ_t (x_tᵀ v̂_i)²` (n,) from one of two moments.
-
-    Args:
-        weight: (m, n).
-        input_moment: `Σ x xᵀ` (n, n).
-        output_moment: `Σ (y − b)(y − b)ᵀ` (m, m), used when there is no input moment.
-    """
-    v_norms, _ = candidate_norms(weight)
-    if input_moment is not None:
-        raw = _gram_form(weight, input_moment.to(weight))
-    else:
-        assert output_moment is not None
-        raw = (weight * (output_moment.to(weight) @ weight)).sum(0)
-    return divided(raw.clamp_min(0), v_norms.square())
-
-
-def output_energies(
-    weight: Tensor, *, output_moment: Tensor | None = None, input_gradient_moment: Tensor | None = None
-) -> Tensor:
-    """`Σ_t (g_tᵀ û_i)²` (n,) from one of two moments.
-
-    Args:
-        weight: (m, n).
-        output_moment: `Σ g gᵀ` (m, m).
-        input_gradient_moment: `Σ h hᵀ` (n, n) with h = Wᵀg, used when there is no output moment.
-    """
-    cube = cubed(weight)
-    if output_moment is not None:
-        raw = (cube * (output_moment.to(weight) @ cube)).sum(0)
-    else:
-        assert input_gradient_moment is not None
-        raw = _gram_form(weight, input_gradient_moment.to(weight))
-    return divided(raw.clamp_min(0), cube.square().sum(0))  # (v_i u_i)² = ‖P_i‖²
 
 
 def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, scratch: int) -> Tensor:

@@ -17,7 +17,8 @@ from hubinit.calibration.products import sum_dtype
 from hubinit.errors import CalibrationError
 
 IGNORED = -100  # the label that masks a position
-CHUNK_BYTES = 1 << 26  # float32 logits handled at a time
+CHUNK_BYTES = 1 << 28  # float32 logits handled at a time
+CHUNK_BYTES_CPU = 1 << 22  # small enough to stay in the cache
 UNSHIFTED = re.compile(r"MaskedLM|TokenClassification")  # models whose logits at t belong to the label at t, not t + 1
 
 Batch = dict[str, Tensor]
@@ -134,24 +135,32 @@ def loss_gradient(logits: Tensor, supervision: Supervision, uniform: Tensor | No
     Returns:
         gradient (rows, classes) in the logits' dtype, and the summed loss () in float32 (float64).
     """
-    dtype = sum_dtype(logits.dtype)
-    gradient = torch.zeros_like(logits)
-    total = torch.zeros((), dtype=dtype, device=logits.device)
-    chunk = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
-    for start in range(0, len(supervision.row), chunk):
-        rows = supervision.row[start : start + chunk].to(logits.device)
-        log_p = torch.log_softmax(logits[rows].to(dtype), dim=-1)  # (chunk, classes)
-        p = log_p.exp()
+    dtype, device = sum_dtype(logits.dtype), logits.device
+    gradient = torch.empty_like(logits)
+    total = torch.zeros((), dtype=dtype, device=device)
+    label = torch.zeros(len(logits), dtype=torch.long)
+    masked = torch.ones(len(logits), dtype=torch.bool)
+    point = torch.zeros(len(logits), dtype=dtype)
+    label[supervision.row], masked[supervision.row] = supervision.label.long(), False
+    if uniform is not None:
+        point[supervision.row] = uniform.to(dtype)
+    label, masked, point = label.to(device)[:, None], masked.to(device)[:, None], point.to(device)[:, None]  # (rows, 1)
+    # Chunks of consecutive rows are views; rows without a label get a zero gradient.
+    chunk = max(1, (CHUNK_BYTES_CPU if device.type == "cpu" else CHUNK_BYTES) // (4 * logits.shape[1]))
+    for start in range(0, len(logits), chunk):
+        rows = slice(start, start + chunk)
+        log_p = torch.log_softmax(logits[rows], dim=-1, dtype=dtype)  # (chunk, classes)
+        index = label[rows]
         if uniform is None:
-            label = supervision.label[start : start + chunk].to(logits.device)
+            total -= log_p.gather(1, index).masked_fill(masked[rows], 0).sum()
+            p = log_p.exp_()
         else:
+            p = log_p.exp_()
             cdf = p.cumsum(-1)  # (chunk, classes)
-            point = uniform[start : start + chunk, None].to(cdf) * cdf[:, -1:]
-            label = torch.searchsorted(cdf, point, right=True).squeeze(1).clamp_max(p.shape[1] - 1)
-        index = label[:, None]
-        total -= log_p.gather(1, index).sum()
+            index = torch.searchsorted(cdf, point[rows] * cdf[:, -1:], right=True).clamp_max(p.shape[1] - 1)
+            total -= p.gather(1, index).log().masked_fill(masked[rows], 0).sum()
         p.scatter_add_(1, index, -torch.ones_like(index, dtype=dtype))
-        gradient[rows] = p.to(logits.dtype)
+        gradient[rows] = p.masked_fill_(masked[rows], 0)
     return gradient, total
 
 

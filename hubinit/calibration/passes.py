@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hubinit.calibration.fisher_energy import candidate_norms, divided, input_energies, output_energies
+from hubinit.calibration.fisher_energy import Candidates, divided
 from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
 from hubinit.calibration.plan import Key, Kind, Moment, Plan
 from hubinit.calibration.products import sum_dtype
@@ -145,45 +145,46 @@ def _origin(model: nn.Module, inputs: dict[str, Any]) -> str | None:
 
 
 def _finished(task: Task, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
-    """Statistics from the accumulators of this turn. Moments that were kept for FILet only are dropped layer by layer."""
+    """Statistics from the accumulators of this turn, layer by layer; a moment is dropped after its last use."""
     totals: dict[Key, Tensor] = {
         (name, kind): total.sum for name, tap in taps.taps.items() for kind, total in tap.totals.items()
     }
-    uses: dict[Key, int] = {}
-    for key in task.plan.sources.values():
-        uses[key] = uses.get(key, 0) + 1
+    for tap in taps.taps.values():
+        tap.totals.clear()
+    sources = {use: key for use, key in task.plan.sources.items() if key in totals}
+    last = {key: use for use, key in sources.items()}
     finished: dict[tuple[str, Statistic], Tensor] = {}
-    for (name, statistic), key in task.plan.sources.items():
-        if key not in totals:
-            continue
-        finished[name, statistic] = _derived(task.layers[name], name, statistic, key, totals[key])
-        uses[key] -= 1
-        if not uses[key]:
+    owner, candidates = "", None
+    for (name, statistic), key in sources.items():
+        total = totals[key]
+        if statistic in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT):
+            if name != owner or candidates is None:
+                owner, candidates = name, Candidates.of(weight_of(task.layers[name], name))
+            total = _energies(candidates, statistic, key[1], total.to(candidates.weight.device))
+        elif key[1] != statistic:
+            total = total.diagonal().clone()  # OUTPUT_DIAGONAL of OUTPUT_MOMENT
+        finished[name, statistic] = total
+        if last[key] == (name, statistic):
             del totals[key]
-            taps.taps[key[0]].totals.pop(key[1])
     return finished
 
 
-def _derived(module: nn.Module, name: str, statistic: Statistic, key: Key, total: Tensor) -> Tensor:
-    """One statistic of one layer from its source."""
-    kind = key[1]
-    if statistic in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT):
-        weight = weight_of(module, name)  # (m, n)
-        total = total.to(weight.device)
-        match kind:
-            case Statistic.INPUT_MOMENT:
-                return input_energies(weight, input_moment=total)
-            case Moment.LINEAR_OUTPUT_MOMENT:
-                return input_energies(weight, output_moment=total)
-            case Statistic.OUTPUT_MOMENT:
-                return output_energies(weight, output_moment=total)
-            case Moment.INPUT_GRADIENT_MOMENT:
-                return output_energies(weight, input_gradient_moment=total)
-        v_norms, u_norms = candidate_norms(weight)
-        return divided(total, v_norms.square() if statistic == Statistic.FISHER_INPUT else (v_norms * u_norms).square())
-    if kind != statistic:
-        return total.diagonal().clone()  # OUTPUT_DIAGONAL of OUTPUT_MOMENT
-    return total
+def _energies(candidates: Candidates, statistic: Statistic, kind: Kind, total: Tensor) -> Tensor:
+    """FILet's sums (n,) from what was accumulated for them."""
+    match kind:
+        case Statistic.FISHER_INPUT:
+            return divided(total, candidates.v_squares)
+        case Statistic.FISHER_OUTPUT:
+            return divided(total, candidates.uv_squares)
+        case Statistic.INPUT_MOMENT:
+            return candidates.input_energies(input_moment=total)
+        case Moment.LINEAR_OUTPUT_MOMENT:
+            return candidates.input_energies(output_moment=total)
+        case Statistic.OUTPUT_MOMENT:
+            return candidates.output_energies(output_moment=total)
+        case Moment.INPUT_GRADIENT_MOMENT:
+            return candidates.output_energies(input_gradient_moment=total)
+    raise AssertionError(f"{statistic} does not follow from {kind}")
 
 
 def _reduce(taps: Taps, counts: Counts) -> None:

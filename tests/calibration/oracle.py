@@ -47,7 +47,9 @@ def statistics(name: str, model: nn.Module, batches: list[Batch]) -> dict[str, d
     for row in rows:
         seen: dict[str, tuple[Tensor, Tensor]] = {}
         handles = [
-            module.register_forward_hook(lambda mod, args, out, key=key: seen.__setitem__(key, (args[0], out)))
+            module.register_forward_hook(
+                lambda mod, args, out, key=key, seen=seen: seen.__setitem__(key, (args[0], out))
+            )
             for key, module in layers.items()
         ]
         row = {key: value.double() if value.is_floating_point() else value for key, value in row.items()}
