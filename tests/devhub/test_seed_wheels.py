@@ -61,6 +61,16 @@ def test_what_pip_says_is_passed_on(tmp_path, index):
         fetch(wheel, tmp_path / "cache", print)
 
 
+def test_an_index_that_cannot_be_reached_is_named_as_the_reason(tmp_path, index, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/")  # nobody listens on the discard port
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(
+        HubinitError, match=r"pip could not fetch tiny-seed==1.0: the package index could not be reached"
+    ):
+        fetch(build_wheel(tmp_path / "elsewhere", {}), tmp_path / "cache", print)
+
+
 def test_a_full_disk_is_noticed_before_anything_is_fetched(tmp_path, index, monkeypatch):
     wheel, lines = build_wheel(index, {}), []
     usage = namedtuple("usage", "total used free")(10**9, 10**9, wheel.size)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -195,11 +196,11 @@ def _line(seeded: Seeded) -> str:
 
 @contextmanager
 def _clear_disk_errors(*folders: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that cannot be written, into one sentence."""
+    """Turn a full disk, or a folder that cannot be written, into one sentence; a failed write does not say where it was."""
     try:
         yield
     except OSError as error:
-        where = error.filename or " or ".join(str(folder) for folder in folders)
+        where = error.filename or min(folders, key=lambda folder: shutil.disk_usage(folder).free)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubinitError(
                 f"The disk is full: could not write to {where}; free some space and seed again."

@@ -207,6 +207,8 @@ def _reason(log: Path, scratch: Path) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if any("No space left" in line for line in lines):
         return f"no disk space left in {scratch.parent}."
+    if any("connection broken" in line for line in lines):
+        return "the package index could not be reached; check the network, or the index that pip is configured with."
     if errors:
         return errors[-1]
     return lines[-1] if lines else "it said nothing; try `pip download` by hand."
