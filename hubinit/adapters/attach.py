@@ -206,7 +206,8 @@ def _calibration(
     seed: int,
 ) -> "Calibration | None":
     """The calibration to use: None for weight-only methods, the given one after its check, or one from `batches`."""
-    if not method.statistics(parsed):
+    statistics = method.statistics(parsed)
+    if not statistics:
         return None
     if calibration is None:
         if batches is None:
@@ -216,8 +217,8 @@ def _calibration(
             )
         from hubinit.calibration import calibrate
 
-        return calibrate(model, batches, methods=[method.name], target_modules=target_modules, seed=seed)
-    calibration.check(model)
+        return calibrate(model, batches, statistics=statistics, target_modules=target_modules, seed=seed)
+    calibration.check(model, statistics)
     return calibration
 
 
@@ -248,7 +249,8 @@ def _layer(name: str, weight: Tensor, rank: int, scaling: float, seed: int, cali
         statistics = calibration.layers.get(name)
         if statistics is None:
             raise CalibrationError(
-                f"the calibration has no statistics of {name}: calibrate with the same target_modules."
+                f"the calibration has no statistics of {name}: calibrate with the same target_modules, "
+                "or leave it out if the data never reach it."
             )
     return Layer(name, weight, rank, scaling, generator_for(seed, name, weight.device), statistics)
 
