@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,7 +24,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from hubinit.errors import HubError
 
@@ -33,9 +41,11 @@ T = TypeVar("T")
 
 # huggingface_hub < 2 speaks httpx, later versions httpx2: both derive HfHubHTTPError from their library's HTTPError.
 _TRANSPORT_ERROR: type[Exception] = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
-HUB_ERRORS: tuple[type[Exception], ...] = (OSError, _TRANSPORT_ERROR, HFValidationError)
+# JSONDecodeError: a proxy's error page where the client expected the Hub's answer.
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, _TRANSPORT_ERROR, HFValidationError, JSONDecodeError)
 
 TRIES = 5  # of one call that fails for a reason that may pass
+PATIENCE = 30.0  # seconds after which a call is not tried again (huggingface_hub itself retries some requests for 23 s)
 CONFLICT_SECONDS = 300.0  # how long a commit keeps rebasing on the commits of others
 MAX_WAIT = 120.0  # longest wait a Retry-After header can ask for
 
@@ -66,7 +76,10 @@ def call(action: str, function: Callable[[], T], *, api: HfApi) -> T:
         HubError: it failed for good, or kept failing.
     """
     retrying = Retrying(
-        retry=retry_if_exception(is_transient), wait=_wait, stop=stop_after_attempt(TRIES), reraise=True
+        retry=retry_if_exception(is_transient),
+        wait=_wait,
+        stop=stop_after_attempt(TRIES) | stop_after_delay(PATIENCE),
+        reraise=True,
     )
     try:
         return retrying(function)
@@ -202,7 +215,7 @@ def is_transient(error: BaseException | None) -> bool:
         return is_transient(error.__cause__)
     if (status := _status(error)) is not None:
         return status in (408, 429) or status >= 500
-    return isinstance(error, (ConnectionError, TimeoutError)) or (
+    return isinstance(error, (ConnectionError, TimeoutError, JSONDecodeError)) or (
         isinstance(error, _TRANSPORT_ERROR) and not isinstance(error, HfHubHTTPError)
     )
 

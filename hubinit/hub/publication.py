@@ -11,7 +11,7 @@ from typing import Any, Literal
 from huggingface_hub import HfApi, ModelCard
 from safetensors import safe_open
 
-from hubinit.bench.results import RunResult
+from hubinit.bench.results import RunResult, write_atomically
 from hubinit.config import RunSpec
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card
@@ -134,12 +134,29 @@ def of_adapter(
         licence=licence,
         datasets={task: name for task, name in (datasets or {}).items() if is_hub_id(name)},
         method=METHODS.get(spec.method.name),
-        num_labels=_num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
+        num_labels=num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
     )
     for name, text in ((CARD, card), (FILE_NAME, manifest.json_text())):
         check_text(text, name)
         files[name] = text.encode()
     return Publication(repo_id, files, manifest)
+
+
+def describe(result: RunResult, folder: Path, kind: Kind) -> Path:
+    """Writes `hubinit.json` beside an adapter, so that the folder can be pushed later.
+
+    Args:
+        result: the run it belongs to.
+        folder: the adapter.
+        kind: what the folder holds.
+
+    Raises:
+        HubError: a file in the folder must not be published.
+    """
+    files = {name: sha256(path) for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
+    path = folder / FILE_NAME
+    write_atomically(path, Manifest(kind=kind, result=result, files=files).json_text())
+    return path
 
 
 def repo_name(spec: RunSpec, kind: Kind, namespace: str, suite: str | None = None) -> str:
@@ -168,6 +185,15 @@ def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 
 
+def num_labels(weights: Path) -> int | None:
+    """Classes of the head that is saved with an image classifier's adapter; None without one."""
+    with safe_open(weights, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118  (not a dict)
+            if name.endswith("classifier.weight"):
+                return int(file.get_slice(name).get_shape()[0])
+    return None
+
+
 def content_hash(content: bytes | Path) -> str:
     """Hex sha256 of a file or of bytes."""
     return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
@@ -188,12 +214,3 @@ def _on_the_hub(path: Path, spec: RunSpec) -> bytes:
     config["base_model_name_or_path"] = spec.model.id
     config["revision"] = spec.model.revision
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _num_labels(weights: Path) -> int | None:
-    """Classes of the trained head that is saved with an image classifier's adapter."""
-    with safe_open(weights, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118  (not a dict)
-            if name.endswith("classifier.weight"):
-                return int(file.get_slice(name).get_shape()[0])
-    return None

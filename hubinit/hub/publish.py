@@ -1,6 +1,8 @@
 """Publishing what a run made: its adapters, one atomic commit per repo, and its rows in the leaderboard dataset."""
 
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,7 @@ def publish_leaderboard(
     Raises:
         HubError: the Hub refuses, or the dataset there is not a leaderboard.
     """
+    results = list(results)
     new = table(results)
 
     def build(parent: str | None) -> list[Operation]:
@@ -128,10 +131,16 @@ def publish_leaderboard(
         return operations
 
     ensure_repo(api, repo_id, "dataset")
-    done = commit(api, repo_id, "dataset", build, message=f"Add {new['key'].nunique()} runs")
+    done = commit(api, repo_id, "dataset", build, message=leaderboard_message(results))
     if not private:
         show(api, repo_id, "dataset")
     return PublishedRepo(repo_id, "dataset", done)
+
+
+def leaderboard_message(results: list[RunResult]) -> str:
+    """Title of the commit that adds these results; names the content."""
+    text = json.dumps(sorted(result.model_dump_json() for result in results))
+    return f"Add {len(results)} runs [{hashlib.sha256(text.encode()).hexdigest()[:12]}]"
 
 
 def read_leaderboard(api: HfApi, repo_id: str, revision: str | None = None) -> pd.DataFrame | None:

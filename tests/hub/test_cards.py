@@ -68,7 +68,7 @@ def test_no_text_breaks_a_card(model, method, task, command):
     card = adapter_card(made, "alice/x", licence={"license": model}, datasets={"t" + task: task})
     data, body = header_and_body(card)
     assert set(data) <= {
-        "base_model", "base_model_relation", "datasets", "library_name", "license", "pipeline_tag", "tags"
+        "base_model", "base_model_relation", "datasets", "hubinit", "library_name", "license", "pipeline_tag", "tags"
     }  # fmt: skip
     assert data["base_model_relation"] == "adapter"
     prose = outside_code(body)

@@ -61,6 +61,7 @@ def adapter_card(
         model_name=repo_id.split("/")[-1] if trained and finite(result.scores) else None,
         eval_results=[_eval_result(score, spec, datasets) for score in finite(result.scores) if trained] or None,
         metrics=sorted({score.metric for score in result.scores}) or None if trained else None,
+        hubinit={"kind": manifest.kind, "method": spec.method.name, "rank": spec.rank, "tasks": list(train_tasks)},
         **(licence or {}),
     )
     return _render(

@@ -1,0 +1,185 @@
+"""push, pull and find, with two users, against the embedded Hub."""
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import adapter_files, run, run_folder
+from huggingface_hub import HfApi
+
+from hubinit.errors import HubError
+from hubinit.hub.find import find
+from hubinit.hub.publication import describe
+from hubinit.hub.publish import publish_run
+from hubinit.hub.pull import pull
+from hubinit.hub.push import push
+
+
+@pytest.fixture
+def bob(hub) -> HfApi:
+    return HfApi(token="hf_bob")
+
+
+def test_push_takes_a_start_point_with_its_manifest_and_is_idempotent(api, tmp_path):
+    folder = run_folder(tmp_path) / "init"
+    describe(run(seed=31), folder, "initialised")
+    first = push(api, folder, "alice/pushed")
+    assert first.commit is not None
+    assert api.model_info("alice/pushed").private
+    assert push(api, folder, "alice/pushed", public=True).commit is None
+    assert not api.model_info("alice/pushed").private
+    assert (
+        'PeftModel.from_pretrained(base, "alice/pushed"'
+        in Path(api.hf_hub_download("alice/pushed", "README.md")).read_text()
+    )
+
+
+def test_push_finds_the_result_of_the_run_a_folder_belongs_to(api, tmp_path):
+    folder = run_folder(tmp_path) / "adapter"
+    (tmp_path / "result.json").write_text(run(seed=32).model_dump_json())
+    push(api, folder, "alice/pushed-trained")
+    assert pull(api, "alice/pushed-trained").manifest.kind == "trained"
+
+
+def test_push_of_a_plain_peft_adapter_keeps_its_own_card(api, tmp_path):
+    folder = adapter_files(tmp_path / "mine")
+    (folder / "README.md").write_text("# mine\n")
+    push(api, folder, "alice/plain")
+    assert Path(api.hf_hub_download("alice/plain", "README.md")).read_text() == "# mine\n"
+    with pytest.raises(HubError, match=r"no hubinit\.json"):
+        pull(api, "alice/plain")
+
+
+def test_push_refuses_files_that_do_not_fit_their_manifest(api, tmp_path):
+    folder = run_folder(tmp_path) / "init"
+    describe(run(), folder, "initialised")
+    adapter_files(folder, scale=3.0)
+    with pytest.raises(HubError, match=r"adapter_model\.safetensors .* is not the file"):
+        push(api, folder, "alice/never")
+    assert not api.repo_exists("alice/never")
+
+
+def test_push_says_which_folder_of_a_run_to_give(api, tmp_path):
+    (run_folder(tmp_path) / "result.json").write_text(run().model_dump_json())
+    with pytest.raises(HubError, match="push its init or adapter folder"):
+        push(api, tmp_path, "alice/never")
+
+
+def test_files_of_an_earlier_publication_go_away(api, tmp_path):
+    publish = {"seed": 33}
+    push(api, _described(run_folder(tmp_path / "a") / "init", **publish), "alice/changing")
+    assert "anchor/adapter_config.json" in api.list_repo_files("alice/changing")
+    push(api, _described(run_folder(tmp_path / "b", scale=2.0, anchor=False) / "init", **publish), "alice/changing")
+    assert "anchor/adapter_config.json" not in api.list_repo_files("alice/changing")
+
+
+def _described(folder: Path, **changes) -> Path:
+    describe(run(**changes), folder, "initialised")
+    return folder
+
+
+def test_someone_without_write_access_opens_one_pull_request(api, bob, tmp_path):
+    folder = _described(run_folder(tmp_path) / "init", seed=34)
+    push(api, folder, "alice/shared", public=True)
+    changed = _described(run_folder(tmp_path / "b", scale=2.0) / "init", seed=34)
+    with pytest.raises(HubError, match="--create-pr"):
+        push(bob, changed, "alice/shared")
+    proposed = push(bob, changed, "alice/shared", create_pr=True)
+    again = push(bob, changed, "alice/shared", create_pr=True)
+    assert again.commit.pull_request == proposed.commit.pull_request
+    assert len(list(api.get_repo_discussions("alice/shared"))) == 1
+    number = int(proposed.commit.pull_request.rsplit("/", 1)[-1])
+    api.change_discussion_status("alice/shared", number, "open")
+    api.merge_pull_request("alice/shared", number)
+    assert push(bob, changed, "alice/shared", create_pr=True).commit is None, "nothing to propose any more"
+
+
+def test_pull_checks_the_base_and_copies_only_what_the_manifest_lists(api, tmp_path):
+    [start, _] = publish_run(api, run(seed=35), run_folder(tmp_path / "run"), "alice")
+    api.upload_file(path_or_fileobj=b"\x80", path_in_repo="evil.bin", repo_id=start.repo_id)
+    pulled = pull(api, start.repo_id, base="alice/tiny-llama", base_revision="a" * 40, out=tmp_path / "out")
+    assert {p.relative_to(tmp_path / "out").as_posix() for p in pulled.folder.rglob("*") if p.is_file()} == {
+        *pulled.manifest.files,
+        "hubinit.json",
+        "README.md",
+    }
+    with pytest.raises(HubError, match=r"made for alice/tiny-llama, not for other/model"):
+        pull(api, start.repo_id, base="other/model")
+    with pytest.raises(HubError, match="not for ffff"):
+        pull(api, start.repo_id, base_revision="f" * 40)
+
+
+def test_pull_refuses_weights_that_were_changed_later(api, tmp_path):
+    [_, trained] = publish_run(api, run(seed=36), run_folder(tmp_path), "alice")
+    other = adapter_files(tmp_path / "other", scale=9.0) / "adapter_model.safetensors"
+    api.upload_file(path_or_fileobj=other, path_in_repo="adapter_model.safetensors", repo_id=trained.repo_id)
+    with pytest.raises(HubError, match="changed after hubinit published it"):
+        pull(api, trained.repo_id)
+
+
+def test_pull_repairs_a_damaged_cache(api, tmp_path):
+    [_, trained] = publish_run(api, run(seed=37), run_folder(tmp_path), "alice")
+    cached = Path(api.hf_hub_download(trained.repo_id, "adapter_model.safetensors"))
+    good = cached.read_bytes()
+    cached.resolve().write_bytes(b"0" * len(good))
+    assert (pull(api, trained.repo_id).folder / "adapter_model.safetensors").read_bytes() == good
+
+
+@pytest.mark.parametrize("name", ["../../escape.safetensors", "/etc/x.json", "run.py"])
+def test_pull_refuses_a_manifest_with_paths_hubinit_never_writes(api, tmp_path, name):
+    [_, trained] = publish_run(api, run(seed=38), run_folder(tmp_path), "alice")
+    manifest = json.loads(Path(api.hf_hub_download(trained.repo_id, "hubinit.json")).read_text())
+    manifest["files"] = {name: "0" * 64, **manifest["files"]}
+    text = json.dumps(manifest).encode()
+    api.upload_file(path_or_fileobj=text, path_in_repo="hubinit.json", repo_id=trained.repo_id)
+    with pytest.raises(HubError, match="never publishes"):
+        pull(api, trained.repo_id)
+
+
+def test_pull_of_what_is_not_there_or_not_a_manifest(api, bob, tmp_path):
+    with pytest.raises(HubError, match="not on http"):
+        pull(api, "alice/missing")
+    [_, trained] = publish_run(api, run(seed=39), run_folder(tmp_path), "alice")
+    with pytest.raises(HubError, match="may not see it"):
+        pull(bob, trained.repo_id)
+    api.upload_file(path_or_fileobj=b'{"x": 1}', path_in_repo="hubinit.json", repo_id=trained.repo_id)
+    with pytest.raises(HubError, match="damaged or of a newer hubinit"):
+        pull(api, trained.repo_id)
+
+
+def test_find_filters_and_shows_scores(api, bob, tmp_path):
+    model = "alice/findable"
+    publish_run(api, run("filet", model=model, value=0.7), run_folder(tmp_path / "a"), "alice", private=False)
+    publish_run(api, run("pissa", model=model, tasks=("piqa",)), run_folder(tmp_path / "b"), "alice", private=True)
+    everything = find(api, model=model)
+    assert sorted((one.method, one.kind) for one in everything) == [
+        ("filet", "initialised"), ("filet", "trained"), ("pissa", "initialised"), ("pissa", "trained")
+    ]  # fmt: skip
+    [trained] = find(api, model=model, method="filet", kind="trained", task="arc-easy")
+    [score] = trained.scores
+    assert (score.task, score.metric, score.value, score.n, score.stderr) == ("arc-easy", "acc_norm", 0.7, 100, 0.05)
+    assert (trained.rank, trained.tasks, trained.base_model) == (2, ("arc-easy",), model)
+    assert {one.method for one in find(bob, model=model)} == {"filet"}, "private repos stay private"
+    assert find(api, model=model, task="boolq") == []
+
+
+def test_find_survives_hostile_cards(api):
+    cards = {
+        "alice/hostile-1": "hubinit: [1, 2]",
+        "alice/hostile-2": "hubinit: {kind: 3, method: {a: b}, rank: x, tasks: y}\nmodel-index: [5]",
+        "alice/hostile-3": "hubinit: {kind: trained}\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n"
+        "    dataset: {type: d, name: d}\n    metrics:\n    - {type: acc, value: high, args: [1]}",
+    }
+    for repo, card in cards.items():
+        api.create_repo(repo)
+        text = (
+            f"---\nbase_model: alice/hostile-base\nbase_model_relation: adapter\ntags: [hubinit, lora]\n{card}\n---\n"
+        )
+        api.create_commit(repo, [_add("README.md", text)], commit_message="card")
+    assert all(one.scores == () for one in find(api, model="alice/hostile-base"))
+
+
+def _add(name: str, text: str):
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(name, text.encode())

@@ -1,0 +1,144 @@
+"""Publishing later: in order, once, however often it is interrupted; kill -9 of real processes included."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import run, run_folder
+
+from hubinit.errors import HubError
+from hubinit.hub import outbox as box
+from hubinit.hub.outbox import queue, queue_leaderboard, sync, waiting
+from hubinit.hub.publication import of_run
+from hubinit.hub.publish import publish_leaderboard, read_leaderboard
+from hubinit.hub.pull import pull
+
+
+def filled(outbox: Path, tmp_path: Path, api, name: str, runs: int = 2) -> list[str]:
+    """Queues start points, trained adapters and leaderboard rows of a few runs; returns the adapter repos."""
+    repos = []
+    for seed in range(runs):
+        result = run(seed=seed, model=f"alice/{name}")
+        for publication in of_run(api, result, run_folder(tmp_path / name / str(seed), scale=seed + 1.0), "alice"):
+            queue(outbox, publication)
+            repos.append(publication.repo_id)
+        queue_leaderboard(outbox, [result], f"alice/{name}-board")
+    return repos
+
+
+def published(api, repo_id: str, repo_type: str = "model") -> list[str]:
+    """Titles of the commits that hubinit made."""
+    return [c.title for c in api.list_repo_commits(repo_id, repo_type=repo_type) if "[" in c.title]
+
+
+def test_everything_is_sent_in_order_and_the_outbox_is_empty(api, tmp_path):
+    outbox = tmp_path / "outbox"
+    repos = filled(outbox, tmp_path, api, "in-order")
+    assert len(waiting(outbox)) == 6
+    sent = [repo.repo_id for repo in sync(api, outbox)]
+    assert sent == [*repos[:2], "alice/in-order-board", *repos[2:], "alice/in-order-board"]
+    assert waiting(outbox) == []
+    for repo in repos:
+        pull(api, repo)
+        assert len(published(api, repo)) == 1
+    assert len(read_leaderboard(api, "alice/in-order-board")) == 2
+    assert list(sync(api, outbox)) == []
+
+
+def test_the_same_publication_is_queued_once(api, tmp_path):
+    filled(tmp_path / "outbox", tmp_path, api, "once")
+    filled(tmp_path / "outbox", tmp_path, api, "once")
+    assert len(waiting(tmp_path / "outbox")) == 6
+
+
+def test_the_outbox_holds_no_token(api, tmp_path):
+    filled(tmp_path / "outbox", tmp_path, api, "secretless")
+    content = b"".join(p.read_bytes() for p in (tmp_path / "outbox").rglob("*") if p.is_file())
+    assert b"hf_alice" not in content
+
+
+def test_one_that_is_refused_stops_the_queue_and_says_where_it_is(api, tmp_path):
+    outbox = tmp_path / "outbox"
+    [_, trained] = of_run(api, run(seed=51), run_folder(tmp_path / "run"), "bob")
+    first = queue(outbox, trained)
+    queue_leaderboard(outbox, [run()], "alice/behind")
+    with pytest.raises(HubError, match="2 publications keep waiting") as caught:
+        list(sync(api, outbox))
+    assert str(first) in str(caught.value)
+    assert len(waiting(outbox)) == 2
+
+
+def test_a_damaged_entry_is_not_sent(api, tmp_path):
+    outbox = tmp_path / "outbox"
+    path = queue_leaderboard(outbox, [run()], "alice/damaged-board")
+    (path / "files" / "results.json").write_text("[]")
+    with pytest.raises(HubError, match="damaged"):
+        list(sync(api, outbox))
+    assert not api.repo_exists("alice/damaged-board", repo_type="dataset")
+
+
+def test_a_commit_made_before_an_interruption_is_not_made_again_even_if_the_repo_went_on(api, tmp_path, monkeypatch):
+    outbox = tmp_path / "outbox"
+    [_, old] = of_run(api, run(seed=52), run_folder(tmp_path / "old"), "alice")
+    queue(outbox, old)
+    monkeypatch.setattr(box, "_remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        list(sync(api, outbox))
+    monkeypatch.undo()
+    api.upload_file(path_or_fileobj=b"# later\n", path_in_repo="README.md", repo_id=old.repo_id)
+    assert len(list(sync(api, outbox))) == 1
+    assert waiting(outbox) == []
+    assert Path(api.hf_hub_download(old.repo_id, "README.md")).read_text() == "# later\n"
+    assert len(published(api, old.repo_id)) == 1
+
+
+SYNC = """
+import sys
+from pathlib import Path
+from huggingface_hub import HfApi
+from hubinit.hub.outbox import sync
+print("ready", flush=True)
+for repo in sync(HfApi(), Path(sys.argv[1])):
+    print(repo.repo_id, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_client_at_random_moments_loses_and_doubles_nothing(api, tmp_path):
+    """The child is killed between 0 and 2 s after it started to send, again and again, until a run gets through."""
+    outbox = tmp_path / "outbox"
+    repos = filled(outbox, tmp_path, api, "killed", runs=6)
+    script = tmp_path / "sync.py"
+    script.write_text(SYNC)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    chance = random.Random(0)
+    kills = 0
+    for _ in range(50):
+        child = subprocess.Popen([sys.executable, script, outbox], env=environment, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0, 0.6))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.wait()
+        if not waiting(outbox):
+            break
+    list(sync(api, outbox))
+    assert kills >= 3, "the kills came too late to mean anything"
+    for repo in repos:
+        pull(api, repo)
+        assert len(published(api, repo)) == 1
+    assert len(read_leaderboard(api, "alice/killed-board")) == 6
+    assert len(published(api, "alice/killed-board", "dataset")) == 6
+
+
+def test_rows_queued_and_rows_published_meanwhile_are_merged(api, tmp_path):
+    queue_leaderboard(tmp_path / "outbox", [run(seed=1)], "alice/meanwhile")
+    publish_leaderboard(api, [run(seed=2)], "alice/meanwhile")
+    list(sync(api, tmp_path / "outbox"))
+    assert sorted(read_leaderboard(api, "alice/meanwhile")["seed"]) == [1, 2]
