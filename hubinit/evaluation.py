@@ -75,7 +75,7 @@ def score_text(
     definition.set_config("num_fewshot", evaluation.shots)
     definition.set_fewshot_seed(1234)  # lm-eval's own
     try:
-        with torch.inference_mode(), redirect_stderr(io.StringIO()):  # its progress bars have no other switch
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # its progress bars have no other switch
             results = run(
                 lm_eval_model(model, tokenizer, batch_size, on_progress),
                 {"tasks": {task.harness: definition}},
@@ -149,7 +149,7 @@ def score_images(
     total = min(len(split), evaluation.limit or len(split))
     device = next(model.parameters()).device
     right: list[float] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, total, batch_size):
             batch = collate_images(
                 [split.example(row) for row in range(start, min(start + batch_size, total))], processor

@@ -163,12 +163,13 @@ def download(spec: ModelSpec) -> Path:
         folder = Path(spec.id)
     else:
         api = HfApi()
+        wanted = [*WANTED, "*.py"] if spec.trust_remote_code else WANTED
         try:
             folder = Path(
                 call(
                     f"download {spec.id}",
                     lambda: snapshot_download(
-                        spec.id, revision=spec.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+                        spec.id, revision=spec.revision, allow_patterns=wanted, ignore_patterns=UNWANTED
                     ),
                     api=api,
                 )

@@ -53,8 +53,8 @@ def train(
     """Trains whatever parameters of the model require a gradient; which adapters are active does not change.
 
     Every label token of an optimiser step weighs the same, however the step is cut into micro batches. For one seed, two runs
-    on the same machine are bit-equal. A long run leaves a checkpoint every ten minutes and, started again with the same
-    `output_dir`, goes on from there; the checkpoints go when it is finished.
+    on the same machine are bit-equal (on a GPU, as far as its kernels are deterministic). A long run leaves a checkpoint every
+    ten minutes and, started again with the same `output_dir`, goes on from there; the checkpoints go when it is finished.
 
     Args:
         model: with its adapters attached, on its device.
@@ -87,7 +87,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
-    shutil.rmtree(output_dir, ignore_errors=True)
+    remove_checkpoints(output_dir)
     return TrainOutcome(
         curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
         steps=trainer.state.global_step,
@@ -118,6 +118,14 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint: the Trainer writes its state last."""
     complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(complete, key=lambda path: int(path.name.split("-")[-1]))) if complete else None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Deletes the checkpoints of a finished run, and the folder if nothing else is in it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def total_steps(recipe: Recipe, examples: int) -> int:
@@ -238,7 +246,7 @@ def image_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | 
     return total / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_loss(
     model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
 ) -> float:

@@ -91,6 +91,14 @@ def test_all_active_adapters_count() -> None:
     assert min(abs(both - one), abs(one - none), abs(both - none)) > 1e-2
 
 
+def test_a_scored_model_can_still_be_trained() -> None:
+    model = adapted()
+    evaluate_one(model, tokenizer(), ARC, batch_size=4)
+    ids = torch.tensor([tokenizer()("What is the color?")["input_ids"]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
 def test_bfloat16_scores_are_summed_in_float32() -> None:
     """lm-eval would take the logarithms in bfloat16, whose steps near −8 are 1/32."""
     model = language_model().bfloat16()
@@ -181,7 +189,7 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     labels = [predicted[0], predicted[1], predicted[2], (predicted[3] + 1) % 3, (predicted[4] + 1) % 3]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b", "c"])})
     split = Dataset.from_dict({"image": images, "label": labels}, features=features)
-    folder = save_dataset(tmp_path / "images", "default", {"train": split.select([0]), "test": split})
+    folder = save_dataset(tmp_path / tmp_path.name, "default", {"train": split.select([0]), "test": split})
     monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
     (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
     assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)

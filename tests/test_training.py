@@ -151,13 +151,15 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         run(interrupted, tmp_path / "broken", seed=3, on_log=kill)
     (tmp_path / "broken" / "checkpoints" / "checkpoint-3").mkdir()  # killed while it wrote this one
+    (tmp_path / "broken" / "checkpoints" / "notes.txt").touch()
     again = adapted()
     seen: list[int] = []
     outcome = run(again, tmp_path / "broken", seed=3, on_log=lambda step, steps, loss: seen.append(step))
     assert seen == [3, 4]
     assert equal(trained(again), trained(straight))
     assert outcome.curve == expected.curve
-    assert not (tmp_path / "broken" / "checkpoints").exists()
+    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == ["notes.txt"]
+    assert not (tmp_path / "straight" / "checkpoints").exists()
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

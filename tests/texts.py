@@ -108,7 +108,10 @@ def save_gsm8k(folder: Path, *, train: int = 6, test: int = 3) -> Path:
 
 
 def save_dataset(folder: Path, config: str, splits: dict[str, Dataset]) -> Path:
-    """Parquet files and the card that declares them."""
+    """Parquet files and the card that declares them.
+
+    Local folders of one name share one entry in the cache of `datasets`: give each content a name of its own.
+    """
     lines = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
     for name, split in splits.items():
         (folder / config).mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import HfApi
 
 from hubinit.data import Example
 from hubinit.errors import HubError
-from hubinit.hub.client import HUB_ERRORS
+from hubinit.hub.client import HUB_ERRORS, explained
 from hubinit.tasks.spec import Task
 
 DATA_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)  # what loading a data set may raise
@@ -89,6 +90,4 @@ def render(definition: Any, document: dict[str, Any]) -> Example:
 
 def data_error(task: Task, error: Exception) -> HubError:
     """The one sentence for a data set that cannot be loaded."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0].rstrip(".") if lines else type(error).__name__
-    return HubError(f"The data set {task.dataset} of task '{task.name}' could not be loaded: {reason}.")
+    return explained(error, f"load the data set {task.dataset} of task '{task.name}'", HfApi())
