@@ -11,6 +11,8 @@ from hubinit.methods.spec import Method, MethodOptions
 
 # Initialisers of PEFT that need a pass of their own over the data, and what does the same here.
 _NEED_DATA = {"eva": "eva", "corda": "corda", "lora_ga": "lora-ga"}
+# Types whose random start is not the base (measured with PEFT 0.21.2's defaults); prompts move the output too.
+_MOVED = frozenset({"c3a", "fourierft", "unilora", "vblora"})
 # Fields that the run decides, not the options.
 _OURS = frozenset(
     {"peft_type", "base_model_name_or_path", "revision", "peft_version", "inference_mode"}
@@ -46,7 +48,7 @@ def build(name: str) -> Method:
         name=f"peft:{kind}",
         title=f"{kind} (PEFT)",
         source=f"PEFT's {configs[kind].__name__}",
-        start="shift" if _is_prompt(configs[kind]) else "keep",
+        start="shift" if kind in _MOVED or "num_virtual_tokens" in _fields(configs[kind]) else "keep",
         factors=None,
         options=create_model(f"{configs[kind].__name__}Options", __base__=PeftOptions, **fields),
         peft_config=partial(_peft_config, kind),
@@ -79,8 +81,3 @@ def _configs() -> dict[str, Any]:
 
 def _fields(config: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(config) if field.init}
-
-
-def _is_prompt(config: Any) -> bool:
-    """Prompts and prefixes are there from the first step, so they change the output at the start."""
-    return bool({"num_virtual_tokens", "adapter_len"} & _fields(config))
