@@ -82,7 +82,7 @@ def calibrate(
         plan = _plan(layers, leaders, wanted, memory_budget)
         if on_plan is not None:
             on_plan(plan)
-        if plan.passes > 1 and iter(batches) is batches:
+        if plan.passes > 1 and isinstance(batches, Iterator):
             raise CalibrationError(
                 f"the memory budget needs {plan.passes} passes over the data, and an iterator gives one: pass a list."
             )

@@ -205,6 +205,10 @@ def _placed(sources: dict[tuple[str, Statistic], Key], items: list[Accumulator],
     vectors = [item for item in items if len(item.shape) == 1]
     matrices = sorted((item for item in items if len(item.shape) == 2), key=lambda item: -item.size)
     fixed = sum(item.size for item in vectors)
+    if fixed > budget:
+        raise CalibrationError(
+            f"the smallest sums take {human(fixed)}, more than the memory budget of {human(budget)}: raise memory_budget."
+        )
     if fixed + sum(item.size for item in matrices) <= budget:
         placed = vectors + matrices
         return Plan(sources, {item.key: item for item in placed}, budget, budget - sum(item.size for item in placed))
@@ -233,10 +237,5 @@ def _placed(sources: dict[tuple[str, Statistic], Key], items: list[Accumulator],
                 )
             room[turn] -= item.size
             placed.append(Accumulator(item.key, item.shape, item.itemsize, "device", turn))
-    if room[0] < 0:
-        raise CalibrationError(
-            f"the vectors alone take {human(fixed)}, more than the memory budget of {human(budget)}: raise memory_budget."
-        )
-    return Plan(
-        sources, {item.key: item for item in placed}, budget, scratch + (0 if len(room) > 1 else max(room[0], 0))
-    )
+    # Streaming may use what is left on the device in every pass.
+    return Plan(sources, {item.key: item for item in placed}, budget, scratch + min(room))

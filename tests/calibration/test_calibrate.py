@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from hubinit.calibration import Calibration, Statistic, calibrate
 from hubinit.errors import CalibrationError
@@ -127,7 +126,7 @@ def test_errors_of_data() -> None:
     with pytest.raises(CalibrationError, match="no `labels`"):
         calibrate(model, [{"input_ids": torch.tensor([[1, 2]])}], statistics=FILET)
     masked = [{**batch, "labels": torch.full_like(batch["labels"], -100)} for batch in data]
-    with pytest.raises(CalibrationError, match="every label .* masked"):
+    with pytest.raises(CalibrationError, match=r"every label .* masked"):
         calibrate(model, masked, statistics=FILET)
     with pytest.raises(CalibrationError, match="regression"):
         calibrate(cases.build("bert"), [{**cases.batches("bert")[0], "labels": torch.rand(2)}], statistics=FILET)
@@ -137,11 +136,6 @@ def test_errors_of_data() -> None:
 
 def test_not_a_number_names_the_module_and_the_batch() -> None:
     model, data = cases.build("llama"), cases.batches("llama")
-    poison = model.model.layers[1].mlp.gate_proj
-
-    def broken(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
-        return output * float("inf") if 77 in args[0].shape else None
-
     with torch.no_grad():
         model.model.embed_tokens.weight[5] = float("nan")
     data = [{key: value.clone() for key, value in batch.items()} for batch in data]
@@ -152,8 +146,9 @@ def test_not_a_number_names_the_module_and_the_batch() -> None:
     for kinds in (FILET, {Statistic.INPUT_MOMENT}, {Statistic.GRADIENT}, {Statistic.OUTPUT_DIAGONAL}):
         with pytest.raises(CalibrationError, match=r"output of model.embed_tokens in batch 2"):
             calibrate(model, data, statistics=kinds)
-    del broken
-    handle = poison.register_full_backward_hook(lambda mod, inputs, outputs: (inputs[0] * float("inf"),))
+    handle = model.model.layers[1].mlp.gate_proj.register_full_backward_hook(
+        lambda mod, inputs, outputs: (inputs[0] * float("inf"),)
+    )
     data[2]["input_ids"][0, 1] = 6
     with pytest.raises(CalibrationError, match=r"gradients of model.layers.1.self_attn.o_proj in batch 0"):
         calibrate(model, data, statistics={Statistic.GRADIENT}, target_modules=["o_proj", "down_proj"])
