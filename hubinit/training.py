@@ -78,7 +78,7 @@ def train(
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
-            train_dataset=list(examples) if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
+            train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
             data_collator=partial(collate_images, processor=processor)
             if images
             else partial(collate, pad_id=pad_id(processor)),

@@ -83,12 +83,12 @@ def labels(name: str, revision: str | None = None) -> list[str]:
 
 def training_examples(
     data: DataSpec, seed: int
-) -> tuple[list[Example] | list[ImageExample], list[Example] | list[ImageExample]]:
+) -> tuple[Sequence[Example] | Sequence[ImageExample], Sequence[Example] | Sequence[ImageExample]]:
     """Training and validation examples, both from the training splits.
 
     The training splits of all tasks are joined and shuffled once, so a mixture is proportional to their sizes. Training takes
     from the front and validation from the back: asking for more of one changes nothing in the other. Only the chosen examples
-    are rendered.
+    are rendered, images when they are looked at.
 
     Args:
         data: which tasks, at which revisions, and how many examples.
@@ -122,7 +122,9 @@ def training_examples(
     held_out = index[len(index) - data.validation_samples :]
     chosen = index[: len(index) - data.validation_samples][: data.samples]
 
-    def render(rows: Sequence[tuple[int, int]]) -> list[Example] | list[ImageExample]:
+    def render(rows: Sequence[tuple[int, int]]) -> Sequence[Example] | Sequence[ImageExample]:
+        if kinds == {"vision"}:
+            return images.ImageExamples(splits[0], tuple(row for _, row in rows))
         return [splits[which].example(row) for which, row in rows]
 
     return render(chosen), render(held_out)

@@ -1,8 +1,9 @@
 """Image classification data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 from hubinit.data import ImageExample
 from hubinit.errors import HubinitError
@@ -24,6 +25,26 @@ class ImageSplit:
         """One image with its class."""
         values = self.rows[row]
         return ImageExample(values[self.task.image_column], int(values[self.task.label_column]))
+
+
+@dataclass(frozen=True)
+class ImageExamples(Sequence[ImageExample]):
+    """Chosen rows of a split, decoded when they are looked at: large data sets do not fit into memory as pixels."""
+
+    split: ImageSplit
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageExample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ImageExamples": ...
+    def __getitem__(self, index: int | slice) -> "ImageExample | ImageExamples":
+        if isinstance(index, slice):
+            return ImageExamples(self.split, self.rows[index])
+        return self.split.example(self.rows[index])
 
 
 def training_split(task: Task, revision: str | None) -> ImageSplit:

@@ -168,6 +168,8 @@ def test_image_tasks_give_images_and_class_names(tmp_path: Path, monkeypatch: py
     assert tasks.labels("digits") == ["zero", "one", "two"]
     examples, validation = tasks.training_examples(DataSpec(tasks=("digits",), validation_samples=1), 0)
     assert all(isinstance(example, ImageExample) for example in [*examples, *validation])
+    assert [example.label for example in examples[1:]] == [example.label for example in examples][1:]
+    assert (len(examples), len(examples[1:]), len(validation)) == (3, 2, 1)
     assert sorted((e.image.getpixel((0, 0)), e.label) for e in [*examples, *validation]) == [
         (0, 0), (80, 1), (160, 2), (240, 1),
     ]  # fmt: skip
