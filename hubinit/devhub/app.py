@@ -3,7 +3,9 @@
 Routes are found on the path as it was sent: a revision such as `refs%2Fpr%2F3` is one segment, and only then unquoted.
 """
 
+import errno
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,7 +26,7 @@ from .users import user_of
 log = logging.getLogger(__name__)
 
 RepoHandler = Callable[[Call, Repo, list[str]], Any]
-LOOPBACK_NAMES = frozenset(["127.0.0.1", "localhost", "[::1]"])
+LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, repos)
 REPO_ROUTES: dict[tuple[str, str], RepoHandler] = {
     route: handler for part in SUBJECTS for route, handler in part.ROUTES.items()
@@ -55,17 +57,15 @@ class App:
         except ClientDisconnect:
             return
         except Exception as error:
-            # Clients repeat a 500 for many seconds, so it must be loud here.
-            log.exception("embedded Hub failed on %s %s", request.method, scope["path"])
-            response = JSONResponse({"error": f"The embedded Hub failed: {type(error).__name__}"}, status_code=500)
+            response = failed(error, request)
         await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
         """Find the route, read the body, run the handler in a thread."""
         raw_path = request.scope.get("raw_path", request.scope["path"].encode()).decode("ascii", "replace")
         segments = [unquote(segment) for segment in raw_path.split("/")[1:]]
-        if any("\0" in segment for segment in segments):
-            raise bad_request("The path holds a zero byte.")
+        if "\0" in "".join(segments) or not raw_path.isascii():
+            raise bad_request("The path holds a zero byte, or is not percent-encoded.")
         call = self.call(request, raw_path)
         if segments[0] == "lfs" and request.method == "PUT" and segments[1:] in (["upload"], ["part"]):
             return await lfs.receive_upload(call, request, segments[1])
@@ -82,7 +82,7 @@ class App:
             Refusal: the host is not this machine (421), or the token is nobody's (401).
         """
         host = request.headers.get("host", "")
-        if host.rpartition(":")[0].lower() not in LOOPBACK_NAMES and host.lower() not in LOOPBACK_NAMES:
+        if not LOOPBACK_HOST.fullmatch(host):
             raise Refusal(421, "The embedded Hub answers under names of this machine only.")
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         user = user_of(self.users, token.strip()) if kind.lower() == "bearer" else None
@@ -127,6 +127,15 @@ def refused(refusal: Refusal) -> Response:
     return JSONResponse({"error": message}, status_code=refusal.status, headers=headers)
 
 
+def failed(error: Exception, request: Request) -> Response:
+    """The response to a request that the server could not carry out: a full disk is said, anything else is a bug and logged."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return refused(Refusal(507, "The embedded Hub's disk is full."))
+    # Clients repeat a 500 for many seconds, so it must be loud here.
+    log.error("the embedded Hub failed on %s %s", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"error": f"The embedded Hub failed: {type(error).__name__}"}, status_code=500)
+
+
 def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
     """The handler of a path.
 
@@ -135,8 +144,8 @@ def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
     """
     if segments[0] == "api":
         return _api_route(method, segments[1:])
-    if segments[0] == "lfs" and handler_of(lfs.ROOT_ROUTES, method, segments[1:]):
-        return lfs.ROOT_ROUTES[method, "/".join(segments[1:])]
+    if segments[0] == "lfs" and (handler := lfs.ROOT_ROUTES.get((method, "/".join(segments[1:])))):
+        return handler
     repo_type: RepoType = "model"
     if segments[0] in ("datasets", "spaces"):
         repo_type, segments = PLURALS[segments[0]], segments[1:]
@@ -151,14 +160,9 @@ def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
     raise Refusal(404, "The embedded Hub has no such page; it serves the API that huggingface_hub speaks.")
 
 
-def handler_of(routes: dict[tuple[str, str], Any], method: str, segments: list[str]) -> Any:
-    """The handler in a table of routes, or None."""
-    return routes.get((method, "/".join(segments)))
-
-
 def _api_route(method: str, segments: list[str]) -> Callable[[Call], Any]:
-    if handler := handler_of(ROOT_ROUTES, method, segments):
-        return handler  # type: ignore[no-any-return]
+    if handler := ROOT_ROUTES.get((method, "/".join(segments))):
+        return handler
     repo_type = PLURALS.get(segments[0] if segments else "")
     if repo_type is None:
         raise Refusal(404, "The embedded Hub does not have this part of the API.")

@@ -160,7 +160,7 @@ class Call:
             start = int(self.query.get("cursor") or 0)
         except ValueError:
             limit = start = -1
-        if limit < 1 or start < 0:
+        if limit < 1 or not 0 <= start < 1 << 40:
             raise bad_request("limit and cursor must be whole numbers.")
         limit = min(limit, self.settings.page_size)
         page = list(islice(items, start, start + limit + 1))
@@ -170,6 +170,11 @@ class Call:
             address = f"{self.base_url}{self.raw_path}?{urlencode([*kept, ('cursor', str(start + limit))])}"
             links["Link"] = f'<{address}>; rel="next"'
         return JSONResponse([show(item) for item in page[:limit]], headers=links)
+
+
+def clean(value: Any) -> str:
+    """Text from a client that can be written as UTF-8: half of a surrogate pair becomes a question mark."""
+    return str(value).encode(errors="replace").decode()
 
 
 def web_url(call: Call, repo_type: RepoType, repo_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from .calls import Call, web_url
+from .calls import Call, clean, web_url
 from .discussions import require_pushable
 from .lfs import uploaded_entry
 from .names import SHA256, check_path, check_ref, is_lfs
@@ -31,7 +31,7 @@ def preupload(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     for file in files:
         try:
             path, size, sample = check_path(file["path"]), int(file["size"]), base64.b64decode(file.get("sample") or "")
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
             raise bad_request("Each file needs a path, a size and a base64 sample.") from error
         answer = {"path": path, "uploadMode": "lfs" if is_lfs(path, size, sample) else "regular", "shouldIgnore": False}
         answers.append(answer | ({"oid": tree[path].etag} if path in tree else {}))
@@ -43,7 +43,7 @@ def commit(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     user = call.signed_in()
     revision = rest[0] if rest else "main"
     header, entries, deleted = _operations(call, repo)
-    title, message = str(header.get("summary") or "Update"), str(header.get("description") or "")
+    title, message = clean(header.get("summary") or "Update"), clean(header.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
         answer: dict[str, Any] = {"success": True}
         expected = header.get("parentCommit")
@@ -222,7 +222,7 @@ def super_squash(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/super-squash/BRANCH: forget the branch's history."""
     user = call.require_write(repo)
     ref = f"refs/heads/{rest[0] if rest else 'main'}"
-    title = str(call.json().get("message") or "Super-squash")
+    title = clean(call.json().get("message") or "Super-squash")
     with call.store.edit(repo.type, repo.id) as repo:
         if ref not in repo.refs:
             raise revision_not_found(ref)

@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from . import pulls
-from .calls import Call
+from .calls import Call, clean
 from .pulls import Discussion
 from .refusals import Refusal, bad_request
 from .store import Repo, now
@@ -89,7 +89,7 @@ def write(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 
 def _open(call: Call, repo: Repo, user: str, body: dict[str, Any]) -> dict[str, Any]:
-    title, description = text(body, "title"), str(body.get("description") or "")
+    title, description = text(body, "title"), clean(body.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
         if body.get("pullRequest"):
             number = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
@@ -107,7 +107,7 @@ def text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise bad_request(f"{name} must not be empty.")
-    return value
+    return clean(value)
 
 
 def require_author(call: Call, repo: Repo, author: str) -> str:
@@ -175,7 +175,7 @@ def _title(call: Call, repo: Repo, discussion: Discussion, body: dict[str, Any])
 def _status(call: Call, repo: Repo, discussion: Discussion, body: dict[str, Any]) -> dict[str, Any]:
     user = require_author(call, repo, discussion["author"])
     status = body.get("status")
-    if status not in STATUSES or discussion["status"] == "merged":
+    if status not in ("open", "closed") or discussion["status"] == "merged":
         raise bad_request(f"A discussion that is {discussion['status']} cannot become {str(status)[:20]!r}.")
     return {"newStatus": shown_event(_change_status(discussion, user, status, body))}
 

@@ -167,16 +167,21 @@ def complete(call: Call) -> Response:
     if not isinstance(named, list) or len(named) != count:
         raise bad_request(f"{count} parts were announced.")
     paths = []
-    for number, part in enumerate(sorted(named, key=lambda part: int(part["partNumber"])), start=1):
-        etag = str(part["etag"]).strip('"')
+    etags = {part.get("partNumber"): str(part.get("etag")).strip('"') for part in named if _is_part(part)}
+    for number in range(1, count + 1):
+        etag = etags.get(number, "")
         path = folder / f"{number}-{etag}"
-        if not SHA256.fullmatch(etag) or int(part["partNumber"]) != number or not path.exists():
+        if not SHA256.fullmatch(etag) or not path.exists():
             raise bad_request(f"Part {number} was not received.")
         paths.append(path)
     sha256, _ = call.store.blobs.put((chunk for path in paths for chunk in chunks(path)), expected=fields["oid"])
     call.store.record_lfs(fields["uid"], sha256)
     shutil.rmtree(folder, ignore_errors=True)
     return JSONResponse({})
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("partNumber"), int)
 
 
 def verify(call: Call) -> Response:

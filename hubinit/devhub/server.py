@@ -3,9 +3,10 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,7 +17,7 @@ from .app import App
 from .calls import Settings
 from .lfs import sweep
 from .store import Store
-from .users import check_users, default_users, users_file
+from .users import sign_up, token_file
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8321
@@ -83,16 +84,23 @@ def make_app(root: Path, users: Mapping[str, str] | None, settings: Settings | N
     try:
         store = Store(Path(root))
         sweep(store)
-        return App(store, check_users(users) if users else default_users(store.root), settings)
+        with store.locked():
+            return App(store, sign_up(store.root, users), settings)
     except OSError as error:
         raise HubError(f"The embedded Hub cannot use the folder {root}: {error.strerror}.") from error
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:
-    # Uploads of unknown length keep a connection busy; only idle ones are closed.
-    return uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, timeout_keep_alive=60)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=5,
     )
+    return uvicorn.Server(config)
 
 
 @contextmanager
@@ -144,21 +152,21 @@ def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str] | No
     app = make_app(root, users)
     bound = bind(port)
     print("\n".join(greeting(f"http://{HOST}:{bound.getsockname()[1]}", app)), flush=True)
-    _server(app).run([bound])
+    with suppress(KeyboardInterrupt):
+        _server(app).run([bound])
 
 
 def greeting(url: str, app: App) -> list[str]:
     """What is said at the start: the address, what to paste into the client's shell, and what this server is not."""
-    name = next(iter(app.users))
-    given = app.users != _stored(app.store.root)
-    where = f"the token you gave for {name}" if given else f"token of {name}, kept in {users_file(app.store.root)}"
+    name, *others = app.users
+    also = f"  (or tokens/{', tokens/'.join(others)})" if others else ""
     return [
-        f"Embedded Hub at {url} over {app.store.root}  (for development and air-gapped use; this machine only; Ctrl-C stops it)",
-        f"Users: {', '.join(app.users)}. Each may write to their own namespace.",
+        f"Embedded Hub at {url} over {app.store.root}",
+        "For development and air-gapped use: this machine only, no git, no web pages. Ctrl-C stops it.",
+        "",
         "In the client's shell, before Python starts:",
-        f"  export HF_ENDPOINT={url} HF_TOKEN={app.users[name]} HF_HUB_DISABLE_XET=1   # {where}",
+        f"  export HF_ENDPOINT={url} HF_HUB_DISABLE_XET=1",
+        f"  export HF_TOKEN=$(cat {quote(str(token_file(app.store.root, name)))}){also}",
+        "",
+        f"Each user may write to their own namespace: {', '.join(app.users)}.",
     ]
-
-
-def _stored(root: Path) -> dict[str, str] | None:
-    return default_users(root) if users_file(root).exists() else None

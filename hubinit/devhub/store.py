@@ -7,12 +7,12 @@ ROOT/
   repos/model/NS/NAME.json    one JSON per repo: settings, refs, discussions
   lfs/ab/ab…/UID      this LFS content was uploaded to the repo of this uid
   lock                held, across processes, by whoever changes a repo
-  users.json, secret  see users.py and lfs.py
+  tokens/NAME, secret see users.py and lfs.py
 ```
 
 A commit is written from the leaves up and synced (blobs, tree, commit) before the repo's JSON is replaced atomically: a
 process killed at any moment leaves the old head or the new one. Other processes (the seeding command) may write to a root
-that is being served.
+that is being served. Content that nothing refers to any more is not collected; a root is cheap to make anew.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from .blobs import Blobs, chunks, git_oid, lfs_pointer, sync_folder, write_atomic
 from .names import (
@@ -132,6 +132,9 @@ class Store:
             return Repo.model_validate_json(self.repo_path(repo_type, repo_id).read_bytes())
         except FileNotFoundError:
             raise repo_not_found(repo_id) from None
+        except ValidationError:
+            path = self.repo_path(repo_type, repo_id)
+            raise Refusal(500, f"The embedded Hub's file {path} is damaged; restore or delete it.") from None
 
     def load(self, repo_type: RepoType, repo_id: str) -> Repo:
         """A repo as it is now, under exactly this id.

@@ -4,7 +4,6 @@ Repos of other namespaces (the seeded organisations) are read-only for everyone;
 folder itself, changes them. Anyone signed in may open a discussion or a pull request on what they can read.
 """
 
-import json
 import secrets
 from collections.abc import Mapping
 from hmac import compare_digest
@@ -18,37 +17,33 @@ from .names import check_namespace
 DEFAULT_USER = "local"
 
 
-def users_file(root: Path) -> Path:
-    """Where the default user's token is kept, readable by the owner of the folder only."""
-    return root / "users.json"
+def token_file(root: Path, name: str) -> Path:
+    """Where a user's token is kept for pasting, readable by the owner of the folder only."""
+    return root / "tokens" / name
 
 
-def default_users(root: Path) -> dict[str, str]:
-    """The one default user with a token that is made once per root.
+def sign_up(root: Path, users: Mapping[str, str] | None) -> dict[str, str]:
+    """The users of a server, with each one's token in its file.
 
-    Raises:
-        HubError: the file is there and unusable.
-    """
-    path = users_file(root)
-    if not path.exists():
-        write_atomic(path, json.dumps({DEFAULT_USER: f"hf_{secrets.token_hex(17)}"}).encode(), mode=0o600)
-    try:
-        users = json.loads(path.read_text())
-        return check_users({str(name): str(token) for name, token in users.items()})
-    except (ValueError, AttributeError) as error:
-        raise HubError(f"{path} does not hold names and tokens as JSON; delete it to have it made anew.") from error
-
-
-def check_users(users: Mapping[str, str]) -> dict[str, str]:
-    """The same users.
+    Args:
+        root: the Hub's folder.
+        users: name to token; None for one user `local`, whose token is made once per root.
 
     Raises:
         HubError: a name is not a legal namespace, or tokens are empty or shared.
     """
+    if not users:
+        path = token_file(root, DEFAULT_USER)
+        kept = path.read_text().strip() if path.exists() else ""
+        users = {DEFAULT_USER: kept or f"hf_{secrets.token_hex(17)}"}
     for name in users:
         check_namespace(name)
-    if not all(users.values()) or len(set(users.values())) < len(users):
-        raise HubError("Every user of the embedded Hub needs a token of their own; give them as --user NAME:TOKEN.")
+    if any(not token.isalnum() for token in (token.replace("_", "") for token in users.values())):
+        raise HubError("A token of the embedded Hub is made of letters, digits and '_'; give it as --user NAME:TOKEN.")
+    if len(set(users.values())) < len(users):
+        raise HubError("Every user of the embedded Hub needs a token of their own.")
+    for name, token in users.items():
+        write_atomic(token_file(root, name), token.encode(), mode=0o600)
     return dict(users)
 
 

@@ -73,6 +73,8 @@ def raw_get(hub, path, host=None, extra=""):
         "/lfs/upload?uid=..&oid=x",
         "//",
         "/%ff%fe",
+        "/é/é",
+        "/api/models?cursor=" + "9" * 30,
     ],
 )
 def test_no_path_leaves_the_root(hub, api, path):
@@ -81,9 +83,17 @@ def test_no_path_leaves_the_root(hub, api, path):
     assert 400 <= status < 500, answer
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil:1", "x@127.0.0.1"]
-)
+FOREIGN = [
+    "evil.example",
+    "evil.example:80",
+    "127.0.0.1.evil.example",
+    "localhost.evil:1",
+    "x@127.0.0.1",
+    '127.0.0.1:8"><',
+]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
 def test_foreign_host_names_are_refused(hub, host):
     status, _ = raw_get(hub, "/api/models", host)
     assert status == 421
@@ -139,13 +149,13 @@ def test_default_user_has_a_private_token_that_stays(tmp_path):
     with running(tmp_path) as first:
         token = first.token
         assert (first.user, len(token) > 30) == ("local", True)
-    assert (tmp_path / "users.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "tokens" / "local").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     with running(tmp_path) as second:
         assert second.token == token
 
 
-@pytest.mark.parametrize("users", [{"a": ""}, {"a": "t", "b": "t"}, {"../a": "t"}, {"api": "t"}])
+@pytest.mark.parametrize("users", [{"a": ""}, {"a": "t\nx"}, {"a": "t", "b": "t"}, {"../a": "t"}, {"api": "t"}])
 def test_bad_users(tmp_path, users):
     with pytest.raises(HubError), running(tmp_path, users=users):
         pass
