@@ -284,3 +284,7 @@ def safe(message: Any) -> str:
     from rich.markup import escape
 
     return escape(str(message))
+
+
+if __name__ == "__main__":
+    main()

@@ -214,13 +214,16 @@ def print_plan(planned: list[PlannedRun], store: ResultStore, as_json: bool) -> 
 def run_seed(root: Path, names: list[str] | None, *, directory: Path | None, only_list: bool) -> None:
     """Seeds the embedded Hub and says what is there."""
     from hubinit.devhub.seed import SEEDS, seed, seed_folder
+    from hubinit.devhub.seed.wheels import megabytes
     from hubinit.devhub.store import Store
 
     if only_list:
-        table = Table("name", "repository", "from", "licence", "size")
+        table = folding("name", "repository", "from", "licence", "size", "by default")
         for name, recipe in SEEDS.items():
-            size = f"{recipe.size / 1e6:.0f} MB"
-            table.add_row(name, recipe.repo_id, recipe.wheel.requirement, recipe.license, size)
+            default = "on request" if recipe.on_request else "yes"
+            table.add_row(
+                name, recipe.repo_id, recipe.wheel.requirement, recipe.license, megabytes(recipe.size), default
+            )
         console.print(table)
         return
     store = Store(root)
@@ -230,6 +233,14 @@ def run_seed(root: Path, names: list[str] | None, *, directory: Path | None, onl
 
     seed_folder(store, directory, echo=echo) if directory else seed(store, names, echo=echo)
     console.print(f"Serve it with: hubinit hub serve --root {root}", markup=False, highlight=False)
+
+
+def folding(*columns: str) -> Table:
+    """A table whose cells break into lines instead of losing text on a narrow terminal."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def print_methods(*, as_json: bool) -> None:
@@ -251,7 +262,7 @@ def print_methods(*, as_json: bool) -> None:
         }
         print(json.dumps(rows, indent=1, default=str))
         return
-    table = Table("method", "source", "starts at", "needs data", "options")
+    table = folding("method", "source", "starts at", "needs data", "options")
     for name, method in METHODS.items():
         options = ", ".join(f"{field}={info.default}" for field, info in method.options.model_fields.items())
         needs = "yes" if method.statistics(method.options()) else "no"
@@ -266,7 +277,7 @@ def print_tasks(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"tasks": {n: t.dataset for n, t in TASKS.items()}, "suites": dict(SUITES)}, indent=1))
         return
-    table = Table("task", "kind", "data set", "primary metric")
+    table = folding("task", "kind", "data set", "primary metric")
     for name, task in TASKS.items():
         table.add_row(name, task.kind, task.dataset, task.primary)
     console.print(table)

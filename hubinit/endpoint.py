@@ -35,6 +35,7 @@ def connected(hub: str | None) -> Iterator[str]:
     Raises:
         HubinitError: the value is none of these.
     """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # commands show their own
     if hub is None:
         yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     elif hub == "embedded":

@@ -1,30 +1,32 @@
 """The gates between a run and a stored score: the start is the promised one, training did something, the reload is exact.
 
-An adapter can be wrong in ways that hardly show: FILet's factors are so small that a missing anchor moves bf16 logits by less
-than their rounding. So the start and the reload are measured twice: as they are, and with the adapter's factors scaled up
-until ‖s·BA‖ = 0.1 ‖W‖ in every layer. An anchor scales with its adapter, so a right one still cancels, and a missing or
-flipped one stands out in every dtype.
+Logits alone cannot tell: in bf16 thirty layers of rounding move them by 2 %, and FILet's factors are so small that a missing
+anchor moves them by less. So the start and the reload are measured twice: the logits of the whole model, and every adapted
+layer by itself, in float32 and without its base weight, on random inputs, relative to the size of what the adapter computes.
+A missing or flipped anchor is then an error of 100 %, however small the factors and whatever the base's dtype.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from hubinit.adapters import untouched_base
-from hubinit.adapters.anchor import ADAPTER, ANCHOR
+from hubinit.adapters.anchor import ADAPTER
+from hubinit.adapters.attach import generator_for
 from hubinit.adapters.base import adapted_layers, is_residual, strip
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import GateError
-from hubinit.layers import weight_of
+from hubinit.layers import shape_of
 
 # Largest ‖logits − reference‖ / ‖reference‖ that counts as equal: rounding, amplified through the layers.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
-VISIBLE = 0.1  # ‖s·BA‖ / ‖W‖ of the scaled check
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+LAYER_TOLERANCE = 1e-3  # of one adapted layer, computed in float32 (1e-6 on a CPU) or TF32
+PROBES = 4  # random inputs per layer
 
 Batch = Mapping[str, Tensor]
 
@@ -33,33 +35,32 @@ def check_start(model: PeftModel, batch: Batch, start: Literal["keep", "shift"])
     """Measures the start point of a freshly initialised model against its untouched base.
 
     Args:
-        model: from `initialize` (or plain PEFT: an adapter `default` and, where needed, an active adapter `anchor`).
+        model: from `initialize` or `load_initialized`.
         batch: model inputs; a few short examples will do.
-        start: `keep`: the logits must be the base's, also with factors of visible size; `shift`: they must differ.
+        start: `keep`: the logits must be the base's, and no layer may add anything; `shift`: the logits must differ.
 
     Returns:
-        The relative deviation of the logits, ‖logits − base‖ / ‖base‖; for `keep` the larger of the two measured.
+        The relative deviation of the logits, ‖logits − base‖ / ‖base‖.
 
     Raises:
         GateError: with the measured deviation and the tolerance.
     """
-    with evaluating(model), untouched_base(model) as base:
-        reference = logits(base, batch)
     with evaluating(model):
+        with untouched_base(model) as base:
+            reference = logits(base, batch)
         measured = deviation(logits(model, batch), reference)
         if start == "shift":
             if not measured > 0:
                 raise GateError("start gate: this method shifts the logits, but they are exactly the base's.")
             return measured
-        _require(measured, model, "start gate: the logits at step 0 are not the base's")
-        if is_residual(model):  # the anchor is in the base's weights: scaling the adapter alone would undo the balance
-            return measured
-        with visible(model):
-            scaled = deviation(logits(model, batch), reference)
-        _require(
-            scaled, model, "start gate: with factors of visible size the logits at step 0 are not the base's (anchor?)"
-        )
-    return max(measured, scaled)
+        _require(measured, tolerance_of(model), "start gate: the logits at step 0 are not the base's")
+        if not is_residual(model):  # there the anchor is in the base's weights, and the logits say all
+            for name, layer in adapted_layers(model).items():
+                output, size = adapter_output(layer, name)
+                if size > 0:
+                    error = float(output.norm()) / size
+                    _require(error, LAYER_TOLERANCE, f"start gate: {name} does not start at its base weight (anchor?)")
+    return measured
 
 
 def check_trained(model: PeftModel, batch: Batch) -> float:
@@ -98,62 +99,67 @@ def check_reload(
         base: a fresh base model, or a function that loads one. Default: the model's own base without its adapters.
 
     Returns:
-        ‖reloaded − in memory‖ / ‖in memory‖ of the logits, the larger of: as they are, and with visible factors.
+        ‖reloaded − in memory‖ / ‖in memory‖ of the logits.
 
     Raises:
         GateError: with the measured deviation and the tolerance.
     """
+    message = f"reload gate: the adapter in {directory} is not the one in memory"
+    own: nn.Module
     with evaluating(model):
         expected = logits(model, batch)
-        scales: dict[str, float] = {}
-        if not is_residual(model):
-            with visible(model) as scales:
-                expected_visible = logits(model, batch)
-        with (
-            untouched_base(model)
-            if base is None
-            else nullcontext(base if isinstance(base, nn.Module) else base()) as own
-        ):
+        # A folded anchor is in the base's weights: its layers cannot be compared without them.
+        outputs = (
+            {}
+            if is_residual(model)
+            else {name: adapter_output(layer, name) for name, layer in adapted_layers(model).items()}
+        )
+        fresh = base if base is None or isinstance(base, nn.Module) else base()
+        with untouched_base(model) if fresh is None else nullcontext(fresh) as own:
             reloaded = PeftModel.from_pretrained(own, str(directory)).eval()
             try:
                 measured = deviation(logits(reloaded, batch), expected)
-                if scales:
-                    layers = adapted_layers(reloaded)
-                    for name, scale in scales.items():
-                        layers[name].lora_B[ADAPTER].weight.mul_(scale)
-                    measured = max(measured, deviation(logits(reloaded, batch), expected_visible))
+                layers = adapted_layers(reloaded)
+                errors = {
+                    name: float((adapter_output(layers[name], name)[0] - output).norm()) / size
+                    for name, (output, own_size) in outputs.items()
+                    if (size := max(own_size, float(output.norm()))) > 0
+                }
             finally:
                 strip(own)
-        _require(measured, model, f"reload gate: the adapter in {directory} is not the one in memory")
+    _require(measured, tolerance_of(model), message)
+    for name, error in errors.items():
+        _require(error, LAYER_TOLERANCE, f"{message} in {name}")
     return measured
 
 
-@contextmanager
-def visible(model: PeftModel) -> Iterator[dict[str, float]]:
-    """Scales B of the adapter, and of its anchor, until ‖ΔW‖ = 0.1 ‖W‖ of the adapter alone, for a `with` block.
+def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
+    """What an adapted layer adds to its base layer, computed by PEFT's own forward pass with a base that gives zeros.
 
-    Yields:
-        Module name → the factor its B was multiplied by. Empty for adapters without such a factor (`peft:<type>`).
+    Args:
+        layer: PEFT's wrapper.
+        name: seeds the random inputs.
+
+    Returns:
+        The output (PROBES, m) in float32, and the norm of `s·B A x`, before an anchor cancels it; 0 where the
+        adapter has no such factors.
     """
-    scales: dict[str, float] = {}
-    saved: list[tuple[Tensor, Tensor]] = []
-    for name, layer in adapted_layers(model).items():
-        factors = getattr(layer, "lora_B", None) or getattr(layer, "peanut_B", None)
-        if factors is None or ADAPTER not in factors:
-            continue
-        norm = float(layer.get_delta_weight(ADAPTER).norm())
-        scale = VISIBLE * float(weight_of(layer.get_base_layer(), name).norm()) / norm if norm > 0 else 1.0
-        scales[name] = scale
-        for adapter in (ADAPTER, ANCHOR):
-            if adapter in factors:
-                weight = factors[adapter].weight
-                saved.append((weight, weight.detach().clone()))
-                weight.data.mul_(scale)
+    base = layer.get_base_layer()
+    m, n = shape_of(base)
+    device = base.weight.device
+    x = torch.randn(PROBES, n, generator=generator_for(0, name, device), device=device)  # (PROBES, n)
+    replaced = base.__dict__.get("forward")
+    base.forward = lambda x, *args, **kwargs: x.new_zeros(*x.shape[:-1], m)
     try:
-        yield scales
+        output: Tensor = layer(x)  # (PROBES, m)
     finally:
-        for weight, original in saved:
-            weight.data.copy_(original)
+        del base.forward
+        if replaced is not None:
+            base.forward = replaced
+    own = torch.zeros(())
+    if ADAPTER in getattr(layer, "lora_B", ()):
+        own = layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](x)) * layer.scaling[ADAPTER]
+    return output, float(own.norm())
 
 
 @contextmanager
@@ -192,7 +198,6 @@ def tolerance_of(model: PeftModel) -> float:
     return max(TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]) for dtype in dtypes)
 
 
-def _require(measured: float, model: PeftModel, message: str) -> None:
-    tolerance = tolerance_of(model)
+def _require(measured: float, tolerance: float, message: str) -> None:
     if not measured <= tolerance:
         raise GateError(f"{message}: relative deviation {measured:.2e}, tolerance {tolerance:.0e}.")

@@ -177,12 +177,12 @@ def merge_same_key(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def method_spec(name: str, protocol: Protocol) -> MethodSpec:
-    """The method with its checked options, defaults filled in: a changed default is a new run too."""
+    """The method with its checked options; only those that differ from the defaults, so that a new option changes no key."""
     from hubinit import methods
 
     method = methods.get(name)
     options = methods.parse_options(method, protocol.methods.get(name, {}))
-    return MethodSpec(name=name, options=options.model_dump(mode="json"), version=method.version)
+    return MethodSpec(name=name, options=options.model_dump(mode="json", exclude_defaults=True), version=method.version)
 
 
 def calibration_spec(method: MethodSpec, protocol: Protocol, samples: int | None) -> CalibrationSpec | None:

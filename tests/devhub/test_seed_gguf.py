@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubinit.devhub.seed.gguf_model import convert, transformers_name, unpermute
+from hubinit.devhub.seed.gguf_model import _write_tokenizer, convert, transformers_name, unpermute
 from hubinit.errors import HubinitError
 
 HIDDEN, HEADS, KV_HEADS, MLP, LAYERS = 64, 4, 2, 96, 2
@@ -123,6 +123,21 @@ def test_the_tokenizer_equals_transformers_own_conversion(gguf_file, converted):
     assert (ours.bos_token, ours.eos_token, ours.pad_token, ours.unk_token) == (*SPECIAL[1:], SPECIAL[2], SPECIAL[0])
     assert ours.model_max_length == 128
     assert json.loads((converted / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.parametrize(("pre", "expected"), [("smollm", ["1", "2", "Ġ", "3"]), ("default", ["12", "Ġ3"])])
+def test_the_smollm_pre_tokenizer_splits_every_digit_off(tmp_path, pre, expected):
+    from transformers import AutoTokenizer
+
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": ["1", "2", "3", "Ġ", "12", "Ġ3"],
+        "tokenizer.ggml.merges": ["1 2", "Ġ 3"],
+        "tokenizer.ggml.token_type": [1] * 6,
+    }
+    _write_tokenizer(fields, tmp_path, max_length=64)
+    assert AutoTokenizer.from_pretrained(tmp_path).tokenize("12 3") == expected
 
 
 def test_a_file_that_is_not_gguf_is_one_sentence(tmp_path):

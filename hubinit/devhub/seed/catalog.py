@@ -183,6 +183,7 @@ _ALL = (
             "pipeline_tag": "text-generation",
             "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
         },
+        version=2,  # 2: every digit is a token of its own
     ),
     Seed(
         name="dinov2-small",

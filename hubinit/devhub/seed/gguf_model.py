@@ -128,7 +128,11 @@ def _write_configs(fields: dict[str, Any], target: Path, *, tied: bool) -> None:
 
 
 def _write_tokenizer(fields: dict[str, Any], target: Path, *, max_length: int) -> None:
-    """Write the byte-level BPE tokenizer of the GGUF metadata, equal to the one that transformers itself makes of it."""
+    """Write the byte-level BPE tokenizer of the GGUF metadata.
+
+    It is the one that transformers makes of the file, but for one thing that transformers overlooks: the pre-tokenizer
+    `smollm` splits off every digit before the byte-level step, as the model was trained.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -140,6 +144,9 @@ def _write_tokenizer(fields: dict[str, Any], target: Path, *, max_length: int) -
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if fields.get("tokenizer.ggml.pre") == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, tokenizer.pre_tokenizer])
     tokenizer.decoder = decoders.ByteLevel()
     kinds = zip(tokens, fields["tokenizer.ggml.token_type"], strict=True)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == _CONTROL])
