@@ -215,6 +215,8 @@ def is_transient(error: BaseException | None) -> bool:
         return is_transient(error.__cause__)
     if (status := _status(error)) is not None:
         return status in (408, 429) or status >= 500
+    if type(error) is OSError and "Consistency check failed" in str(error):  # a download that ended too early
+        return True
     return isinstance(error, (ConnectionError, TimeoutError, JSONDecodeError)) or (
         isinstance(error, _TRANSPORT_ERROR) and not isinstance(error, HfHubHTTPError)
     )

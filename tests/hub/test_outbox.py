@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from builders import run, run_folder
+from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
@@ -130,6 +134,54 @@ def test_kill_9_of_the_client_at_50_random_moments_loses_and_doubles_nothing(api
     assert len(read_leaderboard(api, "alice/killed-board")) == 8
     assert len(published(api, "alice/killed-board", "dataset")) == 8
     assert "hf_alice" not in done.stdout + done.stderr
+
+
+MORTAL_HUB = """
+import os, random, signal, sys, time
+from pathlib import Path
+from hubinit.devhub.server import bind, running
+
+listener, chance = bind(0), random.Random(0)
+print(listener.getsockname()[1], flush=True)
+for life in range(51):
+    child = os.fork()  # connections made while nobody lives wait at the socket
+    if not child:
+        with running(Path(sys.argv[1]), users={"alice": "hf_alice"}, listener=listener):
+            time.sleep(600)
+    if life == 50:
+        print("lives on", flush=True)
+        sys.stdin.read()
+    time.sleep(chance.uniform(0.1, 0.5))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_hub_at_50_random_moments_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    sleep = time.sleep
+    monkeypatch.setattr("time.sleep", lambda seconds: sleep(seconds / 10))  # waits between tries
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", MORTAL_HUB, str(tmp_path / "hub")]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mortal:
+        api = HfApi(endpoint=f"http://127.0.0.1:{mortal.stdout.readline().strip()}", token="hf_alice")
+        outbox = tmp_path / "outbox"
+        repos = filled(outbox, tmp_path, api, "mortal", runs=8)
+        dead = threading.Thread(target=mortal.stdout.readline, daemon=True)  # ends when the last Hub lives on
+        dead.start()
+        for _ in range(100):
+            with suppress(HubError):
+                list(sync(api, outbox))
+            if not waiting(outbox):
+                break
+        assert not waiting(outbox)
+        dead.join(120)
+        for repo in repos:
+            pull(api, repo)
+            assert len(published(api, repo)) == 1
+        assert len(read_leaderboard(api, "alice/mortal-board")) == 8
+        assert len(published(api, "alice/mortal-board", "dataset")) == 8
+        mortal.stdin.close()
 
 
 def test_rows_queued_and_rows_published_meanwhile_are_merged(api, tmp_path):
