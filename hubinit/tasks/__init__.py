@@ -1,6 +1,7 @@
 """Benchmarks: one file each, with one `Task`. A new one is a file here and an entry in the list below."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 from hubinit.config import DataSpec
@@ -66,8 +67,6 @@ def pin(name: str) -> str | None:
     Raises:
         HubError: no such data set, no access, or no Hub and no copy in the cache.
     """
-    from pathlib import Path
-
     from hubinit.models import commit_sha
 
     task = get(name)
@@ -86,13 +85,13 @@ def training_examples(
 ) -> tuple[Sequence[Example] | Sequence[ImageExample], Sequence[Example] | Sequence[ImageExample]]:
     """Training and validation examples, both from the training splits.
 
-    The training splits of all tasks are joined and shuffled once, so a mixture is proportional to their sizes. Training takes
-    from the front and validation from the back: asking for more of one changes nothing in the other. Only the chosen examples
-    are rendered, images when they are looked at.
+    The training splits of all tasks are joined and shuffled, so a mixture is proportional to their sizes. The validation
+    examples are the same for every seed: settings are compared on one set, and no seed trains or calibrates on it. Only the
+    chosen examples are rendered, images when they are looked at.
 
     Args:
         data: which tasks, at which revisions, and how many examples.
-        seed: of the shuffle.
+        seed: of the choice and order of the training examples.
 
     Returns:
         `data.samples` (or all the rest) examples for training, and `data.validation_samples` for validation.
@@ -118,16 +117,16 @@ def training_examples(
             f"{', '.join(data.tasks)} has {len(index)} training examples, too few to hold out {data.validation_samples} "
             "for validation; lower validation_samples."
         )
-    Random(seed).shuffle(index)  # noqa: S311
-    held_out = index[len(index) - data.validation_samples :]
-    chosen = index[: len(index) - data.validation_samples][: data.samples]
+    Random(0).shuffle(index)  # noqa: S311
+    held_out, rest = index[: data.validation_samples], index[data.validation_samples :]
+    Random(seed).shuffle(rest)  # noqa: S311
 
     def render(rows: Sequence[tuple[int, int]]) -> Sequence[Example] | Sequence[ImageExample]:
         if kinds == {"vision"}:
             return images.ImageExamples(splits[0], tuple(row for _, row in rows))
         return [splits[which].example(row) for which, row in rows]
 
-    return render(chosen), render(held_out)
+    return render(rest[: data.samples]), render(held_out)
 
 
 __all__ = ["SUITES", "TASKS", "Task", "get", "labels", "members", "pin", "training_examples"]
