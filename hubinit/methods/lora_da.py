@@ -109,8 +109,8 @@ def factors(layer: Layer, options: LoraDaOptions) -> Factors:
     """A: eigenvectors of Ω's r smallest eigenvalues; B = Δ Aᵀ; both scaled as the preset says.
 
     Returns:
-        A (r, n) and B (m, r). The report has the eigenvalue range, Δ's share inside the subspace, the damping used and how
-        often it was raised, and whether a full eigendecomposition took over from LOBPCG (`full_solve`).
+        A (r, n) and B (m, r). The report has the range of the eigenvalues of Ω/σ_1(Δ)², the share of ‖Δ‖² in the subspace, the
+        damping used and how often it was raised, and whether a full eigendecomposition took over from LOBPCG (`full_solve`).
 
     Raises:
         InitialisationError: a Fisher factor cannot be factorised even with the damping raised.
@@ -119,7 +119,7 @@ def factors(layer: Layer, options: LoraDaOptions) -> Factors:
     guidance, report = _guidance(layer, options, use)
     pairs = _smallest(layer, guidance, options.lobpcg_iters)
     A = pairs.vectors.T  # (r, n)
-    B = guidance.delta @ pairs.vectors  # (m, r)
+    B = guidance.delta @ pairs.vectors  # (m, r) of the normalised Δ
     energy = float(guidance.delta.square().sum())
     report |= {
         "eigenvalue_min": float(pairs.values.min()),
@@ -129,6 +129,8 @@ def factors(layer: Layer, options: LoraDaOptions) -> Factors:
         "iterations": float(pairs.iterations),
         "full_solve": float(pairs.full),
     }
+    if not use.normalise:
+        B = B * guidance.scale
     if use.project:
         B = B / layer.scaling
     root = use.gamma**0.5
@@ -137,10 +139,11 @@ def factors(layer: Layer, options: LoraDaOptions) -> Factors:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Ω as an operator: `variance · Z⁻¹ − Δᵀ Δ`."""
+    """Ω / σ_1(Δ)² as an operator: `variance · Z⁻¹ − Δᵀ Δ` with Δ of spectral norm 1 (or zero); the eigenvectors are Ω's."""
 
-    delta: Tensor  # (m, n)
-    variance: float  # β tr(D) / N, over σ_1(Δ)² where Δ is normalised
+    delta: Tensor  # (m, n) Δ / σ_1(Δ)
+    scale: float  # σ_1(Δ); 1 where Δ = 0
+    variance: float  # β tr(D) / (N σ_1(Δ)²)
     Z: Tensor | None  # (n, n) input Fisher without damping; None when the variance term is off
     inverse: Damped | None
 
@@ -174,16 +177,18 @@ def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guid
         report |= {"damping_input": inverse.damping, "damping_raised": float(inverse.raised)}
         if not options.raw_gradient:
             delta = -inverse.solve((D[:, None] * gradient).T).T  # (m, n)
-    if use.normalise:
-        largest = float(top_svd(delta, 1, layer.generator).S[0])
-        report["displacement_norm"] = largest
-        if largest > 0:
-            delta, variance = delta / largest, variance / largest**2
-    return Guidance(delta, variance, Z, inverse), report
+    scale = float(top_svd(delta, 1, layer.generator).S[0]) or 1.0
+    report["displacement_norm"] = scale if delta.any() else 0.0
+    return Guidance(delta / scale, scale, variance / scale**2, Z, inverse), report
 
 
 def _factorise(layer: Layer, matrix: Tensor, use: Settings, side: str) -> Damped:
     mean = float(matrix.diagonal().mean())
+    if use.relative_damping and mean <= 0:
+        raise InitialisationError(
+            f"The {side} Fisher factor of module {layer.name} is zero on the calibration data, so LoRA-DA's paper preset has "
+            "nothing to invert; check the labels, use more data, or leave the module out of the targets."
+        )
     damped = damped_cholesky(matrix, use.damping * (mean if use.relative_damping else 1.0))
     if damped is None:
         raise InitialisationError(
@@ -241,11 +246,10 @@ def _preconditioner(layer: Layer, guidance: Guidance) -> Operator | None:
     Z, variance = guidance.Z, guidance.variance
     if Z is None or guidance.inverse is None or variance == 0:
         return None
-    bias = float(top_svd(guidance.delta, 1, layer.generator, tolerance=1e-2).S[0]) ** 2
     widest = float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2).values[0])
     if widest <= 0:
         return None
-    sigma = max(bias, variance / widest)
+    sigma = max(float(guidance.delta.any()), variance / widest)  # ‖Δ‖ is 1 or 0
     if (
         variance <= 0.1 * sigma * guidance.inverse.damping
     ):  # variance / damping is the largest eigenvalue of variance·Z⁻¹
