@@ -47,10 +47,10 @@ class InitReport(BaseModel):
         modules = list(self.modules.values())
         numbers = {
             "seconds": self.seconds,
-            "modules": float(len(modules)),
             "trainable_parameters": float(self.trainable_parameters),
         }
-        if modules:
+        if modules:  # PEFT's own initialisers report nothing per module
+            numbers["modules"] = float(len(modules))
             numbers["rank_min"] = float(min(module.rank for module in modules))
             numbers["rank_max"] = float(max(module.rank for module in modules))
             numbers["relative_norm_max"] = max(module.relative_norm for module in modules)

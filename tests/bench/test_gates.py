@@ -154,3 +154,15 @@ def test_the_reload_gate_passes_what_is_exact_and_catches_a_dropped_anchor(
     save_file(tensors, file)
     with pytest.raises(GateError, match="not the one in memory"):
         check_reload(model, tmp_path, batch)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "opt"])
+def test_dora_passes_in_bf16_on_layers_with_a_bias(name: str) -> None:
+    model, batch = start("dora", name, torch.bfloat16)
+    check_start(model, batch, "keep")
+
+
+def test_a_gate_leaves_the_forward_passes_as_they_were() -> None:
+    model, batch = start(RESIDUAL)
+    check_start(model, batch, "keep")
+    assert not [layer for layer in adapted_layers(model).values() if "forward" in layer.get_base_layer().__dict__]
