@@ -41,6 +41,7 @@ os.environ |= {
     "HF_TOKEN": USERS["alice"],
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",  # is torch.set_num_threads(1) for this process and every child, without importing torch

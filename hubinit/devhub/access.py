@@ -5,8 +5,8 @@ from typing import Any
 from starlette.responses import Response
 
 from .calls import Call
+from .records import Repo, now
 from .refusals import Refusal, bad_request
-from .store import Repo, now
 
 STATUSES = ("pending", "accepted", "rejected")
 

@@ -19,8 +19,9 @@ from starlette.types import Receive, Scope, Send
 from . import access, commits, discussions, evals, files, lfs, listing, repos
 from .calls import Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
+from .records import Repo
 from .refusals import Refusal, bad_request
-from .store import Repo, Store
+from .store import Store
 from .users import user_of
 
 log = logging.getLogger(__name__)

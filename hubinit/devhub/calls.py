@@ -11,8 +11,9 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse
 
 from .names import RepoType
+from .records import Repo
 from .refusals import Refusal, bad_request, repo_not_found
-from .store import Repo, Store
+from .store import Store
 
 Item = TypeVar("Item")
 

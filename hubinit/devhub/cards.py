@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from .store import Store, Tree
+from .records import Tree
+from .store import Store
 
 CARD_MAX_NODES = 50_000
 CARD_MAX_BYTES = 1 << 20

@@ -15,8 +15,8 @@ from .discussions import require_pushable
 from .lfs import uploaded_entry
 from .names import SHA256, check_path, check_ref, is_lfs
 from .pulls import note_push, open_pull
+from .records import MAIN, Entry, Repo
 from .refusals import Refusal, bad_request, revision_not_found
-from .store import MAIN, Entry, Repo
 
 
 def preupload(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:

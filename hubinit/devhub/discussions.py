@@ -6,8 +6,8 @@ from typing import Any
 from . import pulls
 from .calls import Call, clean
 from .pulls import Discussion
+from .records import Repo, now
 from .refusals import Refusal, bad_request
-from .store import Repo, now
 
 PAGE = 10
 TYPES = {None: (True, False), "all": (True, False), "discussion": (False,), "pull_request": (True,)}

@@ -11,8 +11,9 @@ import yaml
 from .calls import Call
 from .cards import CARD_MAX_BYTES, bounded, metadata
 from .pulls import ref_of
+from .records import Repo
 from .refusals import Refusal
-from .store import Repo, Store
+from .store import Store
 
 FOLDER = ".eval_results/"
 

@@ -11,8 +11,8 @@ from starlette.responses import FileResponse, Response
 from .blobs import CHUNK
 from .calls import Call
 from .names import check_path
+from .records import Entry, Repo, Tree
 from .refusals import bad_request, entry_not_found
-from .store import Entry, Repo, Tree
 
 
 class BlobResponse(FileResponse):

@@ -21,8 +21,9 @@ from starlette.responses import JSONResponse, Response
 from .blobs import chunks, sync_file, write_atomic
 from .calls import Call
 from .names import REPO_TYPES, SHA256
+from .records import Entry, Repo
 from .refusals import Refusal, bad_request
-from .store import Entry, Repo, Store
+from .store import Store
 
 SIGNED = ("action", "uid", "oid", "size", "part", "folder", "expires")
 

@@ -9,7 +9,7 @@ from .cards import Metadata, metadata
 from .evals import eval_results
 from .files import file_object
 from .names import RepoType
-from .store import Repo
+from .records import Repo
 
 ALWAYS = ("_id", "id", "private", "tags", "likes", "downloads", "createdAt")
 IN_LISTS = (

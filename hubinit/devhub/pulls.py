@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from .blobs import lfs_pointer
-from .store import MAIN, Entry, Repo, Store, Tree, now
+from .records import MAIN, Entry, Repo, Tree, now
+from .store import Store
 
 Discussion = dict[str, Any]
 DIFF_MAX_BYTES = 200_000

@@ -8,8 +8,8 @@ from starlette.responses import JSONResponse
 from .calls import Call, web_url
 from .cards import problems
 from .names import REPO_TYPES, RepoType, check_repo_id
+from .records import MAIN, Repo
 from .refusals import Refusal, bad_request
-from .store import Repo
 
 VISIBILITIES = ("public", "private", "protected")
 
@@ -95,7 +95,14 @@ def move(call: Call) -> dict[str, Any]:
     user = call.require_write(call.find(repo_type, old))
     if new.partition("/")[0] != user:
         raise Refusal(403, f"You may not move a repo into the namespace {new.partition('/')[0]!r}.")
-    call.store.move_repo(repo_type, old, new)
+    store = call.store
+    with store.locked():
+        repo = store.load(repo_type, old)
+        if store.repo_exists(repo_type, new):
+            raise Refusal(409, f"The {repo_type} repo {new} exists already.")
+        store.save(repo.model_copy(update={"id": new}))
+        # What stays under the old id redirects to the new one.
+        store.save(Repo(type=repo_type, id=old, uid=repo.uid, created=repo.created, private=repo.private, moved_to=new))
     return {"url": web_url(call, repo_type, new)}
 
 
@@ -123,12 +130,20 @@ def duplicate(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any] | JSONR
         raise Refusal(403, f"You may not create a repo under the namespace {new_id.partition('/')[0]!r}.")
     private = _private(body)
     answer = {"url": web_url(call, repo.type, new_id), "filesCopyPending": False}
+    store, tree = call.store, call.store.tree_of(repo.head)
     try:
-        call.store.duplicate_repo(repo, new_id, private=repo.private if private is None else private, author=user)
+        copy = store.create_repo(
+            repo.type, new_id, private=repo.private if private is None else private, exist_ok=False, sdk=repo.sdk
+        )
     except Refusal as refusal:
         if refusal.status == 409:
             return _conflict(refusal, answer)
         raise
+    for entry in tree.values():
+        if entry.lfs:
+            store.record_lfs(copy.uid, entry.sha256)
+    with store.edit(repo.type, new_id) as copy:
+        store.advance(copy, MAIN, tree, title=f"Duplicate from {repo.id}", author=user)
     return answer
 
 

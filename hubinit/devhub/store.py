@@ -20,90 +20,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from .blobs import Blobs, chunks, git_oid, lfs_pointer, sync_folder, write_atomic
-from .names import (
-    COMMIT_SHA,
-    GITATTRIBUTES,
-    RepoType,
-    check_path,
-    check_repo_id,
-    is_lfs,
-)
-from .refusals import Refusal, bad_request, entry_not_found, repo_not_found, revision_not_found
-
-MAIN = "refs/heads/main"
-
-
-class Entry(NamedTuple):
-    """A file at a commit: sha256 of its content, size in bytes, git's name for it, and whether it is stored as LFS."""
-
-    sha256: str
-    size: int
-    oid: str
-    lfs: bool
-
-    @property
-    def etag(self) -> str:
-        """What clients know the content by: sha256 for LFS, git's name otherwise."""
-        return self.sha256 if self.lfs else self.oid
-
-
-Tree = Mapping[str, Entry]
-
-
-class Commit(BaseModel, frozen=True):
-    """One immutable commit. Its sha is the sha1 of its JSON, so equal histories have equal shas on every machine."""
-
-    repo: str
-    tree: str
-    parent: str | None
-    title: str
-    message: str = ""
-    author: str
-    date: str
-
-
-class Repo(BaseModel):
-    """What one repo's JSON holds."""
-
-    type: RepoType
-    id: str
-    uid: str
-    created: str
-    private: bool = False
-    gated: str | bool = False
-    sdk: str | None = None
-    refs: dict[str, str] = Field(default_factory=dict)
-    access: dict[str, dict[str, str]] = Field(default_factory=dict)
-    discussions: list[dict[str, Any]] = Field(default_factory=list)
-    moved_to: str | None = None
-
-    @property
-    def owner(self) -> str:
-        """The namespace the repo is in."""
-        return self.id.partition("/")[0]
-
-    def grants(self, user: str | None) -> bool:
-        """Whether the files may be read by this user, as far as gating goes."""
-        return not self.gated or user == self.owner or self.access.get(user or "", {}).get("status") == "accepted"
-
-    @property
-    def head(self) -> str:
-        """The sha at the tip of `main`."""
-        return self.refs[MAIN]
-
-
-def now() -> str:
-    """The time as the Hub writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from .names import COMMIT_SHA, GITATTRIBUTES, RepoType, check_path, check_repo_id, is_lfs
+from .records import MAIN, Commit, Entry, Repo, Tree, changed_tree, now
+from .refusals import Refusal, entry_not_found, repo_not_found, revision_not_found
 
 
 class Store:
@@ -178,9 +104,10 @@ class Store:
             before = repo.model_copy(deep=True)
             yield repo
             if repo != before:
-                self._save(repo)
+                self.save(repo)
 
-    def _save(self, repo: Repo) -> None:
+    def save(self, repo: Repo) -> None:
+        """Replace a repo's JSON; the lock must be held."""
         path = self.repo_path(repo.type, repo.id)
         if not path.parent.exists():
             path.parent.mkdir(parents=True)
@@ -220,23 +147,8 @@ class Store:
             repo = Repo(type=repo_type, id=repo_id, uid=uid, created=date, private=private, sdk=sdk)
             entries = {".gitattributes": self.add(repo.uid, ".gitattributes", GITATTRIBUTES)}
             self.advance(repo, MAIN, entries, title="initial commit", author=repo.owner, date=date)
-            self._save(repo)
+            self.save(repo)
             return repo
-
-    def duplicate_repo(self, source: Repo, repo_id: str, *, private: bool, author: str) -> Repo:
-        """Create a repo with the files that another one has on main, in one commit.
-
-        Raises:
-            Refusal: (409) it exists already; (400) the id is not valid.
-        """
-        copy = self.create_repo(source.type, repo_id, private=private, exist_ok=False, sdk=source.sdk)
-        tree = self.tree_of(source.head)
-        for entry in tree.values():
-            if entry.lfs:
-                self.record_lfs(copy.uid, entry.sha256)
-        with self.edit(source.type, repo_id) as repo:
-            self.advance(repo, MAIN, tree, title=f"Duplicate from {source.id}", author=author)
-        return repo
 
     def delete_repo(self, repo_type: RepoType, repo_id: str) -> None:
         """Forget a repo. Its blobs stay: others may hold the same content."""
@@ -245,20 +157,6 @@ class Store:
             path = self.repo_path(repo_type, repo_id)
             path.unlink()
             sync_folder(path.parent)
-
-    def move_repo(self, repo_type: RepoType, old: str, new: str) -> None:
-        """Rename a repo; the old id redirects to the new one.
-
-        Raises:
-            Refusal: (409) the new id is taken.
-        """
-        with self.locked():
-            repo = self.load(repo_type, old)
-            if self.repo_exists(repo_type, new):
-                raise Refusal(409, f"The {repo_type} repo {new} exists already.")
-            self._save(repo.model_copy(update={"id": new}))
-            stub = Repo(type=repo_type, id=old, uid=repo.uid, created=repo.created, private=repo.private, moved_to=new)
-            self._save(stub)
 
     # Commits
 
@@ -436,31 +334,3 @@ class Store:
         """
         repo = self.load(repo_type, repo_id)
         return self.blobs.path(self.entry(repo, self.resolve(repo, revision), path).sha256).read_bytes()
-
-
-def changed_tree(old: Tree, entries: Mapping[str, Entry], delete: Iterable[str]) -> dict[str, Entry]:
-    """A tree after deletions, then additions.
-
-    Raises:
-        Refusal: a deleted path is not there (404), or a path would be both a file and a folder (400).
-    """
-    new = dict(old)
-    for path in delete:
-        gone = (
-            [known for known in new if known.startswith(path)] if path.endswith("/") else [path] if path in new else []
-        )
-        if not gone:
-            raise entry_not_found(path)
-        for known in gone:
-            del new[known]
-    new.update(entries)
-    for path in entries:
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            if (folder := "/".join(parts[:depth])) in new:
-                raise bad_request(f"{folder!r} would be both a file and a folder")
-    folders = {path.rsplit("/", 1)[0] + "/" for path in new if "/" in path}
-    for path in entries:
-        if any(folder.startswith(f"{path}/") for folder in folders):
-            raise bad_request(f"{path!r} would be both a file and a folder")
-    return new

@@ -3,8 +3,9 @@
 import pytest
 
 from hubinit.devhub.names import is_lfs
+from hubinit.devhub.records import Entry, changed_tree
 from hubinit.devhub.refusals import Refusal
-from hubinit.devhub.store import Entry, Store, changed_tree
+from hubinit.devhub.store import Store
 from hubinit.errors import HubError
 
 
