@@ -2,12 +2,12 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field
-from torch import Tensor
 
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import Triples, damped_cholesky, minor_svd, top_svd
+from hubinit.methods.linalg import damped_cholesky, minor_svd, top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
 
 
@@ -38,7 +38,10 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
     Raises:
         InitialisationError: the inputs are all zero, or the covariance cannot be factorised.
     """
-    moment = layer.per_token(Statistic.INPUT_MOMENT)  # (n, n)
+    # The smallest components of W C lie far below its largest: they need float64.
+    dtype = torch.float64 if options.mode == "kpm" else layer.weight.dtype
+    weight = layer.weight.to(dtype)  # (m, n)
+    moment = layer.per_token(Statistic.INPUT_MOMENT).to(dtype)  # (n, n)
     mean = float(moment.diagonal().mean())
     if mean <= 0:
         raise InitialisationError(
@@ -51,8 +54,8 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
         raise InitialisationError(
             f"The input covariance of module {layer.name} cannot be factorised even with more damping; calibrate again."
         )
-    seen = layer.weight @ moment + inverse.damping * layer.weight  # (m, n) W C
-    triples = _triples(layer, options, seen)
+    seen = weight @ moment + inverse.damping * weight  # (m, n) W C
+    triples = top_svd(seen, layer.rank, layer.generator) if options.mode == "ipm" else minor_svd(seen, layer.rank)
     root = (triples.S / layer.scaling).sqrt()  # (r,)
     A = root[:, None] * inverse.solve(triples.V).T / mean**0.5  # (r, n)
     B = triples.U * root * mean**0.5  # (m, r)
@@ -65,12 +68,6 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
         "full_solve": float(triples.full),
     }
     return finish(layer, A, B, report)
-
-
-def _triples(layer: Layer, options: CordaOptions, seen: Tensor) -> Triples:
-    if options.mode == "ipm":
-        return top_svd(seen, layer.rank, layer.generator)
-    return minor_svd(seen, layer.rank)
 
 
 METHOD = Method(

@@ -94,7 +94,7 @@ def _covariance(layer: Layer, options: EvaOptions) -> Tensor:
 
 
 def _leading(layer: Layer, covariance: Tensor, k: int) -> Eigenpairs:
-    return eigenpairs(covariance, k, "largest", layer.generator)
+    return eigenpairs(covariance, k, "largest", layer.generator, gram=True)
 
 
 METHOD = Method(

@@ -27,7 +27,7 @@ class Eigenpairs:
 
     values: Tensor  # (k,)
     vectors: Tensor  # (n, k) orthonormal columns
-    residual: float  # max_i ‖M v_i − λ_i v_i‖ / max_i |λ_i|
+    residual: float  # max_i ‖M v_i − λ_i v_i‖ / max_i |λ_i|, or for Gram matrices / √(λ_i λ_max)
     iterations: int  # 0 after a full solve
     full: bool  # True: by a full eigendecomposition
 
@@ -137,6 +137,7 @@ def eigenpairs(
     precondition: Operator | None = None,
     iterations: int = 60,
     tolerance: float | None = None,
+    gram: bool = False,
     small: int = SMALL,
 ) -> Eigenpairs:
     """The `k` smallest or largest eigenpairs of a symmetric matrix, by LOBPCG with a full solve to fall back on.
@@ -151,6 +152,7 @@ def eigenpairs(
         precondition: see `lobpcg`.
         iterations: LOBPCG iterations before the full solve takes over.
         tolerance: relative residual; default `default_tolerance`.
+        gram: see `lobpcg`.
         small: dimensions up to this are solved in full straight away.
 
     Returns:
@@ -179,6 +181,7 @@ def eigenpairs(
             iterations=iterations,
             tolerance=tolerance,
             precondition=precondition,
+            gram=gram,
         )
         if pairs.residual <= tolerance:
             return replace(pairs, values=pairs.values[:k], vectors=pairs.vectors[:, :k])
