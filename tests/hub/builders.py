@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from hubinit.bench.results import Cost, Provenance, RunResult, Score
 from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+
+if TYPE_CHECKING:
+    import torch
+    from huggingface_hub import HfApi
 
 
 def run(
@@ -75,3 +80,41 @@ def run_folder(root: Path, scale: float = 1.0, anchor: bool = True) -> Path:
     if anchor:
         adapter_files(root / "init" / "anchor", -scale)
     return root
+
+
+def visible_adapter(folder: Path, sign: float = 1.0) -> "torch.Tensor":
+    """Writes a LoRA for the tiny llama with factors that move the logits by far; returns the logits with it.
+
+    `sign` −1 gives its anchor.
+    """
+    import torch
+    from cases import build
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(build("llama"), config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * (sign if "lora_B" in name else 1.0) * 0.3)
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        return logits(model)
+
+
+def logits(model: "torch.nn.Module") -> "torch.Tensor":
+    """Its logits on ten tokens."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.arange(2, 12)[None]).logits.float()
+
+
+def publish_tiny_llama(api: "HfApi", folder: Path) -> tuple[str, str]:
+    """Puts the tiny llama on the Hub; returns its id and commit."""
+    from cases import build
+
+    build("llama").save_pretrained(folder)
+    api.create_repo("alice/tiny-llama", exist_ok=True)
+    return "alice/tiny-llama", api.upload_folder(folder_path=folder, repo_id="alice/tiny-llama").oid

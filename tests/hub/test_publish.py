@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import run, run_folder
+from builders import logits, publish_tiny_llama, run, run_folder, visible_adapter
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
@@ -154,44 +154,16 @@ assert not any(name.split(".")[0] in ("hubinit", "leaderboard") for name in sys.
 """
 
 
-@pytest.fixture
-def tiny_base(api, tmp_path) -> tuple[str, str]:
-    from cases import build
-
-    build("llama").save_pretrained(tmp_path / "base")
-    api.create_repo("alice/tiny-llama", exist_ok=True)
-    commit = api.upload_folder(folder_path=tmp_path / "base", repo_id="alice/tiny-llama")
-    return "alice/tiny-llama", commit.oid
-
-
-def test_printed_snippets_run_with_transformers_and_peft_alone_and_rebuild_the_models(api, tiny_base, tmp_path):
+def test_printed_snippets_run_with_transformers_and_peft_alone_and_rebuild_the_models(api, tmp_path):
     import torch
     from cases import build
-    from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.arange(2, 12)[None]
-
-    def save(folder: Path, sign: float = 1.0) -> torch.Tensor:
-        """An adapter with factors large enough to see; returns the logits with it."""
-        model = get_peft_model(build("llama"), config)
-        generator.manual_seed(0)
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if "lora_" in name:
-                    p.copy_(torch.randn(p.shape, generator=generator) * (sign if "lora_B" in name else 1.0) * 0.3)
-        model.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)
-        return model(tokens).logits
-
-    with torch.no_grad():
-        plain = build("llama")(tokens).logits
-        trained = save(tmp_path / "run" / "adapter")
-        save(tmp_path / "run" / "init")
-        save(tmp_path / "run" / "init" / "anchor", sign=-1.0)
+    plain = logits(build("llama"))
+    trained = visible_adapter(tmp_path / "run" / "adapter")
+    visible_adapter(tmp_path / "run" / "init")
+    visible_adapter(tmp_path / "run" / "init" / "anchor", sign=-1.0)
     assert (trained - plain).abs().max() > 0.1, "the adapter must be visible"
-    base, revision = tiny_base
+    base, revision = publish_tiny_llama(api, tmp_path / "base")
     result = run(seed=21, model=base, revision=revision)
     start, outcome = publish_run(api, result, tmp_path / "run", "alice")
     for repo, expected in ((start.repo_id, plain), (outcome.repo_id, trained)):

@@ -1,0 +1,73 @@
+"""`hubinit.hub.pull.load`: the start point on a base, in float32 and bfloat16, and what it refuses."""
+
+import pytest
+from builders import logits, publish_tiny_llama, run, visible_adapter
+from cases import build
+
+from hubinit.errors import HubError
+from hubinit.hub.publish import publish_run
+from hubinit.hub.pull import load
+
+
+@pytest.fixture(scope="module")
+def published(hub, tmp_path_factory):
+    """The base with a start point (anchored, factors of visible size) and a trained adapter on the Hub."""
+    from huggingface_hub import HfApi
+
+    api, folder = HfApi(token="hf_alice"), tmp_path_factory.mktemp("load")
+    base, revision = publish_tiny_llama(api, folder / "base")
+    trained = visible_adapter(folder / "run" / "adapter")
+    visible_adapter(folder / "run" / "init")
+    visible_adapter(folder / "run" / "init" / "anchor", sign=-1.0)
+    start, outcome = publish_run(api, run(seed=71, model=base, revision=revision), folder / "run", "alice")
+    return start.repo_id, outcome.repo_id, trained
+
+
+def trainable(model) -> set[str]:
+    return {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_start_point_in_float32_is_the_base_and_ready_to_train(published):
+    import torch
+
+    model = load("alice/tiny-llama", published[0])
+    torch.testing.assert_close(logits(model), logits(build("llama")), atol=1e-4, rtol=1e-4)
+    assert trainable(model) == {"lora_A", "lora_B"}
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_start_point_in_bfloat16_keeps_its_anchor_beside_it(published):
+    import torch
+
+    model = load("alice/tiny-llama", published[0], dtype="bfloat16")
+    plain = logits(build("llama").to(torch.bfloat16))
+    assert (logits(model) - plain).norm() / plain.norm() < 2e-2
+    assert (published[2] - plain).norm() / plain.norm() > 0.1
+    assert all("anchor" not in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_trained_adapter_gives_the_trained_logits_and_is_frozen_when_asked(published):
+    import torch
+
+    model = load("alice/tiny-llama", published[1], trainable=False)
+    torch.testing.assert_close(logits(model), published[2], atol=1e-4, rtol=1e-4)
+    assert not trainable(model)
+
+
+def test_a_model_in_memory_is_taken_as_it_is(published):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained("alice/tiny-llama", dtype=torch.float32)
+    torch.testing.assert_close(logits(load(base, published[1])), published[2], atol=1e-4, rtol=1e-4)
+
+
+def test_another_base_or_revision_is_refused_before_anything_is_loaded(published):
+    with pytest.raises(HubError, match="not for alice/other"):
+        load("alice/other", published[0])
+    with pytest.raises(HubError, match="not for ffff"):
+        load("alice/tiny-llama", published[0], base_revision="f" * 40)
+    other = build("llama")
+    other.config._name_or_path = "alice/other"
+    with pytest.raises(HubError, match="not for alice/other"):
+        load(other, published[0])
