@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubinit.calibration.products import ROWS, matmul, sum_of_squares
+from hubinit.calibration.products import ROWS, gram, matmul, sum_of_squares
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,20 @@ class Candidates:
     uv_squares: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Candidates":
-        """Forms one Gram matrix and one product with it."""
+    def of(cls, weight: Tensor, smaller: Tensor | None = None) -> "Candidates":
+        """Forms the Gram matrix of W's smaller side and one product with it.
+
+        Args:
+            weight: (m, n) float32 or float64.
+            smaller: `W Wᵀ` (m, m) where m < n, else `WᵀW` (n, n), if it is at hand.
+        """
         m, n = weight.shape
+        if smaller is None:
+            smaller = gram(weight.T if m < n else weight)
         if m < n:
-            cube = (weight @ weight.T) @ weight  # (m, n)
+            cube = smaller @ weight  # (m, n)
             return cls(weight, None, cube, _columns(weight, cube), cube.square().sum(0))
-        gram = weight.T @ weight  # (n, n)
-        return cls(weight, gram, None, gram.square().sum(0), _columns(gram, gram @ gram))
+        return cls(weight, smaller, None, smaller.square().sum(0), _columns(smaller, smaller @ smaller))
 
     def input_energies(self, *, input_moment: Tensor | None = None, output_moment: Tensor | None = None) -> Tensor:
         """`Σ_t (x_tᵀ v̂_i)²` (n,) from one of two moments.
@@ -119,8 +125,7 @@ def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, sc
         scratch: bytes that may be used for the Gram matrix; it is formed only where that saves time.
     """
     if gram_pays(weight, len(x), scratch, products=1):
-        gram = matmul(weight.T, weight).to(weight.dtype)  # (n, n)
-        return _summed_squares(x, gram)
+        return _summed_squares(x, gram(weight).to(weight.dtype))
     total = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
     for part in y.split(ROWS):
         linear = part if bias is None else part - bias  # (rows, m) = W x
@@ -131,8 +136,7 @@ def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, sc
 def streamed_output(weight: Tensor, h: Tensor, scratch: int) -> Tensor:
     """Unnormalised `Σ_t (g_tᵀ W (WᵀW)_i)²` (n,) of one batch from h = Wᵀg (T, n); divide by (v_norms · u_norms)²."""
     if gram_pays(weight, len(h), scratch, products=2):
-        gram = matmul(weight.T, weight).to(weight.dtype)  # (n, n)
-        return _summed_squares(h, gram)
+        return _summed_squares(h, gram(weight).to(weight.dtype))
     total = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
     for part in h.split(ROWS):
         total += sum_of_squares(matmul(matmul(part, weight.T), weight))  # (rows, n)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from hubinit.calibration.fisher_energy import Candidates, divided
 from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
 from hubinit.calibration.plan import Key, Kind, Moment, Plan
-from hubinit.calibration.products import sum_dtype
+from hubinit.calibration.products import gram, sum_dtype
 from hubinit.calibration.rows import disambiguated, rows_of
 from hubinit.calibration.statistics import Statistic
 from hubinit.calibration.taps import BACKWARD, Taps, taps_of
 from hubinit.errors import CalibrationError
-from hubinit.layers import weight_of
+from hubinit.layers import is_conv1d, is_quantised, weight_of
 
 Progress = Callable[[int], None]
 
@@ -147,7 +147,7 @@ def _origin(model: nn.Module, inputs: dict[str, Any]) -> str | None:
 def _finished(task: Task, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
     """Statistics from the accumulators of this turn, layer by layer; a moment is dropped after its last use."""
     totals: dict[Key, Tensor] = {
-        (name, kind): total.sum for name, tap in taps.taps.items() for kind, total in tap.totals.items()
+        (name, kind): total.finish() for name, tap in taps.taps.items() for kind, total in tap.totals.items()
     }
     for tap in taps.taps.values():
         tap.totals.clear()
@@ -159,7 +159,7 @@ def _finished(task: Task, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
         total = totals[key]
         if statistic in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT):
             if name != owner or candidates is None:
-                owner, candidates = name, Candidates.of(weight_of(task.layers[name], name))
+                owner, candidates = name, _candidates(task.layers[name], name)
             total = _energies(candidates, statistic, key[1], total.to(candidates.weight.device))
         elif key[1] != statistic:
             total = total.diagonal().clone()  # OUTPUT_DIAGONAL of OUTPUT_MOMENT
@@ -167,6 +167,17 @@ def _finished(task: Task, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
         if last[key] == (name, statistic):
             del totals[key]
     return finished
+
+
+def _candidates(module: nn.Module, name: str) -> Candidates:
+    """FILet's candidates of a layer; the Gram matrix of a bfloat16 weight is exact and faster from the weight itself."""
+    weight = weight_of(module, name)
+    stored = module.weight
+    if is_quantised(module) or not isinstance(stored, Tensor):
+        return Candidates.of(weight)
+    stored = stored.detach()
+    stored = stored.T if is_conv1d(module) else stored  # (m, n)
+    return Candidates.of(weight, gram(stored if len(weight) >= weight.shape[1] else stored.T))
 
 
 def _energies(candidates: Candidates, statistic: Statistic, kind: Kind, total: Tensor) -> Tensor:

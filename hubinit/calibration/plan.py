@@ -187,7 +187,7 @@ def _sources(
             elif statistic == Statistic.FISHER_INPUT and free:
                 key = (name, Moment.LINEAR_OUTPUT_MOMENT)
             elif statistic == Statistic.FISHER_OUTPUT and (
-                Statistic.OUTPUT_MOMENT in wanted or (free and shape.m <= shape.n)
+                Statistic.OUTPUT_MOMENT in wanted or (free and shape.m < shape.n)
             ):
                 key = (name, Statistic.OUTPUT_MOMENT)
             elif statistic == Statistic.FISHER_OUTPUT and free:

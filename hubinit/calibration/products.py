@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCKS, SMALL = 3, 256  # a symmetric product of at least SMALL columns is formed in BLOCKS × BLOCKS blocks, six of nine
 ROWS = 4096  # tokens handled at a time, so that no float32 copy of a whole batch of activations is made
 
 
@@ -69,6 +70,31 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
                 total.addmm_(a_part.float().T, b_part.float())
         else:
             total.addmm_(a_part.float().T, b_part.float())
+
+
+def add_gram_(total: Tensor, a: Tensor) -> None:
+    """`total += aᵀ a`, in place, in blocks of columns on and above the diagonal: `mirrored` gives the rest at the end.
+
+    Args:
+        total: (p, p) float32 or float64, on the operand's device; entries below the diagonal are undefined.
+        a: (T, p).
+    """
+    block = -(-total.shape[0] // BLOCKS) if total.shape[0] >= SMALL else total.shape[0]
+    for start in range(0, total.shape[0], block):
+        stop = start + block
+        add_product_(total[start:stop, start:], a[:, start:stop], a[:, start:])  # (block, p − start)
+
+
+def mirrored(upper: Tensor) -> Tensor:
+    """The symmetric matrix (p, p) with this upper triangle, in the same memory."""
+    return upper.triu_().add_(upper.triu(1).T)
+
+
+def gram(weight: Tensor) -> Tensor:
+    """`weightᵀ weight` (n, n) in float32 (float64) of a weight (m, n) in any dtype."""
+    total = weight.new_zeros(weight.shape[1], weight.shape[1], dtype=sum_dtype(weight.dtype))
+    add_gram_(total, weight)
+    return mirrored(total)
 
 
 def sum_of_squares(rows: Tensor, weights: Tensor | None = None) -> Tensor:

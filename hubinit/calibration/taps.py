@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hubinit.calibration.fisher_energy import streamed_input, streamed_output
 from hubinit.calibration.plan import Accumulator, Key, Kind, Moment, Plan
-from hubinit.calibration.products import add_product_, sum_dtype, sum_of_squares
+from hubinit.calibration.products import add_gram_, add_product_, mirrored, sum_dtype, sum_of_squares
 from hubinit.calibration.rows import Rows
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import CalibrationError
@@ -45,8 +45,21 @@ class Total:
         self.place = torch.device("cpu") if plan.place == "host" else device
         self.sum = torch.zeros(plan.shape, dtype=dtype, device=self.place)
         self.offloaded = plan.place == "host" and device.type != "cpu"
+        self.symmetric = False
         row = plan.shape[-1] * plan.itemsize
         self.block = max(1, min(plan.shape[0], scratch // row)) if self.offloaded else plan.shape[0]
+
+    def add_gram(self, a: Tensor) -> None:
+        """Adds aᵀ a for a: (T, p); only the upper triangle is kept up to date until `finish`."""
+        self.symmetric = True
+        if self.offloaded:
+            self.add_product(a, a)
+        else:
+            add_gram_(self.sum, a)
+
+    def finish(self) -> Tensor:
+        """The sum, whole."""
+        return mirrored(self.sum) if self.symmetric and not self.offloaded else self.sum
 
     def add_product(self, a: Tensor, b: Tensor) -> None:
         """Adds aᵀ b for a: (T, p), b: (T, q)."""
@@ -177,12 +190,12 @@ class Taps:
             if Statistic.INPUT_SUM in tap.totals:
                 tap.totals[Statistic.INPUT_SUM].add(rows.sum(0, dtype=sum_dtype(rows.dtype)))
             if Statistic.INPUT_MOMENT in tap.totals:
-                tap.totals[Statistic.INPUT_MOMENT].add_product(rows, rows)
+                tap.totals[Statistic.INPUT_MOMENT].add_gram(rows)
         bias = bias_of(tap.module)
         if Moment.LINEAR_OUTPUT_MOMENT in tap.totals:
             linear = self.batch.select(y)  # (T, m)
             linear = linear if bias is None else linear - bias
-            tap.totals[Moment.LINEAR_OUTPUT_MOMENT].add_product(linear, linear)
+            tap.totals[Moment.LINEAR_OUTPUT_MOMENT].add_gram(linear)
         if Statistic.FISHER_INPUT in tap.totals:
             energies = streamed_input(tap.weight, self.batch.select(x), self.batch.select(y), bias, self.scratch)
             tap.totals[Statistic.FISHER_INPUT].add(energies)
@@ -194,7 +207,7 @@ class Taps:
         for kind in FROM_INPUT_GRADIENT & tap.totals.keys() & self.active:
             h = self.batch.select(gradient)  # (T, n)
             if kind == Moment.INPUT_GRADIENT_MOMENT:
-                tap.totals[kind].add_product(h, h)
+                tap.totals[kind].add_gram(h)
             else:
                 tap.totals[kind].add(streamed_output(tap.weight, h, self.scratch))
 
@@ -207,7 +220,7 @@ class Taps:
             return
         g = self.batch.select(gradient)  # (T, m)
         if Statistic.OUTPUT_MOMENT in kinds:
-            tap.totals[Statistic.OUTPUT_MOMENT].add_product(g, g)
+            tap.totals[Statistic.OUTPUT_MOMENT].add_gram(g)
         if Statistic.OUTPUT_DIAGONAL in kinds:
             tap.totals[Statistic.OUTPUT_DIAGONAL].add(sum_of_squares(g))
         if kinds <= {Statistic.OUTPUT_MOMENT, Statistic.OUTPUT_DIAGONAL}:
@@ -218,7 +231,7 @@ class Taps:
             tap.totals[Statistic.MEAN_OUTPUT_DIAGONAL].add(sum_of_squares(g, weights))
         mean = (g * weights[:, None]).to(g.dtype)  # (T, m) ĝ
         if Statistic.MEAN_OUTPUT_MOMENT in kinds:
-            tap.totals[Statistic.MEAN_OUTPUT_MOMENT].add_product(mean, mean)
+            tap.totals[Statistic.MEAN_OUTPUT_MOMENT].add_gram(mean)
         if Statistic.GRADIENT in kinds:
             assert x is not None
             tap.totals[Statistic.GRADIENT].add_product(mean, self.batch.select(x))

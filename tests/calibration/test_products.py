@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hubinit.calibration.products import ROWS, add_product_, matmul, sum_of_squares
+from hubinit.calibration.products import ROWS, add_product_, gram, matmul, sum_of_squares
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -16,6 +16,9 @@ def test_low_precision_operands_lose_nothing(dtype: torch.dtype) -> None:
     add_product_(total, a, b)
     assert (total - exact).norm() / exact.norm() < tolerance
     assert (matmul(a.T, b) - exact).norm() / exact.norm() < tolerance
+    for width in (24, 300):  # in one block, and in several
+        a_wide = torch.randn(50, width, generator=generator).to(dtype)
+        assert (gram(a_wide) - a_wide.double().T @ a_wide.double()).norm() / width < 50 * tolerance
     weights = torch.rand(len(a), generator=generator)
     for found, w in ((sum_of_squares(a), torch.ones(len(a))), (sum_of_squares(a, weights), weights)):
         torch.testing.assert_close(
