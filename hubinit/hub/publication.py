@@ -14,6 +14,7 @@ from safetensors import safe_open
 from hubinit.bench.results import RunResult, write_atomically
 from hubinit.config import RunSpec
 from hubinit.errors import HubError
+from hubinit.hub.benchmarks import Benchmark, eval_results, registered
 from hubinit.hub.cards import adapter_card
 from hubinit.hub.client import HUB_ERRORS
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
@@ -73,6 +74,7 @@ def of_run(
     present = {kind: folder / name for kind, name in FOLDERS.items() if (folder / name).is_dir()}
     names = {kind: repo_name(result.spec, kind, namespace, suite) for kind in present}
     licence = base_licence(api, result.spec) if present else {}
+    benchmarks = registered(api, _on_a_hub(datasets)) if "trained" in present else {}
     return [
         of_adapter(
             result,
@@ -82,6 +84,7 @@ def of_run(
             counterpart=next((name for other, name in names.items() if other != kind), None),
             licence=licence,
             datasets=datasets,
+            benchmarks=benchmarks,
         )
         for kind, path in present.items()
     ]
@@ -96,6 +99,7 @@ def of_adapter(
     counterpart: str | None = None,
     licence: Mapping[str, Any] | None = None,
     datasets: Mapping[str, str] | None = None,
+    benchmarks: Mapping[str, Benchmark] | None = None,
 ) -> Publication:
     """One adapter repo; touches no network.
 
@@ -107,6 +111,7 @@ def of_adapter(
         counterpart: the other repo of the run.
         licence: of the base model (`base_licence`).
         datasets: Hub dataset id of each task.
+        benchmarks: the tasks that are registered benchmarks (`hubinit.hub.benchmarks.registered`).
 
     Raises:
         HubError: a file that must not be published, no adapter in the folder, or a base that is not on a Hub.
@@ -132,13 +137,15 @@ def of_adapter(
         repo_id,
         counterpart=counterpart,
         licence=licence,
-        datasets={task: name for task, name in (datasets or {}).items() if is_hub_id(name)},
+        datasets=_on_a_hub(datasets),
         method=METHODS.get(spec.method.name),
         num_labels=num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
     )
     for name, text in ((CARD, card), (FILE_NAME, manifest.json_text())):
         check_text(text, name)
         files[name] = text.encode()
+    if kind == "trained":
+        files |= eval_results(result, benchmarks or {})
     return Publication(repo_id, files, manifest)
 
 
@@ -202,6 +209,10 @@ def content_hash(content: bytes | Path) -> str:
 def is_hub_id(name: str) -> bool:
     """Whether others can find this on a Hub; a local folder means nothing to them."""
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
+
+
+def _on_a_hub(datasets: Mapping[str, str] | None) -> dict[str, str]:
+    return {task: name for task, name in (datasets or {}).items() if is_hub_id(name)}
 
 
 def _slug(text: str) -> str:

@@ -87,6 +87,28 @@ def test_the_licence_of_the_base_is_inherited(api, tmp_path):
     assert (data.license, data.license_name, data.license_link) == ("other", "tiny", "LICENSE")
 
 
+def test_only_a_full_score_on_a_registered_benchmark_becomes_an_eval_result(api, tmp_path):
+    api.create_repo("alice/bench", repo_type="dataset")
+    api.upload_file(
+        path_or_fileobj=b"name: b\nevaluation_framework: inspect-ai\ntasks:\n- {id: arc_easy}\n- {id: other}\n",
+        path_in_repo="eval.yaml",
+        repo_id="alice/bench",
+        repo_type="dataset",
+    )
+    datasets = {"arc-easy": "alice/bench", "piqa": "alice/none"}
+    result = run(seed=17, tasks=("arc-easy", "piqa"))
+    part = publish_run(api, result, run_folder(tmp_path / "a"), "alice", datasets=datasets)[1]
+    assert not [name for name in api.list_repo_files(part.repo_id) if name.startswith(".eval_results")]
+    scores = [s.model_copy(update={"eval": s.eval.model_copy(update={"limit": None})}) for s in result.scores]
+    whole = result.model_copy(update={"scores": tuple(scores)})
+    full = publish_run(api, whole, tmp_path / "a", "alice", datasets=datasets)[1]
+    [entry] = api.model_info(full.repo_id, expand=["evalResults"]).eval_results
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("alice/bench", "arc_easy", 0.5)
+    assert "standard error 0.0500" in entry.notes
+    [row] = api.get_dataset_leaderboard("alice/bench", base_model_only=False)
+    assert row.model_id == full.repo_id
+
+
 def test_another_users_namespace_is_refused_in_one_sentence(api, tmp_path):
     with pytest.raises(HubError, match=r"Cannot create bob/.*write access") as caught:
         publish_run(api, run(seed=16), run_folder(tmp_path), "bob")
