@@ -30,8 +30,7 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 LISTENER = socket.socket()
 LISTENER.bind(("127.0.0.1", 0))
 
-LIVE = os.environ.get("HUBINIT_LIVE") == "1"  # opt-in: one smoke test against the real Hub, which may leave loopback
-LIVE_TOKEN = os.environ.get("HF_TOKEN")
+DEVELOPERS_OWN = dict(os.environ)
 
 for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
     del os.environ[name]  # the developer's own token, caches and switches stay out of the tests
@@ -87,8 +86,7 @@ def raise_fence() -> None:
     socket.getaddrinfo = fenced_getaddrinfo
 
 
-if not LIVE:
-    raise_fence()
+raise_fence()
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +124,11 @@ def api(hub: "Running") -> "HfApi":
     from huggingface_hub import HfApi
 
     return HfApi(token=USERS["alice"])
+
+
+@pytest.fixture
+def live_environment() -> dict[str, str]:
+    """The environment for a child process that talks to the real Hub; opt-in by `HUBINIT_LIVE=1` and an `HF_TOKEN`."""
+    if DEVELOPERS_OWN.get("HUBINIT_LIVE") != "1" or "HF_TOKEN" not in DEVELOPERS_OWN:
+        pytest.skip("talks to the real Hub: set HUBINIT_LIVE=1 and HF_TOKEN")
+    return DEVELOPERS_OWN

@@ -15,6 +15,7 @@ from .records import Tree
 from .store import Store
 
 CARD_MAX_NODES = 50_000
+YAML_MAX_DEPTH = 50
 CARD_MAX_BYTES = 1 << 20
 DATASET_TAG_FIELDS = (
     "task_categories",
@@ -51,33 +52,45 @@ def front_matter(text: str) -> dict[str, Any]:
     block, end, _ = text[4:].partition("\n---")
     if not end:
         return {}
-    try:
-        content = yaml.load(block, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"The metadata is not valid YAML: {error}") from error
+    content = load_yaml(block)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError("The metadata must be a mapping.")
-    return dict(bounded(content))
+    return content
 
 
-def bounded(content: Any) -> Any:
-    """What was read from YAML, as JSON.
+def load_yaml(text: str) -> Any:
+    """What YAML from a stranger says, as JSON.
 
-    Aliases let a kilobyte of YAML stand for gigabytes of JSON, so what it stands for is counted before it is written out.
+    Deep nesting crashes libyaml's composer, so it is looked for in the stream of events first. Aliases let a kilobyte of
+    YAML stand for gigabytes of JSON, so what it stands for is counted before it is written out.
 
     Raises:
-        ValueError: it is unreasonably large or deep.
+        ValueError: it is not YAML, or unreasonably large or deep.
     """
+    if len(text) > CARD_MAX_BYTES:
+        raise ValueError("The metadata is too large.")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > YAML_MAX_DEPTH:
+                raise ValueError("The metadata is nested too deeply.")
+        content = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The metadata is not valid YAML: {error}") from error
     if sum(1 for _ in islice(_nodes(content, 0), CARD_MAX_NODES + 1)) > CARD_MAX_NODES:
         raise ValueError("The metadata is too large.")
-    return json.loads(json.dumps(content, default=str))
+    try:
+        return json.loads(json.dumps(content, default=str), parse_constant=str)  # JSON has no NaN
+    except TypeError as error:
+        raise ValueError("The metadata has a key that is not text.") from error
 
 
 def _nodes(value: Any, depth: int) -> Iterator[None]:
-    if depth > 50:
-        raise ValueError("The metadata is nested too deeply.")
+    if depth > YAML_MAX_DEPTH:
+        raise ValueError("The metadata refers to itself.")
     yield None
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for child in children:
@@ -133,9 +146,11 @@ def metadata(store: Store, repo_type: str, sha: str) -> Metadata:
     adapter, config = _json(store, tree, "adapter_config.json"), _json(store, tree, "config.json")
     weights = any(path.endswith(".safetensors") for path in tree)
     library = card.get("library_name") or ("peft" if adapter else "transformers" if "model_type" in config else None)
-    shown: dict[str, Any] = {name: config[name] for name in ("architectures", "model_type") if name in config}
+    shown: dict[str, Any] = {"architectures": strings(config["architectures"])} if "architectures" in config else {}
+    shown |= {"model_type": config["model_type"]} if isinstance(config.get("model_type"), str) else {}
     if adapter:
-        shown["peft"] = {name: adapter[name] for name in ("base_model_name_or_path", "task_type") if name in adapter}
+        fields = ("base_model_name_or_path", "task_type")
+        shown["peft"] = {name: adapter[name] for name in fields if isinstance(adapter.get(name), str)}
     pipeline = card.get("pipeline_tag") or _pipeline(config)
     tags = _model_tags(card, library, pipeline, adapter, config, weights)
     return Metadata(card, tuple(tags), library, pipeline, shown, _parameters(store, tree))
@@ -150,7 +165,7 @@ def _text(store: Store, tree: Tree, path: str) -> str:
 
 def _json(store: Store, tree: Tree, path: str) -> dict[str, Any]:
     try:
-        content = json.loads(_text(store, tree, path) or "{}")
+        content = json.loads(_text(store, tree, path) or "{}", parse_constant=str)
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -196,7 +211,7 @@ def _parameters(store: Store, tree: Tree) -> dict[str, int]:
                 header = json.loads(file.read(length)) if 0 < length < 32 << 20 else {}
                 for name, tensor in header.items():
                     if name != "__metadata__":
-                        totals[tensor["dtype"]] = totals.get(tensor["dtype"], 0) + prod(tensor["shape"])
-            except (ValueError, TypeError, KeyError, AttributeError):
+                        totals[tensor["dtype"]] = totals.get(tensor["dtype"], 0) + int(prod(tensor["shape"]))
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 continue  # named like safetensors, but it is something else
     return totals

@@ -22,6 +22,7 @@ from .refusals import Refusal, bad_request, revision_not_found
 def preupload(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/preupload/REV: how to send each file, and what is there now under its path."""
     call.signed_in()
+    call.require_content(repo)
     sha = call.store.resolve(repo, rest[0] if rest else "main")
     tree = call.store.tree_of(sha)
     files = call.json().get("files")
@@ -42,6 +43,9 @@ def commit(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/commit/REV: one atomic commit from NDJSON lines."""
     user = call.signed_in()
     revision = rest[0] if rest else "main"
+    call.require_content(repo)
+    if not call.flag("create_pr"):
+        _ref_to_change(call, repo, revision)  # before anything is stored, and again when the repo is locked
     header, entries, deleted = _operations(call, repo)
     title, message = clean(header.get("summary") or "Update"), clean(header.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:

@@ -58,7 +58,7 @@ def read(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
         and author in (None, discussion["author"])
     ]
     page = call.query.get("p", "0")
-    start = PAGE * int(page) if page.isdecimal() else 0
+    start = PAGE * int(page) if page.isdecimal() and len(page) < 10 else 0
     shown = [summary(repo, discussion) for discussion in found[start : start + PAGE]]
     return {"discussions": shown, "count": len(found), "start": start}
 
@@ -69,7 +69,7 @@ def find(repo: Repo, number: str) -> Discussion:
     Raises:
         Refusal: (404) there is none.
     """
-    if not number.isdecimal() or not 1 <= int(number) <= len(repo.discussions):
+    if not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= len(repo.discussions):
         raise Refusal(404, f"{repo.id} has no discussion {number[:20]}.")
     return repo.discussions[int(number) - 1]
 

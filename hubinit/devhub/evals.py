@@ -6,10 +6,8 @@ The real Hub admits benchmarks from a list; here every dataset with an `eval.yam
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from .calls import Call
-from .cards import CARD_MAX_BYTES, bounded, metadata
+from .cards import CARD_MAX_BYTES, load_yaml, metadata
 from .pulls import ref_of
 from .records import Repo
 from .refusals import Refusal
@@ -28,10 +26,10 @@ def eval_results(store: Store, sha: str) -> tuple[dict[str, Any], ...]:
         try:
             if entry.size > CARD_MAX_BYTES:
                 raise ValueError("the file is too large")
-            content = yaml.load(store.blobs.path(entry.sha256).read_bytes(), Loader=yaml.CSafeLoader)
+            content = load_yaml(store.blobs.path(entry.sha256).read_text())
             entries = [_checked(item) for item in (content if isinstance(content, list) else [content])]
             found += [{"filename": path, "verified": False, "data": item} for item in entries]
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except ValueError as error:
             found.append({"filename": path, "error": str(error)})
     return tuple(found)
 
@@ -42,7 +40,6 @@ def _checked(item: Any) -> dict[str, Any]:
     Raises:
         ValueError: a required field is missing or has the wrong type.
     """
-    item = bounded(item)
     dataset = item.get("dataset") if isinstance(item, dict) else None
     if not isinstance(dataset, dict) or not all(isinstance(dataset.get(name), str) for name in ("id", "task_id")):
         raise ValueError("dataset.id and dataset.task_id are required")

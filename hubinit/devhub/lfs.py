@@ -98,7 +98,7 @@ def batch(call: Call, repo: Repo) -> Response:
 
 def _instructions(call: Call, repo: Repo, item: Any, multipart: bool) -> dict[str, Any]:
     oid, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
-    if not isinstance(oid, str) or not SHA256.fullmatch(oid) or not isinstance(size, int) or size < 0:
+    if not isinstance(oid, str) or not SHA256.fullmatch(oid) or type(size) is not int or size < 0:
         return {
             "oid": oid,
             "size": size,

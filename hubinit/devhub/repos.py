@@ -11,6 +11,7 @@ from .names import REPO_TYPES, RepoType, check_repo_id
 from .records import MAIN, Repo
 from .refusals import Refusal, bad_request
 
+SDKS = ("gradio", "docker", "static", "streamlit")
 VISIBILITIES = ("public", "private", "protected")
 
 
@@ -60,13 +61,12 @@ def create(call: Call) -> dict[str, Any] | JSONResponse:
         raise Refusal(
             403, f"You don't have the rights to create a {repo_type} under the namespace {repo_id.partition('/')[0]!r}."
         )
-    if repo_type == "space" and not body.get("sdk"):
-        raise bad_request("A Space needs an sdk: gradio, docker or static.")
+    sdk = body.get("sdk") if repo_type == "space" else None
+    if repo_type == "space" and sdk not in SDKS:
+        raise bad_request(f"A Space needs an sdk: {', '.join(SDKS)}.")
     answer = {"url": web_url(call, repo_type, repo_id), "name": repo_id}
     try:
-        repo = call.store.create_repo(
-            repo_type, repo_id, private=bool(_private(body)), exist_ok=False, sdk=body.get("sdk")
-        )
+        repo = call.store.create_repo(repo_type, repo_id, private=bool(_private(body)), exist_ok=False, sdk=sdk)
     except Refusal as refusal:
         if refusal.status == 409:
             return _conflict(refusal, answer)

@@ -4,6 +4,7 @@ Repos of other namespaces (the seeded organisations) are read-only for everyone;
 folder itself, changes them. Anyone signed in may open a discussion or a pull request on what they can read.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from hmac import compare_digest
@@ -15,6 +16,7 @@ from .blobs import write_atomic
 from .names import check_namespace
 
 DEFAULT_USER = "local"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def token_file(root: Path, name: str) -> Path:
@@ -38,8 +40,10 @@ def sign_up(root: Path, users: Mapping[str, str] | None) -> dict[str, str]:
         users = {DEFAULT_USER: kept or f"hf_{secrets.token_hex(17)}"}
     for name in users:
         check_namespace(name)
-    if any(not token.isalnum() for token in (token.replace("_", "") for token in users.values())):
-        raise HubError("A token of the embedded Hub is made of letters, digits and '_'; give it as --user NAME:TOKEN.")
+    if not all(TOKEN.fullmatch(token) for token in users.values()):
+        raise HubError(
+            "A token of the embedded Hub is made of letters, digits, '_' and '-'; give it as --user NAME:TOKEN."
+        )
     if len(set(users.values())) < len(users):
         raise HubError("Every user of the embedded Hub needs a token of their own.")
     for name, token in users.items():

@@ -42,7 +42,7 @@ def test_access_is_asked_for_and_granted(hub, api, gated):
     (request,) = api.list_pending_access_requests(gated)
     assert (request.username, request.status) == ("bob", "pending")
     assert status_of(lambda: bob.accept_access_request(gated, "bob")) == 403
-    api.accept_access_request(gated, request_id=request.request_id)
+    api.accept_access_request(gated, "bob")
     bob.auth_check(gated)
     assert Path(bob.hf_hub_download(gated, "w.bin")).read_bytes() == WEIGHTS
     assert status_of(lambda: api.accept_access_request(gated, "bob")) == 400
@@ -108,7 +108,7 @@ def test_duplicate(api):
     api.create_repo("alice/original")
     api.upload_file(path_or_fileobj=b"\0weights", path_in_repo="w.bin", repo_id="alice/original")
     url = bob.duplicate_repo("alice/original", "bob/copy")
-    assert (url.repo_id, url.files_copy_pending) == ("bob/copy", False)
+    assert url.repo_id == "bob/copy"
     assert Path(anonymous.hf_hub_download("bob/copy", "w.bin")).read_bytes() == b"\0weights"
     assert bob.list_repo_commits("bob/copy")[0].title == "Duplicate from alice/original"
     bob.upload_file(path_or_fileobj=b"own", path_in_repo="own.txt", repo_id="bob/copy")

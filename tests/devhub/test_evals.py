@@ -7,6 +7,10 @@ from huggingface_hub.errors import HfHubHTTPError
 
 bob = HfApi(token="hf_bob")
 BENCHMARK = "alice/benchmark"
+NO_NUMBER = [
+    f"- {{dataset: {{id: alice/benchmark, task_id: b}}, value: {value}}}" for value in ("high", ".nan", "true")
+]
+BAD = ["[", "- 3", "- value: 1", "&a [*a]", "[" * 100_000, *NO_NUMBER]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,7 +57,7 @@ def test_eval_results_of_a_model(api):
     assert (entry.dataset_id, entry.task_id, entry.value, entry.source_name) == (BENCHMARK, "default", 0.3, "log")
 
 
-@pytest.mark.parametrize("bad", ["[", "- 3", "- value: 1", "- {dataset: {id: a, task_id: b}, value: high}", "&a [*a]"])
+@pytest.mark.parametrize("bad", BAD)
 def test_invalid_files_are_reported_and_skipped(api, bad):
     api.create_repo("alice/invalid", exist_ok=True)
     api.upload_file(path_or_fileobj=bad.encode(), path_in_repo=".eval_results/x.yaml", repo_id="alice/invalid")

@@ -13,6 +13,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session
 
+from hubinit.devhub.cards import front_matter
+
 bob = HfApi(token="hf_bob")
 anonymous = HfApi(token=False)
 
@@ -179,6 +181,36 @@ def test_validate_yaml(api):
     )
     with pytest.raises((BadRequestError, ValueError), match="too large"):
         push(f"---\n{bomb}---\n".encode())
+
+
+DEEP = ["[" * 100_000, "a: " + "{b: " * 60_000, "- " * 100_000]
+HOSTILE_YAML = [*DEEP, "&a [*a]", "a: &a {b: *a}", "? [1]\n: 2", "a: !!python/none x"]
+
+
+@pytest.mark.parametrize("text", HOSTILE_YAML)
+def test_hostile_cards_are_refused_and_harmless(hub, api, text):
+    """They reach the Hub past validation too, by a commit without the client's help."""
+    with pytest.raises(ValueError, match="metadata"):
+        front_matter(f"---\n{text}\n---\n")
+    hub.store.create_repo("model", "alice/hostile")
+    hub.store.commit(
+        "model", "alice/hostile", {"README.md": f"---\n{text}\n---\n".encode()}, message="m", author="alice"
+    )
+    assert api.model_info("alice/hostile").card_data is None
+    assert [model.id for model in api.list_models(search="hostile", full=True)] == ["alice/hostile"]
+
+
+def test_numbers_that_json_has_not(hub, api):
+    hub.store.create_repo("model", "alice/numbers")
+    files = {
+        "README.md": b"---\nvalue: .nan\nother: 1e999\ntags: [.inf, a]\n---\n",
+        "config.json": b'{"model_type": 1e999, "architectures": [NaN, "LlamaForCausalLM"]}',
+        "model.safetensors": (30).to_bytes(8, "little") + b'{"a":{"dtype":"F","shape":[1e999]}}'[:30],
+    }
+    hub.store.commit("model", "alice/numbers", files, message="m", author="alice")
+    info = api.model_info("alice/numbers")
+    assert "a" in info.tags
+    assert info.config["architectures"] == ["NaN", "LlamaForCausalLM"]
 
 
 def test_auth_check(api):

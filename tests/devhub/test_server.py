@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from httpx2 import ConnectError
 from huggingface_hub import HfApi
 from huggingface_hub.utils import build_hf_headers, get_session
 from hypothesis import given, settings
@@ -51,7 +50,7 @@ def test_the_network_fence(hub):
     for outside in (("203.0.113.1", 80), ("example.org", 443)):
         with pytest.raises(OSError, match="must not leave loopback"):
             socket.create_connection(outside, timeout=1)
-    with pytest.raises(ConnectError, match="must not leave loopback"):
+    with pytest.raises(Exception, match="must not leave loopback"):
         get_session().get("http://example.org/")
 
 

@@ -1,6 +1,7 @@
 """The store without a server, as the seeding command uses it."""
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from hubinit.devhub.names import is_lfs
 from hubinit.devhub.records import Entry, changed_tree
@@ -51,6 +52,15 @@ def test_seeded_content_is_served(hub, api):
     sha = other.commit("model", "org/seeded", {"config.json": b"{}"}, message="seed", author="org")
     assert api.model_info("org/seeded").sha == sha
     assert not api.list_repo_commits("org/seeded")[0].message
+
+
+def test_seeded_repos_are_read_only_over_http(hub, api):
+    Store(hub.store.root).create_repo("model", "org/read-only")
+    assert api.create_repo("org/read-only", exist_ok=True).repo_id == "org/read-only"
+    with pytest.raises(HfHubHTTPError, match="no write access to org/read-only"):
+        api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id="org/read-only")
+    api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id="org/read-only", create_pr=True)
+    assert api.list_repo_files("org/read-only") == [".gitattributes"]
 
 
 def test_missing_things(store):
