@@ -70,7 +70,9 @@ def head_options(job: Job) -> dict[str, Any]:
         return {}
     from hubinit import tasks
 
-    return {"labels": tasks.labels(job.assignments[0].evaluations[0].task)}
+    data = job.assignments[0].spec.data  # there is no untrained image classifier
+    assert data is not None
+    return {"labels": tasks.labels(data.tasks[0], data.revisions[0] if data.revisions else None)}
 
 
 def run_safely(
@@ -162,7 +164,8 @@ def train_adapter(
 
     assert spec.data is not None and spec.recipe is not None
     examples, validation = tasks.training_examples(spec.data, spec.seed)
-    gate_batch = data.batches(examples[:4], loaded.processor, batch_size=4, max_length=64)[0]
+    (gate_batch,) = data.batches(examples[:4], loaded.processor, batch_size=4, max_length=64)
+    gate_batch = {name: tensor.to(loaded.device) for name, tensor in gate_batch.items()}
     calibration = None
     if spec.calibration is not None:
         stage("calibrate")

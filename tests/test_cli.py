@@ -1,0 +1,121 @@
+"""The command line: helpful help, and one sentence with a non-zero exit for every mistake."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+BENCH = ("bench", "--models", "smollm2-135m", "--tasks", "arc-easy", "--methods", "lora", "--dry-run")
+
+
+def hubinit(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hubinit.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def the_one_sentence(done, code=1):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]]
+)
+def test_help_is_quick_and_has_an_example(command):
+    done = hubinit(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    if command and command not in (["hub"], ["methods"], ["tasks"]):
+        assert "Example: " in done.stdout
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import hubinit.cli, sys; assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version():
+    assert hubinit("--version").stdout.startswith("hubinit ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bench", "--models", "smolm2-135m"), "Unknown model 'smolm2-135m': did you mean smollm2-135m"),
+        ((*BENCH, "--methods", "filett"), "Unknown method 'filett': did you mean filet"),
+        ((*BENCH, "--tasks", "arc-esy"), "Unknown task 'arc-esy': did you mean arc-easy"),
+        ((*BENCH, "--seeds", "one"), "--seeds wants numbers"),
+        ((*BENCH, "--models", ","), "empty"),
+        ((*BENCH, "--hub", "nowhere"), "--hub wants 'embedded', 'offline' or a URL"),
+        ((*BENCH, "--models", "alice/not-there"), "alice/not-there"),
+        (("eval", "alice/not-there", "--tasks", "arc-easy"), "alice/not-there"),
+        (("hub", "serve", "--user", "alice"), "--user wants NAME:TOKEN"),
+        (("hub", "seed", "smolm2", "--root", "ROOT"), "Unknown seed 'smolm2'"),
+    ],
+)
+def test_mistakes_get_one_sentence(hub, api, tmp_path, arguments, message):
+    if "alice/not-there" not in arguments and "bench" in arguments:
+        for kind, name in (("model", "hubinit/SmolLM2-135M-Instruct-from-Q4_1"), ("dataset", "allenai/ai2_arc")):
+            stand_in(hub, kind, name)
+    arguments = [str(tmp_path / "hub") if part == "ROOT" else part for part in arguments]
+    assert message in the_one_sentence(hubinit(*arguments))
+
+
+def stand_in(hub, kind, name):
+
+    store = hub.store
+    if not store.repo_exists(kind, name):
+        store.create_repo(kind, name)
+        store.commit(kind, name, {"README.md": b"stand-in\n"}, message="x", author="tests")
+
+
+def test_an_unreachable_hub_is_named():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        message = the_one_sentence(hubinit(*BENCH, "--hub", url))
+    assert url in message
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        message = the_one_sentence(hubinit("hub", "serve", "--root", str(tmp_path), "--port", port))
+    assert port in message
+
+
+def test_errors_are_json_for_scripts():
+    done = hubinit(*BENCH, "--models", "smolm2-135m", "--json")
+    assert done.returncode == 1
+    assert "did you mean" in json.loads(done.stdout)["error"]
+
+
+def test_a_corrupt_result_is_named(hub, tmp_path):
+    for kind, name in (("model", "hubinit/SmolLM2-135M-Instruct-from-Q4_1"), ("dataset", "allenai/ai2_arc")):
+        stand_in(hub, kind, name)
+    rows = json.loads(hubinit(*BENCH, "--out", str(tmp_path), "--json").stdout)
+    path = tmp_path / "runs" / rows[0]["key"] / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert "result.json is not a readable run result" in the_one_sentence(hubinit(*BENCH, "--out", str(tmp_path)))
+
+
+def test_registries_are_printed():
+    assert "arXiv" in hubinit("methods").stdout
+    methods = json.loads(hubinit("methods", "--json").stdout)
+    assert methods["filet"]["options"]["selection"]["default"] == "M"
+    assert "allenai/ai2_arc" in hubinit("tasks").stdout
+    assert "commonsense" in json.loads(hubinit("tasks", "--json").stdout)["suites"]
