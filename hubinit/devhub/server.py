@@ -159,7 +159,7 @@ def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str] | No
 def greeting(url: str, app: App) -> list[str]:
     """What is said at the start: the address, what to paste into the client's shell, and what this server is not."""
     name, *others = app.users
-    also = f"  (or tokens/{', tokens/'.join(others)})" if others else ""
+    also = f"  # or tokens/{', tokens/'.join(others)}" if others else ""
     return [
         f"Embedded Hub at {url} over {app.store.root}",
         "For development and air-gapped use: this machine only, no git, no web pages. Ctrl-C stops it.",
