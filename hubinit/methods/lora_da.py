@@ -25,6 +25,9 @@ from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
 # tr(A Ω Aᵀ) is then right to about its square.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 
+# One extreme value alone is iterated on from this dimension on.
+SMALL = 64
+
 
 class LoraDaOptions(MethodOptions):
     """Values left at None are the preset's own."""
@@ -177,7 +180,7 @@ def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guid
         report |= {"damping_input": inverse.damping, "damping_raised": float(inverse.raised)}
         if not options.raw_gradient:
             delta = -inverse.solve((D[:, None] * gradient).T).T  # (m, n)
-    scale = float(top_svd(delta, 1, layer.generator).S[0]) or 1.0
+    scale = float(top_svd(delta, 1, layer.generator, small=SMALL).S[0]) or 1.0
     report["displacement_norm"] = scale if delta.any() else 0.0
     return Guidance(delta / scale, scale, variance / scale**2, Z, inverse), report
 
@@ -246,13 +249,12 @@ def _preconditioner(layer: Layer, guidance: Guidance) -> Operator | None:
     Z, variance = guidance.Z, guidance.variance
     if Z is None or guidance.inverse is None or variance == 0:
         return None
-    widest = float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2).values[0])
+    widest = float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2, small=SMALL).values[0])
     if widest <= 0:
         return None
     sigma = max(float(guidance.delta.any()), variance / widest)  # ‖Δ‖ is 1 or 0
-    if (
-        variance <= 0.1 * sigma * guidance.inverse.damping
-    ):  # variance / damping is the largest eigenvalue of variance·Z⁻¹
+    stiffest = variance / max(guidance.inverse.damping, 1e-30)  # the largest eigenvalue of variance·Z⁻¹, at most
+    if stiffest <= 0.1 * sigma:
         return None
     shifted = damped_cholesky(sigma / variance * Z, 1.0)
     return None if shifted is None else lambda v: Z @ shifted.solve(v)
