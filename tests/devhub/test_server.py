@@ -13,7 +13,12 @@ from huggingface_hub.utils import build_hf_headers, get_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SERVE = "import sys; from hubinit.devhub.server import serve; from pathlib import Path; serve(Path(sys.argv[1]), port=0, users={'local': 'hf_made-up', 'other': 'hf_b'})"
+SERVE = """
+import sys
+from pathlib import Path
+from hubinit.devhub.server import serve
+serve(Path(sys.argv[1]), port=0, users={"local": "hf_made-up", "other": "hf_b"})
+"""
 
 
 def test_serving_at_a_terminal(tmp_path):
