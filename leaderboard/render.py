@@ -14,6 +14,7 @@ from hubinit.hub.cards import escape
 from leaderboard.ranking import TRAINING
 
 _NOTHING = "–"
+FAILURES_SHOWN = 30  # in a card; the data have them all
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ def markdown(ranking: pd.DataFrame, failures: pd.DataFrame | None = None) -> str
         ]
         parts.append(f"### {escape(board.title)}\n\n{_markdown_table(board.header, body, right=True)}")
     if failures is not None and len(failures):
-        body = [[escape(value) for value in line] for line in failures.astype(str).to_numpy().tolist()]
+        shown = failures.head(FAILURES_SHOWN).astype(str).to_numpy().tolist()
+        body = [[escape(value) for value in line] for line in shown]
         parts.append(f"### Runs without a score\n\n{_markdown_table(list(failures.columns), body)}")
+        if len(failures) > FAILURES_SHOWN:
+            parts.append(f"… and {len(failures) - FAILURES_SHOWN} more in the data.")
     return "\n\n".join(parts) if parts else "No runs yet."
 
 

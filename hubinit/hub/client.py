@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -213,6 +214,8 @@ def is_transient(error: BaseException | None) -> bool:
     """Whether the same request may succeed a moment later: 408, 429, 5xx, or a connection that broke."""
     if isinstance(error, LocalEntryNotFoundError):  # a download that could not even ask the Hub
         return is_transient(error.__cause__)
+    if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError, but nothing will change it
+        return False
     if (status := _status(error)) is not None:
         return status in (408, 429) or status >= 500
     if type(error) is OSError and "Consistency check failed" in str(error):  # a download that ended too early
@@ -249,6 +252,8 @@ def explained(error: BaseException, action: str, api: HfApi) -> HubError:
         reason = f"the Hub answered {status} ({_first_line(error)}); run the same command again later"
     elif isinstance(error, HFValidationError):
         reason = f"the name is not valid ({_first_line(error)})"
+    elif isinstance(error, OfflineModeIsEnabled):
+        reason = "it is not in the cache, and offline mode (--hub offline or HF_HUB_OFFLINE) forbids to ask the Hub"
     elif is_transient(error):
         reason = (
             f"the Hub at {api.endpoint} could not be reached ({type(error).__name__}); check the network or "

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from hubinit.bench.results import Record, RunResult
 from hubinit.errors import HubError
 from hubinit.hub.client import call
-from hubinit.hub.manifest import FILE_NAME, read_manifest
+from hubinit.hub.manifest import FILE_NAME, check_text, read_manifest
 from hubinit.hub.publication import Publication, content_hash
 from hubinit.hub.publish import PublishedRepo, leaderboard_message, publish_leaderboard, send
 
@@ -47,8 +47,13 @@ def queue(outbox: Path, publication: Publication, *, private: bool = True) -> Pa
 
 
 def queue_leaderboard(outbox: Path, results: Iterable[RunResult], repo_id: str, *, private: bool = True) -> Path:
-    """Queues rows for a leaderboard dataset; they are merged with those there when they are sent."""
+    """Queues rows for a leaderboard dataset; they are merged with those there when they are sent.
+
+    Raises:
+        HubError: a result holds an access token.
+    """
     text = _RESULTS.dump_json(list(results))
+    check_text(text.decode(), "a run result")
     return _write(outbox, repo_id, "dataset", private, {"results.json": text})
 
 

@@ -108,10 +108,11 @@ def publish_leaderboard(
     commit is rebuilt when the parent has changed.
 
     Raises:
-        HubError: the Hub refuses, or the dataset there is not a leaderboard.
+        HubError: the Hub refuses, the dataset there is not a leaderboard, or a result holds an access token.
     """
     results = list(results)
     new = table(results)
+    check_text(new.to_csv(), "a run result")
 
     def build(parent: str | None) -> list[Operation]:
         old = read_leaderboard(api, repo_id, parent)

@@ -1,6 +1,7 @@
 """Cards: complete metadata, and nothing that a name or a command can break."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ def manifest(kind: str = "trained", anchor: bool = False, **changes) -> Manifest
 
 
 def header_and_body(card: str) -> tuple[dict, str]:
-    _, header, body = card.split("---\n", 2)
+    header, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
     return yaml.safe_load(header), body
 
 
@@ -88,7 +89,8 @@ def outside_code(body: str) -> str:
         elif closing is not None and ticks >= closing and not line[ticks:].strip():
             closing = None
         elif closing is None:
-            lines.append("".join(part for i, part in enumerate(line.replace("\\`", "").split("`")) if i % 2 == 0))
+            # A backslash escapes in prose, not in a code span.
+            lines.append(re.sub(r"\\(.)|`[^`]*`", lambda match: match[1] or "", line))
     assert closing is None, "a code block was left open"
     return "\n".join(lines)
 

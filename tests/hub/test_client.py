@@ -106,8 +106,9 @@ def test_many_conflicts_do_not_count_as_failures(slept):
     assert commit(api, "a/b", "model", add(x="1"), message="m") is not None
 
 
-@pytest.mark.parametrize("asked", ["7", format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)])
-def test_retry_after_is_honoured(slept, asked):
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured(slept, form):
+    asked = "7" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
     commit(FakeApi([refusal(429, Retry_After=asked)]), "a/b", "model", add(x="1"), message="m")
     assert 5 <= slept[0] <= 8
 

@@ -120,19 +120,19 @@ print(kills)
 
 def test_kill_9_of_the_client_at_50_random_moments_loses_and_doubles_nothing(api, tmp_path):
     outbox = tmp_path / "outbox"
-    repos = filled(outbox, tmp_path, api, "killed", runs=8)
+    repos = filled(outbox, tmp_path, api, "killed", runs=5)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", KILLER, outbox], env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 20, "the outbox was empty too soon for the kills to mean anything"
+    assert int(done.stdout) >= 12, "the outbox was empty too soon for the kills to mean anything"
     list(sync(api, outbox))
     for repo in repos:
         pull(api, repo)
         assert len(published(api, repo)) == 1
-    assert len(read_leaderboard(api, "alice/killed-board")) == 8
-    assert len(published(api, "alice/killed-board", "dataset")) == 8
+    assert len(read_leaderboard(api, "alice/killed-board")) == 5
+    assert len(published(api, "alice/killed-board", "dataset")) == 5
     assert "hf_alice" not in done.stdout + done.stderr
 
 

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub.manifest import Manifest, sha256
+from hubinit.hub.outbox import queue_leaderboard
 from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, publish_run, read_leaderboard
 from leaderboard.aggregate import merge, table
 
@@ -149,6 +150,16 @@ def test_a_dataset_that_is_no_leaderboard_is_left_alone(api):
     )
     with pytest.raises(HubError, match="not a table of hubinit runs"):
         publish_leaderboard(api, [run()], "alice/board-3")
+
+
+def test_a_token_in_a_result_reaches_neither_the_hub_nor_the_outbox(api, tmp_path):
+    leaky = run(command="HF_TOKEN=hf_alice hubinit bench")
+    with pytest.raises(HubError, match="access token"):
+        publish_leaderboard(api, [leaky], "alice/leaky")
+    with pytest.raises(HubError, match="access token"):
+        queue_leaderboard(tmp_path, [leaky], "alice/leaky")
+    assert not api.repo_exists("alice/leaky", repo_type="dataset")
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_twenty_publishers_at_once_lose_and_double_nothing(api):

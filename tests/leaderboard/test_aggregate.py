@@ -173,6 +173,13 @@ def test_markdown_shows_failures_and_nothing_of_a_hostile_name_survives():
     assert markdown(rank(table([]))) == "No runs yet."
 
 
+def test_only_so_many_failures_are_listed_in_a_card():
+    runs = table([run(seed=seed, value=None) for seed in range(40)])
+    text = markdown(rank(runs), failures(runs))
+    assert text.count("the loss was not finite") == 30
+    assert "… and 10 more" in text
+
+
 def test_the_base_alone_is_a_ranking():
     [found] = rank(table([run("none")])).to_dict("records")
     assert (found["method"], found["value"], found["seeds"]) == ("none", 0.5, 1)
