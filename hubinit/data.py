@@ -2,7 +2,7 @@
 
 Text is encoded exactly as lm-eval encodes a request: spaces at the end of the prompt belong to the completion, prompt and
 completion are tokenised together, and what exceeds the prompt's own tokens is the completion. So the model trains on the very
-token sequences that it is scored on. Chat templates are not applied.
+token sequences that it is scored on. Chat templates are not applied here: a `TokenExample` is encoded already (hubinit.userdata).
 """
 
 import hashlib
@@ -25,6 +25,14 @@ class Example:
 
 
 @dataclass(frozen=True)
+class TokenExample:
+    """A text that is already tokens, the end-of-sequence token included; the first `prompt` (at least 1) have no loss."""
+
+    tokens: tuple[int, ...]
+    prompt: int
+
+
+@dataclass(frozen=True)
 class ImageExample:
     """A PIL image and the index of its class."""
 
@@ -32,12 +40,26 @@ class ImageExample:
     label: int
 
 
-def encode(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
+def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
     """Token ids and labels of one example: the prompt has no loss, the completion ends with the end-of-sequence token.
 
     Too long examples lose the beginning of their prompt (a begin-of-sequence token stays); only a completion that is too long
     by itself loses its end.
     """
+    if isinstance(example, TokenExample):
+        head, kept = list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
+    else:
+        head, kept = tokenised(example, tokenizer)
+    kept = kept[: max_length - 1]
+    room = max_length - len(kept)  # at least 1
+    if len(head) > room:
+        keeps_bos = room > 1 and head[0] == tokenizer.bos_token_id
+        head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
+    return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
+
+
+def tokenised(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens of the prompt (at least one) and those of the completion, the end-of-sequence token included."""
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion
     head = list(tokenizer(prompt)["input_ids"])
@@ -47,12 +69,7 @@ def encode(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[
         kept.append(eos)
     if not head:  # something must come before the first predicted token
         head = [bos if bos is not None else eos]
-    kept = kept[: max_length - 1]
-    room = max_length - len(kept)  # at least 1
-    if len(head) > room:
-        keeps_bos = room > 1 and head[0] == bos
-        head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
-    return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
+    return head, kept
 
 
 def collate(
@@ -90,7 +107,11 @@ def collate_images(examples: Sequence[ImageExample], processor: Any) -> dict[str
 
 
 def batches(
-    examples: Sequence[Example] | Sequence[ImageExample], processor: Any, *, batch_size: int, max_length: int
+    examples: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample],
+    processor: Any,
+    *,
+    batch_size: int,
+    max_length: int,
 ) -> list[dict[str, Tensor]]:
     """All examples as batches on the CPU; texts from long to short, so that little is padding and memory runs out first if ever.
 
@@ -116,13 +137,15 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
 
 
-def data_hash(examples: Sequence[Example] | Sequence[ImageExample]) -> str:
+def data_hash(examples: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample]) -> str:
     """The sha256 of the examples' content and order."""
     digest = hashlib.sha256()
     for example in examples:
         if isinstance(example, ImageExample):
             image = example.image
             parts = [f"{image.mode} {image.size} {example.label}".encode(), image.tobytes()]
+        elif isinstance(example, TokenExample):
+            parts = [f"{example.prompt} {example.tokens}".encode()]
         else:
             parts = [example.prompt.encode(), example.completion.encode()]
         for part in parts:

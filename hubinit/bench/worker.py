@@ -17,8 +17,7 @@ import torch
 from hubinit.bench.costs import Stopwatch, provenance
 from hubinit.bench.job import Assignment, Job
 from hubinit.bench.results import ResultStore, RunResult, Score
-from hubinit.calibration.statistics import Statistic
-from hubinit.config import CalibrationSpec, EvalSpec, MethodSpec, RunSpec
+from hubinit.config import EvalSpec, RunSpec
 from hubinit.errors import DivergedError, HubinitError
 
 if TYPE_CHECKING:
@@ -214,18 +213,14 @@ def train_adapter(
 
 
 def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> "Calibration":
-    """The statistics for one run, from one pass over the calibration examples shared by all methods of the job.
-
-    Methods may ask for different numbers of examples (FILet 320, LoRA-DA 256). The examples are cut at those numbers and each
-    segment is calibrated once, for the union of what the methods that reach it need; segments add up exactly (raw sums).
-    """
-    from hubinit import data, tasks
-    from hubinit.calibration import cached, calibrate
+    """The statistics for one run, from the pass over the calibration examples that all methods of the job share."""
+    from hubinit import tasks
+    from hubinit.calibration.shared import need_of, shared_calibration
 
     assert spec.calibration is not None and spec.data is not None
     settings = spec.calibration
-    sharing = [
-        other.spec
+    needs = [
+        need_of(other.spec.method, other.spec.calibration)
         for other in job.assignments
         if other.spec.calibration is not None
         and other.spec.data == spec.data
@@ -233,54 +228,15 @@ def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> "Cal
         and other.spec.calibration.model_copy(update={"samples": settings.samples}) == settings
     ]
     pool, _ = tasks.training_examples(spec.data, settings.seed)
-    total: Calibration | None = None
-    start = 0
-    for end in segment_ends(sharing, settings, len(pool)):
-        needed = frozenset[Statistic]().union(
-            *(statistics_of(s.method) for s in sharing if s.calibration and s.calibration.samples >= end)
-        )
-        segment = pool[start:end]
-        key = {
-            "model": spec.model.canonical_json(),
-            "data": data.data_hash(segment),
-            "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
-            "target_modules": spec.target_modules,
-        }
-        batches = data.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
-        part = cached(
-            job.store / "calibrations",
-            key,
-            needed,
-            lambda missing, batches=batches: calibrate(
-                loaded.model,
-                batches,
-                statistics=missing,
-                target_modules=spec.target_modules,
-                fisher=settings.fisher,
-                tokens=settings.tokens,
-                seed=settings.seed,
-                on_batch=lambda done: stage("calibrate", step=done, steps=len(batches)),
-            ),
-        )
-        total = part if total is None else total + part
-        start = end
-    assert total is not None
-    return total
-
-
-def statistics_of(method: MethodSpec) -> frozenset[Statistic]:
-    """The sums that a method with these options needs."""
-    from hubinit import methods
-
-    registered = methods.get(method.name)
-    return registered.statistics(methods.parse_options(registered, method.options))
-
-
-def segment_ends(sharing: Sequence[RunSpec], settings: CalibrationSpec, available: int) -> list[int]:
-    """Where the calibration examples are cut: every number of examples that a sharing run asks for, up to this run's own."""
-    asked = {min(other.calibration.samples, available) for other in sharing if other.calibration is not None}
-    own = min(settings.samples, available)
-    return sorted(end for end in asked | {own} if end <= own)
+    return shared_calibration(
+        loaded,
+        pool,
+        settings,
+        needs,
+        job.store / "calibrations",
+        target_modules=spec.target_modules,
+        on_batch=lambda done, total: stage("calibrate", step=done, steps=total),
+    )
 
 
 def reload_adapter(loaded: "Loaded", folder: Path) -> Any:

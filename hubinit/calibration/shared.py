@@ -1,0 +1,96 @@
+"""One calibration shared by all methods that ask for the same data, whatever numbers of examples they ask for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubinit import data
+from hubinit.calibration.cache import cached
+from hubinit.calibration.engine import calibrate
+from hubinit.calibration.loss import Batch
+from hubinit.calibration.result import Calibration
+from hubinit.calibration.statistics import Statistic
+from hubinit.config import CalibrationSpec, MethodSpec
+from hubinit.data import Example, ImageExample, TokenExample
+
+if TYPE_CHECKING:
+    from hubinit.models import Loaded
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one method asks of the calibration: so many examples, these sums."""
+
+    samples: int
+    statistics: frozenset[Statistic]
+
+
+def need_of(method: MethodSpec, calibration: CalibrationSpec) -> Need:
+    """What a method with these options asks for."""
+    from hubinit import methods
+
+    registered = methods.get(method.name)
+    return Need(calibration.samples, registered.statistics(methods.parse_options(registered, method.options)))
+
+
+def shared_calibration(
+    loaded: "Loaded",
+    pool: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample],
+    settings: CalibrationSpec,
+    needs: Sequence[Need],
+    folder: Path,
+    *,
+    target_modules: str | Sequence[str] = "all-linear",
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Calibration:
+    """The statistics over the first `settings.samples` examples of the pool, from one pass that all needs share.
+
+    Methods may ask for different numbers of examples (FILet 320, LoRA-DA 256). The examples are cut at those numbers and each
+    segment is calibrated once, for the union of what the methods that reach it need; segments add up exactly (raw sums).
+
+    Args:
+        loaded: the base model.
+        pool: calibration examples, in a fixed order; fewer than asked for are taken as they are.
+        settings: of the calibration that is wanted now.
+        needs: of every method that shares the data and all settings but `samples`, the one wanted now included.
+        folder: where calibrations are kept.
+        target_modules: which layers.
+        on_batch: called with the batches done and the batches of the segment that is being computed.
+    """
+    total: Calibration | None = None
+    start = 0
+    for end in segment_ends(needs, settings.samples, len(pool)):
+        needed = frozenset[Statistic]().union(*(need.statistics for need in needs if need.samples >= end))
+        segment = pool[start:end]
+        key = {
+            "model": loaded.spec.canonical_json(),
+            "data": data.data_hash(segment),
+            "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
+            "target_modules": target_modules,
+        }
+        batches = data.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
+
+        def compute(missing: frozenset[Statistic], batches: list[Batch] = batches) -> Calibration:
+            return calibrate(
+                loaded.model,
+                batches,
+                statistics=missing,
+                target_modules=target_modules,
+                fisher=settings.fisher,
+                tokens=settings.tokens,
+                seed=settings.seed,
+                on_batch=lambda done: on_batch(done, len(batches)),
+            )
+
+        part = cached(folder, key, needed, compute)
+        total = part if total is None else total + part
+        start = end
+    assert total is not None
+    return total
+
+
+def segment_ends(needs: Sequence[Need], samples: int, available: int) -> list[int]:
+    """Where the examples are cut: at every number of examples that a need asks for, up to `samples`."""
+    last = min(samples, available)
+    return sorted({end for need in needs if (end := min(need.samples, available)) <= last} | {last})
