@@ -39,7 +39,9 @@ def boards(ranking: pd.DataFrame) -> Iterator[Board]:
     by = ["model", "revision", *TRAINING]
     for _, setting in ranking.groupby(by, dropna=False, sort=True):
         tasks = list(dict.fromkeys(setting["task"]))
-        lines = [_line(method, tasks) for _, method in setting.groupby(["method", "options"], sort=False)]
+        variants = setting.groupby("method")["options"].nunique()
+        groups = setting.groupby(["method", "options"], sort=False)
+        lines = [_line(group, tasks, spell_out=variants[str(method)] > 1) for (method, _), group in groups]
         lines.sort(key=lambda line: (-line.value if math.isfinite(line.value) else math.inf, line.label))
         shown = {
             "method": [Cell(line.label) for line in lines],
@@ -114,9 +116,10 @@ class _Line:
     failed: int
 
 
-def _line(method: pd.DataFrame, tasks: list[str]) -> _Line:
+def _line(method: pd.DataFrame, tasks: list[str], spell_out: bool) -> _Line:
+    """One method; its options are spelt out where the board has it with several."""
     first = method.iloc[0]
-    options = json.loads(first["options"])
+    options = json.loads(first["options"]) if spell_out else {}
     by_task = {row["task"]: row for _, row in method.iterrows()}
     complete = len(by_task) == len(tasks)
     delta, error = method["delta"].astype(float), method["delta_stderr"].astype(float)

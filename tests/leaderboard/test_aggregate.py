@@ -186,6 +186,16 @@ def test_the_base_alone_is_a_ranking():
     assert "not trained" in next(boards(rank(table([run("none")])))).title
 
 
+def test_options_are_spelt_out_only_where_they_tell_two_lines_apart():
+    plain, other = run("filet"), run("filet", seed=1)
+    other = other.model_copy(
+        update={"spec": other.spec.model_copy(update={"method": MethodSpec(name="filet", options={"power": 2})})}
+    )
+    labels = {line[0].text for line in next(boards(rank(table([plain, other])))).lines}
+    assert labels == {"filet", "filet (power=2)"}
+    assert {line[0].text for line in next(boards(rank(table([other])))).lines} == {"filet"}
+
+
 def test_frame_of_foreign_rows_ignores_unknown_columns():
     found = frame([{"key": "k", "task": "t", "unknown": 1}])
     assert list(found.columns) == COLUMNS
