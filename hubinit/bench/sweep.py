@@ -71,6 +71,7 @@ def sweep(
 
 def command_line() -> str:
     """The command that is running, to be stored with the results, without anything secret."""
-    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    program = Path(sys.argv[0]).name
+    arguments = ["hubinit" if program == "__main__.py" else program, *sys.argv[1:]]
     secret = [argument for argument in arguments if argument.startswith("hf_")]
     return shlex.join("<token>" if argument in secret else argument for argument in arguments)

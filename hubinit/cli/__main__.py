@@ -1,0 +1,5 @@
+"""`python -m hubinit.cli`."""
+
+from hubinit.cli import main
+
+main()

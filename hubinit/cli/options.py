@@ -1,0 +1,61 @@
+"""Options that several commands share, and the reading of their values."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubinit.errors import HubinitError
+
+Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`).")]
+Methods = Annotated[str, typer.Option(help="Comma-separated methods, `none` (the base), `all`, or `peft:<type>`.")]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated tasks or suites; each is trained on by itself. Default: commonsense (image for vision)."
+    ),
+]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
+Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the preset's.")]
+Preset = Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.steps=40 or lora-da.preset=paper. Repeatable.")
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Calibration examples. Default: 256, or what the method's source used.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of results, adapters, calibrations and logs.")]
+Hub = Annotated[
+    str | None, typer.Option(help="`embedded`, `offline`, or a URL. Default: HF_ENDPOINT, else huggingface.co.")
+]
+PushTo = Annotated[str | None, typer.Option(help="Namespace to publish adapters and the leaderboard data set under.")]
+Public = Annotated[bool, typer.Option("--public", help="Publish public repositories instead of private ones.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the runs, what is cached and the estimated time; do nothing.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A comma-separated list of names, without repetitions."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise HubinitError("An option that takes a comma-separated list got an empty one.")
+    return found
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """A comma-separated list of numbers; `a-b` is a range of whole numbers."""
+    found: list[float] = []
+    for part in names(text):
+        first, dash, last = part.partition("-")
+        try:
+            if dash and first.isdigit() and last.isdigit():
+                found += range(int(first), int(last) + 1)
+            else:
+                found.append(float(part))
+        except ValueError:
+            raise HubinitError(f"{option} wants numbers separated by commas; '{part}' is none.") from None
+    return tuple(found)

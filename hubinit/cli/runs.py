@@ -1,0 +1,150 @@
+"""Commands around runs: bench, train, eval, and the registries they choose from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubinit.cli.options import (
+    DryRun,
+    Force,
+    Hub,
+    Json,
+    Methods,
+    Models,
+    Out,
+    Overrides,
+    Preset,
+    Public,
+    PushTo,
+    Rank,
+    Rates,
+    Samples,
+    Seeds,
+    Tasks,
+    names,
+    numbers,
+)
+from hubinit.endpoint import connected
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    models: Models,
+    methods: Methods = "all",
+    tasks: Tasks = None,
+    seeds: Seeds = None,
+    lrs: Rates = None,
+    rank: Rank = None,
+    preset: Preset = "default",
+    set_: Overrides = None,
+    calibration_samples: Samples = None,
+    out: Out = Path("runs"),
+    hub: Hub = None,
+    push_to: PushTo = None,
+    public: Public = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Fine-tune a model from every initialisation, score the results, publish them and rank them.
+
+    Example: `hubinit bench --models llama3-8b --methods all --dry-run`
+    """
+    from hubinit.bench.plan import Request
+    from hubinit.commands import run_bench
+
+    request = Request(
+        models=names(models),
+        methods=names(methods),
+        tasks=names(tasks) if tasks else None,
+        seeds=tuple(int(seed) for seed in numbers(seeds, "--seeds")) if seeds else None,
+        learning_rates=numbers(lrs, "--lrs") if lrs else None,
+        rank=rank,
+        preset=preset,
+        overrides=tuple(set_ or ()),
+        calibration_samples=calibration_samples,
+    )
+    with connected(hub):
+        failed = run_bench(request, out, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Alias (`llama3-8b`), Hub id (`org/name`) or folder.")],
+    task: Annotated[str, typer.Option(help="Task or suite whose training split is used.")],
+    method: Annotated[str, typer.Option(help="Initialisation method.")] = "lora",
+    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the preset's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Training seed. Default: the preset's.")] = None,
+    rank: Rank = None,
+    preset: Preset = "default",
+    set_: Overrides = None,
+    calibration_samples: Samples = None,
+    out: Out = Path("runs"),
+    hub: Hub = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    json_: Json = False,
+) -> None:
+    """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
+
+    Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
+    """
+    from hubinit.bench.plan import Request
+    from hubinit.commands import run_train
+
+    request = Request(
+        models=(model,),
+        methods=(method,),
+        tasks=(task,),
+        seeds=None if seed is None else (seed,),
+        learning_rates=None if lr is None else (lr,),
+        rank=rank,
+        preset=preset,
+        overrides=tuple(set_ or ()),
+        calibration_samples=calibration_samples,
+    )
+    with connected(hub):
+        failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="A base model, or an adapter (Hub id or folder); its base is found by itself.")
+    ],
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first test examples of each task.")] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Score a base model or an adapter on tasks.
+
+    Example: `hubinit eval runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
+    """
+    from hubinit.commands import run_eval
+
+    with connected(hub):
+        run_eval(target, names(tasks), limit=limit, shots=shots, batch_size=batch_size, as_json=json_)
+
+
+@app.command("methods")
+def list_methods(json_: Json = False) -> None:
+    """List the initialisation methods with their sources and options."""
+    from hubinit.commands import print_methods
+
+    print_methods(as_json=json_)
+
+
+@app.command("tasks")
+def list_tasks(json_: Json = False) -> None:
+    """List the tasks and suites with their data sets."""
+    from hubinit.commands import print_tasks
+
+    print_tasks(as_json=json_)
