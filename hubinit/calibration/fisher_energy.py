@@ -92,23 +92,6 @@ def _columns(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(0).clamp_min(0)
 
 
-def candidate_norms(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The column norms that turn `WᵀW` and `W V̂` into unit directions.
-
-    `V̂[:, i] = (WᵀW)[:, i] / v_norms[i]` and `Û[:, i] = W V̂[:, i] / u_norms[i]`. A column of W that is zero has both norms zero
-    and no direction; its energies are zero.
-
-    Args:
-        weight: (m, n) float32 or float64.
-
-    Returns:
-        v_norms (n,), u_norms (n,).
-    """
-    candidates = Candidates.of(weight)
-    v_norms = candidates.v_squares.sqrt()
-    return v_norms, divided(candidates.uv_squares.sqrt(), v_norms)
-
-
 def divided(a: Tensor, b: Tensor) -> Tensor:
     """Quotient a / b, and 0 where b is 0."""
     return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from hubinit.calibration.fisher_energy import candidate_norms
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
 from hubinit.methods.linalg import canonical_signs
@@ -64,9 +64,8 @@ def factors(layer: Layer, options: FiletOptions) -> Factors:
 
 def _surrogate(layer: Layer, options: FiletOptions) -> Factors:
     W = layer.weight  # (m, n)
-    v_norms, u_norms = candidate_norms(W)  # (n,), (n,)
     energies = layer.per_token(Statistic.FISHER_INPUT) * layer.per_token(Statistic.FISHER_OUTPUT)  # (n,)
-    valid = (v_norms > 0) & (u_norms > 0)  # a zero column of W is no direction
+    valid = W.any(dim=0)  # (n,) a zero column of W gives no direction
     index = _select(layer, energies, valid, options)  # (r,)
     scaled = _rescale(layer, energies, valid, options)[index]  # (r,)
     if not scaled.any():
@@ -74,8 +73,8 @@ def _surrogate(layer: Layer, options: FiletOptions) -> Factors:
             f"All Fisher energies chosen for module {layer.name} are zero, so both factors would start at zero and never "
             "train: its inputs or gradients vanish on the calibration data; use more data or leave the module out."
         )
-    V = W.T @ W[:, index] / v_norms[index]  # (n, r)
-    U = W @ V / u_norms[index]  # (m, r)
+    V = normalize(W.T @ W[:, index], dim=0)  # (n, r) the chosen columns of V̂ only: WᵀW is never formed
+    U = normalize(W @ V, dim=0)  # (m, r)
     root = scaled.sqrt()  # (r,)
     return finish(layer, root[:, None] * V.T, U * root, _report(energies, valid, index))
 
