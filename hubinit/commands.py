@@ -1,23 +1,19 @@
-"""What the commands do, without the parsing: the functions behind `cli.py`, free to import everything."""
+"""What the commands do, without the parsing: the functions behind `hubinit.cli`, free to import everything."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from hubinit.bench.plan import PlannedRun, Request, plan, read_protocol
-from hubinit.bench.results import ResultStore, RunResult
+from hubinit.bench.results import ResultStore
 from hubinit.bench.sweep import sweep
 from hubinit.config import EvalSpec
 from hubinit.display import SweepDisplay, duration, plan_table
-from hubinit.errors import HubinitError
-
-if TYPE_CHECKING:
-    from hubinit.hub.publish import PublishedRepo
 
 console = Console()
 errors = Console(stderr=True)
@@ -31,6 +27,7 @@ def run_bench(
     Returns:
         How many runs have no complete result, plus the publications that failed.
     """
+    from hubinit.hub.delivery import Publisher
     from leaderboard import aggregate, render
 
     store = ResultStore(out)
@@ -134,57 +131,6 @@ def run_eval(
         )
         table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
     console.print(table)
-
-
-class Publisher:
-    """Publishes each result as it comes; a failure is kept for the end and loses nothing that is on disk."""
-
-    def __init__(self, store: ResultStore, namespace: str, groups: dict[str, str], *, private: bool) -> None:
-        from huggingface_hub import HfApi
-
-        self.api = HfApi()
-        self.store, self.namespace, self.groups, self.private = store, namespace, groups, private
-        self.published: list[str] = []
-        self.failures: list[str] = []
-        self._done: set[str] = set()
-
-    def __call__(self, result: RunResult) -> None:
-        """Publishes the adapters of one finished run."""
-        from hubinit.hub.publish import publish_run
-        from hubinit.tasks import TASKS
-
-        if result.status not in {"ok", "partial"} or result.spec.method.name == "none":
-            return
-        self._done.add(result.key)
-        self._attempt(
-            lambda: publish_run(
-                self.api,
-                result,
-                self.store.folder(result.key),
-                self.namespace,
-                private=self.private,
-                datasets={name: task.dataset for name, task in TASKS.items()},
-                suite=self.groups.get(result.key),
-            )
-        )
-
-    def finish(self, results: list[RunResult], cached: list[str]) -> None:
-        """Publishes what was finished before this command, then the leaderboard data set."""
-        from hubinit.hub.publish import publish_leaderboard
-
-        for result in results:
-            if result.key in cached and result.key not in self._done:
-                self(result)
-        name = f"{self.namespace}/hubinit-leaderboard"
-        self._attempt(lambda: [publish_leaderboard(self.api, results, name, private=self.private)])
-
-    def _attempt(self, publish: "Callable[[], list[PublishedRepo]]") -> None:
-        try:
-            for repo in publish():
-                kind = "" if repo.repo_type == "model" else f"{repo.repo_type}s/"
-                self.published.append(f"{self.api.endpoint}/{kind}{repo.repo_id}")
-        except HubinitError as error:
-            self.failures.append(f"Not published: {error} The result is on disk; the same command publishes it later.")
 
 
 def print_plan(planned: list[PlannedRun], store: ResultStore, as_json: bool) -> None:

@@ -107,7 +107,7 @@ def collate_images(examples: Sequence[ImageExample], processor: Any) -> dict[str
 
 
 def batches(
-    examples: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample],
+    examples: Sequence[Example | TokenExample] | Sequence[ImageExample],
     processor: Any,
     *,
     batch_size: int,
@@ -137,7 +137,7 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
 
 
-def data_hash(examples: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample]) -> str:
+def data_hash(examples: Sequence[Example | TokenExample] | Sequence[ImageExample]) -> str:
     """The sha256 of the examples' content and order."""
     digest = hashlib.sha256()
     for example in examples:

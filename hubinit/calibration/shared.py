@@ -36,7 +36,7 @@ def need_of(method: MethodSpec, calibration: CalibrationSpec) -> Need:
 
 def shared_calibration(
     loaded: "Loaded",
-    pool: Sequence[Example] | Sequence[ImageExample] | Sequence[TokenExample],
+    pool: Sequence[Example | TokenExample] | Sequence[ImageExample],
     settings: CalibrationSpec,
     needs: Sequence[Need],
     folder: Path,

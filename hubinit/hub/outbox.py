@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hubinit.bench.results import Record, RunResult
 from hubinit.errors import HubError
+from hubinit.hub.catalogue import ROWS, CatalogueRow, catalogue_message, publish_catalogue
 from hubinit.hub.client import call
 from hubinit.hub.manifest import FILE_NAME, check_text, read_manifest
 from hubinit.hub.publication import Publication, content_hash
@@ -57,6 +58,11 @@ def queue_leaderboard(outbox: Path, results: Iterable[RunResult], repo_id: str, 
     return _write(outbox, repo_id, "dataset", private, {"results.json": text})
 
 
+def queue_catalogue(outbox: Path, rows: Iterable[CatalogueRow], repo_id: str, *, private: bool = True) -> Path:
+    """Queues rows for a catalogue of adapters; they are merged with those there when they are sent."""
+    return _write(outbox, repo_id, "dataset", private, {"catalogue.json": ROWS.dump_json(list(rows))})
+
+
 def waiting(outbox: Path) -> list[Path]:
     """The queued entries, first in first."""
     return sorted(path for path in outbox.glob("[0-9]*-*") if path.is_dir())
@@ -87,6 +93,11 @@ def sync(api: HfApi, outbox: Path) -> Iterator[PublishedRepo]:
 
 def _send(api: HfApi, path: Path) -> PublishedRepo:
     entry, files = _read(path)
+    if "catalogue.json" in files:
+        rows = ROWS.validate_json(files["catalogue.json"].read_bytes())
+        if _committed(api, entry, catalogue_message(rows)):
+            return PublishedRepo(entry.repo_id, "dataset")
+        return publish_catalogue(api, rows, entry.repo_id, private=entry.private)
     if entry.repo_type == "dataset":
         results = _RESULTS.validate_json(files["results.json"].read_bytes())
         if _committed(api, entry, leaderboard_message(results)):

@@ -128,6 +128,22 @@ def leaderboard_card(repo_id: str, table: str, *, runs: int, rows: int, models: 
     return _render("leaderboard.md.j2", data, repo_id=repo_id, table=Markup(table), **counts)  # noqa: S704
 
 
+def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> str:
+    """The card of the catalogue of pre-initialised adapters.
+
+    Args:
+        repo_id: where it will be.
+        rows: of `hubinit.hub.catalogue`.
+        path: the parquet file in the repo.
+    """
+    data = DatasetCardData(
+        pretty_name="hubinit catalogue",
+        tags=["hubinit", "lora", "lora-init"],
+        configs=[{"config_name": "adapters", "default": True, "data_files": [{"split": "train", "path": path}]}],
+    )
+    return _render("catalogue.md.j2", data, repo_id=repo_id, rows=rows)
+
+
 def initialisation_seconds(result: RunResult) -> float | None:
     """Seconds from the base model to the start point: calibration and initialisation; None when not measured."""
     stages = [result.costs[stage].seconds for stage in ("calibrate", "initialise") if stage in result.costs]
