@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import RepoCard
-from wheel_files import build_wheel
 
 from hubinit.devhub.seed import SEEDS, fill, seed, seed_folder
 from hubinit.devhub.seed.catalog import Content, Seed, _tables, select
 from hubinit.devhub.seed.datasets import Table
 from hubinit.devhub.store import Store
 from hubinit.errors import HubinitError
+from tests.devhub.wheel_files import build_wheel
 
 TEXT = {"dtype": "string", "_type": "Value"}
 

@@ -7,11 +7,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from wheel_files import build_wheel
 
 from hubinit.devhub.seed import wheels
 from hubinit.devhub.seed.wheels import Wheel, cache_root, fetch, open_archive, scratch_folder
 from hubinit.errors import HubinitError
+from tests.devhub.wheel_files import build_wheel
 
 
 @pytest.fixture

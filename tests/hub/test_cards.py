@@ -5,7 +5,6 @@ import re
 
 import pytest
 import yaml
-from builders import adapter_files, run, run_folder
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, code, escape, fence, leaderboard_card
 from hubinit.hub.manifest import Manifest
 from hubinit.hub.publication import of_adapter, repo_name
+from tests.hub.builders import adapter_files, run, run_folder
 
 DATASETS = {"arc-easy": "allenai/ai2_arc"}
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import adapter_files, run, run_folder
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
@@ -13,6 +12,7 @@ from hubinit.hub.publication import describe
 from hubinit.hub.publish import publish_run
 from hubinit.hub.pull import pull
 from hubinit.hub.push import push
+from tests.hub.builders import adapter_files, run, run_folder
 
 
 @pytest.fixture

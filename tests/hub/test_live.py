@@ -8,7 +8,7 @@ from pathlib import Path
 ROUND_TRIP = """
 import secrets, sys
 from pathlib import Path
-from builders import run, run_folder
+from tests.hub.builders import run, run_folder
 from huggingface_hub import HfApi
 from hubinit.hub.publication import describe
 from hubinit.hub.pull import pull

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from builders import run, run_folder
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
@@ -18,6 +17,7 @@ from hubinit.hub.outbox import queue, queue_leaderboard, sync, waiting
 from hubinit.hub.publication import of_run
 from hubinit.hub.publish import publish_leaderboard, read_leaderboard
 from hubinit.hub.pull import pull
+from tests.hub.builders import run, run_folder
 
 
 def filled(outbox: Path, tmp_path: Path, api, name: str, runs: int = 2) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from builders import logits, publish_tiny_llama, run, run_folder, visible_adapter
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
@@ -18,6 +17,7 @@ from hubinit.hub.manifest import Manifest, sha256
 from hubinit.hub.outbox import queue_leaderboard
 from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, publish_run, read_leaderboard
 from leaderboard.aggregate import merge, table
+from tests.hub.builders import logits, publish_tiny_llama, run, run_folder, visible_adapter
 
 
 def commits(api: HfApi, repo_id: str, repo_type: str = "model") -> int:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from builders import run, run_folder
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 
@@ -18,6 +17,7 @@ from hubinit.hub.publish import publish_leaderboard, read_leaderboard, send
 from hubinit.hub.pull import pull
 from hubinit.hub.push import push
 from leaderboard.aggregate import merge, table
+from tests.hub.builders import run, run_folder
 
 COMPLETE = {"README.md", "hubinit.json", "adapter_config.json", "adapter_model.safetensors"}
 
