@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Spinning OpenMP threads of parallel test workers halve each other's speed.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install lint types test bench clean
+.PHONY: install lint types test bench bench-init clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,11 @@ test: install
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.
 bench: install
 	$(BIN)/python benchmarks/quickstart.py
+
+# What each initialisation costs in units of the bare pass, beside PEFT's own; records under benchmarks/results/.
+bench-init: install
+	$(BIN)/hubinit hub seed smollm2-135m
+	$(BIN)/python benchmarks/init_time.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
