@@ -1,5 +1,233 @@
-"""Commands around start points and adapters on the Hub: init, push, pull, find, sync, publish-inits, leaderboard."""
+"""Commands around start points and adapters on the Hub: init, publish-inits, push, pull, find, sync, leaderboard."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, names, numbers
+from hubinit.endpoint import connected
+from hubinit.errors import HubinitError
+
 app = typer.Typer()
+
+Seed = Annotated[
+    int, typer.Option(help="Seed of random factors. (`--set calibration.seed=1` chooses other calibration examples.)")
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Calibration examples. Default: 256, or what the method's source used.")
+]
+Plan = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and do nothing.")]
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="Alias (`llama3-8b`), Hub id (`org/name`) or folder.")],
+    method: Annotated[str, typer.Option(help="Initialisation method, see `hubinit methods`.")],
+    task: Annotated[str | None, typer.Option(help="Task or suite whose training split to calibrate on.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own data instead: a `.jsonl` or `.parquet` file, or a Hub data set, with `prompt` and "
+            "`completion`, or `messages` (chat template; the last answer counts), or `text`."
+        ),
+    ] = None,
+    data_config: Annotated[str | None, typer.Option(help="Configuration of the Hub data set.")] = None,
+    data_split: Annotated[str, typer.Option(help="Split of the Hub data set.")] = "train",
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: 16.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA alpha. Default: twice the rank.")] = None,
+    seed: Seed = 0,
+    calibration_samples: Samples = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens per example. Default: 512.")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of the method as key=value, e.g. selection=M. Repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: one named after what is in it, or none with --push.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="Repository (or namespace, which gives it a name) to publish it to.")
+    ] = None,
+    public: Public = False,
+    hub: Hub = None,
+    dry_run: Plan = False,
+    json_: Json = False,
+) -> None:
+    """Compute a pre-initialised adapter for your model and data: load it with plain PEFT and train.
+
+    Example: `hubinit init llama3-8b --method filet --data my-chats.jsonl --rank 16 --push my-name`
+    """
+    with connected(hub):
+        from hubinit.commands_hub import run_init
+        from hubinit.starting import StartRequest
+
+        request = StartRequest(
+            model=model,
+            method=method,
+            task=task,
+            data=data,
+            data_config=data_config,
+            data_split=data_split,
+            rank=rank,
+            alpha=alpha,
+            seed=seed,
+            calibration_samples=calibration_samples,
+            max_length=max_length,
+            target_modules=names(target_modules) if target_modules else (),
+            overrides=tuple(set_ or ()),
+        )
+        run_init(request, out=out, push=push, public=public, dry_run=dry_run, as_json=json_)
+
+
+@app.command("publish-inits")
+def publish_inits(
+    models: Models,
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites to calibrate on.")],
+    push_to: Annotated[str, typer.Option(help="Namespace to publish the adapters and their catalogue under.")],
+    methods: Methods = "all",
+    ranks: Annotated[str, typer.Option(help="Comma-separated LoRA ranks.")] = "16",
+    seed: Seed = 0,
+    calibration_samples: Samples = None,
+    preset: Preset = "default",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
+    ] = None,
+    public: Public = False,
+    hub: Hub = None,
+    dry_run: Plan = False,
+    json_: Json = False,
+) -> None:
+    """Publish pre-initialised adapters for many models, methods, tasks and ranks, and a catalogue of them.
+
+    What is made is kept, and what is published is not sent again: the same command goes on where it stopped.
+
+    Example: `hubinit publish-inits --models llama3-8b --methods filet,lora-da --tasks gsm8k --ranks 8,16 --push-to my-name`
+    """
+    chosen = tuple(whole(rank, "--ranks") for rank in numbers(ranks, "--ranks"))
+    with connected(hub):
+        from hubinit.commands_hub import run_publish_inits
+        from hubinit.matrix import MatrixRequest
+
+        request = MatrixRequest(
+            models=names(models),
+            methods=names(methods),
+            tasks=names(tasks),
+            ranks=chosen,
+            seed=seed,
+            calibration_samples=calibration_samples,
+            preset=preset,
+            overrides=tuple(set_ or ()),
+        )
+        failed = run_publish_inits(request, push_to, public=public, dry_run=dry_run, as_json=json_)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def push(
+    directory: Annotated[
+        Path, typer.Argument(help="Folder of an adapter: `init/` or `adapter/` of a run, or any PEFT one.")
+    ],
+    repo: Annotated[str, typer.Argument(help="Repository, as namespace/name.")],
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Propose it as a pull request, for repositories you may not write to.")
+    ] = False,
+    public: Public = False,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Publish an adapter folder: checked, in one commit, with a card.
+
+    Example: `hubinit push runs/runs/0123456789abcdef/adapter my-name/my-adapter`
+    """
+    with connected(hub):
+        from hubinit.commands_hub import run_push
+
+        run_push(directory, repo, create_pr=create_pr, public=public, as_json=json_)
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="Repository, as namespace/name.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to copy it to. Default: it stays in the Hub's cache.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag. Default: the newest.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Download an adapter that hubinit published, and check every file.
+
+    Example: `hubinit pull my-name/llama3-8b-filet-init-r16-gsm8k-01234567 --out my-init`
+    """
+    with connected(hub):
+        from hubinit.commands_hub import run_pull
+
+        run_pull(repo, out=out, revision=revision, as_json=json_)
+
+
+@app.command()
+def find(
+    model: Annotated[str | None, typer.Option(help="Base model: alias or Hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the training data.")] = None,
+    method: Annotated[str | None, typer.Option(help="Initialisation method.")] = None,
+    kind: Annotated[str | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """List the adapters on the Hub that fit, with their scores.
+
+    Example: `hubinit find --model llama3-8b --task gsm8k --method filet`
+    """
+    if kind not in (None, "initialised", "trained"):
+        raise HubinitError(f"--kind wants 'initialised' or 'trained', not '{kind}'.")
+    with connected(hub):
+        from hubinit.commands_hub import run_find
+
+        run_find(model, task, method, kind=kind, as_json=json_)
+
+
+@app.command()
+def sync(hub: Hub = None, json_: Json = False) -> None:
+    """Send what `--hub offline` has queued, in order, each publication exactly once.
+
+    Example: `hubinit init llama3-8b --method pissa --push my-name --hub offline`, later `hubinit sync`
+    """
+    with connected(hub):
+        from hubinit.commands_hub import run_sync
+
+        run_sync(as_json=json_)
+
+
+@app.command()
+def leaderboard(
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
+    push_to: Annotated[
+        str | None,
+        typer.Option(help="Namespace (or namespace/name) of the leaderboard data set to add the results to."),
+    ] = None,
+    public: Public = False,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Rank the results in a folder, and publish them when asked to.
+
+    Example: `hubinit leaderboard --out runs --push-to my-name`
+    """
+    with connected(hub):
+        from hubinit.commands_hub import run_leaderboard
+
+        run_leaderboard(out, push_to=push_to, public=public, as_json=json_)
+
+
+def whole(number: float, option: str) -> int:
+    """A positive whole number.
+
+    Raises:
+        HubinitError: it is none.
+    """
+    if number != int(number) or number < 1:
+        raise HubinitError(f"{option} wants whole numbers from 1, not {number:g}.")
+    return int(number)
