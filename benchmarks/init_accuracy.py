@@ -23,14 +23,14 @@ GAP = 1e-3  # relative distance of the singular values on both sides of the cut,
 Spans = list[Tensor]  # matrices whose columns span a subspace: right, and left where the method has one
 
 
-def agreement(subject: Subject, calibration: Any, rank: int, peft_pissa: Any | None) -> list[dict[str, Any]]:
+def agreement(subject: Subject, calibration: Any, rank: int, peft_pissa: dict[str, Spans]) -> list[dict[str, Any]]:
     """One row per method and layer of the middle block.
 
     Args:
         subject: model and batches; the calibration is of these batches.
         calibration: with EVA's and CorDA's statistics.
         rank: r.
-        peft_pissa: the PeftModel of PEFT's own `pissa`, if it was measured.
+        peft_pissa: `factors_of` PEFT's own `pissa`; empty when it was not measured.
 
     Returns:
         Rows with the angles (radians) of ours and PEFT's to the exact solve, and the relative gap at the cut.
@@ -78,6 +78,15 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def factors_of(peft_model: Any, names: list[str]) -> dict[str, Spans]:
+    """The spans of a PeftModel's adapters at these layers."""
+    layers = {name: peft_model.base_model.model.get_submodule(name) for name in names}
+    return {
+        name: [layer.lora_A["default"].weight.detach().T, layer.lora_B["default"].weight.detach()]
+        for name, layer in layers.items()
+    }
+
+
 def _exact(
     weight: Tensor, X: Tensor, svd: tuple[Tensor, Tensor, Tensor], rank: int
 ) -> dict[str, Callable[[], tuple[Spans, float]]]:
@@ -112,11 +121,10 @@ def _ours(layer: Layer, method: str) -> Spans:
     return [factors.A.T, *([factors.B] if factors.B.any() else [])]
 
 
-def _peft(method: str, module: Any, name: str, X: Tensor, rank: int, pissa: Any | None) -> Spans | None:
+def _peft(method: str, module: Any, name: str, X: Tensor, rank: int, pissa: dict[str, Spans]) -> Spans | None:
     """PEFT's solver on the same weight, covariance or tokens."""
-    if method == "pissa" and pissa is not None:
-        layer = pissa.base_model.model.get_submodule(name)
-        return [layer.lora_A["default"].weight.detach().T, layer.lora_B["default"].weight.detach()]
+    if method == "pissa":
+        return pissa.get(name)
     if method == "eva":
         from peft.utils.incremental_pca import IncrementalPCA
 

@@ -81,7 +81,7 @@ def subject(options: argparse.Namespace) -> Subject:
     else:
         model, tokenizer, facts = real(options.model, options.dtype, device)
         document = "\n\n".join(topics[name] for name in sorted(topics))
-        ids = torch.tensor(tokenizer(document)["input_ids"])[: options.tokens]
+        ids = torch.tensor(tokenizer(document, verbose=False)["input_ids"])[: options.tokens]
         text = "Python's own documentation (pydoc_data.topics)"
     sequences = ids[: len(ids) // options.length * options.length].reshape(-1, options.length)  # (E, S)
     batches = [

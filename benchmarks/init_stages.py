@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hubinit.calibration.loss import loss_gradient, model_inputs, supervise
 from hubinit.calibration.passes import to_model
+from hubinit.errors import HubinitError
 from hubinit.layers import target_layers
 
 Batches = Sequence[dict[str, Tensor]]
@@ -77,7 +78,15 @@ class Clock:
             self._sync()
         except Stopped:
             row.status = "stopped"
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            NotImplementedError,
+            KeyError,
+            HubinitError,
+        ) as error:
             first = next((line for line in str(error).splitlines() if line.strip()), "")
             row.status, row.note = "failed", f"{type(error).__name__}: {first}"[:200]
         row.seconds.append(time.perf_counter() - start)

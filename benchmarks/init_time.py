@@ -113,8 +113,10 @@ def benchmark(options: argparse.Namespace) -> int:
 
 def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All stages in order; returns the subspace agreement."""
-    from init_accuracy import agreement
+    import torch
+    from init_accuracy import agreement, factors_of
     from init_report import BUDGETED, DATA_AWARE
+    from init_shapes import block_modules
     from init_stages import bare_pass, peft_stages, released_lora_da, released_passes, tokens_of
 
     import hubinit
@@ -148,12 +150,17 @@ def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str
     clock.run("bare", "bare pass", part, lambda: bare_pass(model, few))
     passes = released_passes(model)
     clock.run("released", f"lora-da, {passes} passes", part, lambda: released_lora_da(model, few))
-    pissa = None
+    pissa: dict[str, Any] = {}
     for name, stage in peft_stages(options.rank, few).items():
-        fresh = copy.deepcopy(model)
+        try:
+            fresh = copy.deepcopy(model)
+        except torch.OutOfMemoryError:
+            clock.skip("peft", name, "no memory for a copy of the model, which it changes")
+            continue
         tokens = part if name in ("lora_ga", "corda", "eva") else 0
         made = clock.run("peft", name, tokens, lambda stage=stage, fresh=fresh: stage(fresh), options.limit)
-        pissa = made if name == "pissa" else pissa
+        if name == "pissa" and made is not None:
+            pissa = factors_of(made, block_modules(model, what.facts["blocks"] // 2))
         del fresh, made
     clock.skip("peft", "lora-dash", "its extra time falls between warm-up and dash phase, inside training")
     say("accuracy")
