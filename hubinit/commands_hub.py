@@ -265,6 +265,7 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
         How many there are.
     """
     from hubinit import models
+    from hubinit.hub.cards import one_line
     from hubinit.hub.find import find
 
     found = find(HfApi(), model=models.resolve(model).id if model else None, task=task, method=method, kind=kind)
@@ -274,12 +275,16 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
     if not found:
         say("No adapter on the Hub fits; make one with `hubinit init`.")
         return 0
-    table = folding("repository", "base model", "method", "rank", "tasks", "kind", "scores")
     for one in found:
-        scores = ", ".join(f"{score.task} {score.metric} {score.value:.3f}" for score in one.scores)
-        cells = (one.repo_id, one.base_model, one.method, str(one.rank or "-"), ", ".join(one.tasks) or "any", one.kind)
-        table.add_row(*map(plain, (*cells, scores or "-")))
-    console.print(table)
+        tasks = f", {', '.join(one.tasks)}" if one.tasks else ""
+        lines = [f"{one.kind}: {one.method}, rank {one.rank or 'unknown'}, for {one.base_model}{tasks}"]
+        for score in one.scores:
+            error = f" ± {score.stderr:.3f}" if score.stderr is not None else ""
+            count = f" (n = {score.n})" if score.n else ""
+            lines.append(f"{score.task} {score.metric} {score.value:.3f}{error}{count}")
+        say(f"{one.repo_id}{' (private)' if one.private else ''}")
+        for line in lines:
+            say(f"    {one_line(line)}")  # others wrote it: no line breaks, no control characters
     say("Load one with `hubinit pull REPO`, or as its card says.")
     return len(found)
 

@@ -87,7 +87,7 @@ def test_the_three_forms_are_read_from_every_source(tmp_path, api, row, form):
     ],
 )
 def test_the_first_bad_row_is_named(tmp_path, rows, message):
-    with pytest.raises(HubinitError, match="own.jsonl") as caught:
+    with pytest.raises(HubinitError, match=r"own\.jsonl") as caught:
         userdata.read(str(jsonl(tmp_path, *rows)))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -151,7 +151,7 @@ def test_what_a_chat_template_cannot_do_is_said_with_the_row(tmp_path):
     row = {"messages": [ASKED, ANSWERED]}
     with pytest.raises(HubinitError, match="has no chat template"):
         examples(tmp_path, row, texts.tokenizer())
-    with pytest.raises(HubinitError, match="own.jsonl, line 1: the chat template refuses .*no users"):
+    with pytest.raises(HubinitError, match=r"own\.jsonl, line 1: the chat template refuses .*no users"):
         examples(tmp_path, row, chat_tokenizer("{{ raise_exception('no users') }}"))
     with pytest.raises(HubinitError, match="line 1: the chat template renders the earlier messages differently"):
         examples(tmp_path, row, chat_tokenizer("{{ messages | length }}{{ messages[-1].content }}"))
