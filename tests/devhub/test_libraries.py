@@ -63,7 +63,7 @@ def test_peft_round_trip(api, base, tmp_path):
     torch.testing.assert_close(loaded(IDS).logits, adapted(IDS).logits)
     assert (loaded(IDS).logits - base(IDS).logits).abs().max() > 1e-3
     found = [model.id for model in api.list_models(filter=["base_model:adapter:alice/tiny-llama", "peft"])]
-    assert found == ["alice/tiny-adapter"]
+    assert "alice/tiny-adapter" in found
 
 
 def test_datasets_round_trip(api):

