@@ -220,12 +220,12 @@ def pool_of(planned: PlannedStart, loaded: "Loaded", samples: int) -> Pool:
     Raises:
         HubinitError: data that this model's tokenizer cannot use, or a data set that cannot be had.
     """
-    from hubinit import tasks, userdata
+    from hubinit import rendering, tasks
 
     spec = planned.spec
     seed = spec.calibration.seed if spec.calibration else 0
     if planned.own is not None:
-        return userdata.examples(planned.own, loaded.processor, samples=samples, seed=seed)
+        return rendering.examples(planned.own, loaded.processor, samples=samples, seed=seed)
     if spec.data is None:
         return [ANY_TEXT]
     return tasks.training_examples(spec.data, seed)[0]

@@ -286,6 +286,26 @@ def test_offline_publications_wait_and_are_sent_once(chats, tmp_path, home):
     assert HfApi().model_info("alice/queued").sha == head
 
 
+def test_a_benchmark_offline_queues_its_adapters_and_rows(tmp_path, home, monkeypatch):
+    from hubinit.bench.results import ResultStore
+    from hubinit.hub import delivery
+    from hubinit.hub.outbox import sync, waiting
+    from tests.hub.builders import run, run_folder
+
+    monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(delivery, "is_offline_mode", lambda: True)
+    store, result = ResultStore(tmp_path), run("filet", lr=3e-3)
+    store.write(result)
+    run_folder(store.folder(result.key))
+    publisher = delivery.Publisher(store, "alice", {}, private=True)
+    publisher.finish([result], cached=[result.key])
+    assert publisher.failures == []
+    assert [line.split(" ", 1)[1] for line in publisher.published] == ["(queued; `hubinit sync` sends it)"] * 3
+    assert len(waiting(delivery.outbox_folder())) == 3
+    sent = [repo.repo_id for repo in sync(HfApi(), delivery.outbox_folder())]
+    assert sent == [line.split(" ")[0] for line in publisher.published]
+
+
 def test_catalogue_rows_wait_offline_too(tmp_path):
     from hubinit.hub import outbox
     from hubinit.hub.catalogue import CatalogueRow, merge, read_catalogue

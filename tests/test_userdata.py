@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubinit import userdata
+from hubinit import rendering, userdata
 from hubinit.data import IGNORED, Example, TokenExample, batches, data_hash, encode
 from hubinit.errors import HubinitError
 from tests import texts
@@ -120,7 +120,7 @@ def test_parquet_rows_are_counted(tmp_path):
 
 
 def examples(tmp_path, row, tokenizer):
-    return userdata.examples(userdata.read(str(jsonl(tmp_path, row))), tokenizer, samples=4, seed=0)
+    return rendering.examples(userdata.read(str(jsonl(tmp_path, row))), tokenizer, samples=4, seed=0)
 
 
 def test_prompt_and_completion_are_encoded_as_every_task_is(tmp_path):
@@ -183,7 +183,7 @@ def test_encoded_and_plain_examples_make_one_batch():
 def test_every_conversation_ends_with_its_answer(messages, answer):
     tokenizer = chat_tokenizer()
     turns = [{"role": role, "content": text} for role, text in messages] + [{"role": "assistant", "content": answer}]
-    example = userdata.conversation(turns, 1, tokenizer, "here")
+    example = rendering.conversation(turns, 1, tokenizer, "here")
     text, whole = learnt(example, tokenizer)
     assert f"{answer}</s>".endswith(text) or text.endswith(f"{answer}</s>")
     assert whole.endswith(text)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,7 @@ def root_options(
 
 def main() -> None:
     """Entry point. A user's mistake ends in one sentence on standard error and exit code 1 (2 for wrong usage)."""
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell developers about their next version
     try:
         app()
     except HubinitError as error:

@@ -1,0 +1,59 @@
+"""One calibration shared by methods that ask for different numbers of examples and different sums."""
+
+import pytest
+import torch
+
+from hubinit import data
+from hubinit.calibration import calibrate
+from hubinit.calibration.shared import Need, need_of, segment_ends, shared_calibration
+from hubinit.calibration.statistics import Statistic
+from hubinit.config import CalibrationSpec, MethodSpec, ModelSpec
+from hubinit.data import Example
+from hubinit.models import Loaded
+from tests import texts
+
+POOL = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(9)]
+GRADIENTS = frozenset({Statistic.GRADIENT})
+MOMENTS = frozenset({Statistic.INPUT_MOMENT, Statistic.OUTPUT_MOMENT})
+
+
+@pytest.fixture
+def loaded():
+    spec = ModelSpec(id="tiny/llama", revision="a" * 40)
+    return Loaded(texts.language_model(), texts.tokenizer(), spec, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(("samples", "statistics"), [(4, MOMENTS), (7, GRADIENTS), (100, GRADIENTS)])
+def test_sharing_changes_no_sum(loaded, tmp_path, samples, statistics):
+    needs = [Need(4, MOMENTS), Need(7, GRADIENTS), Need(100, GRADIENTS)]
+    settings = CalibrationSpec(samples=samples, max_length=64)
+    found = shared_calibration(loaded, POOL, settings, needs, tmp_path)
+    batches = data.batches(POOL[:samples], loaded.processor, batch_size=3, max_length=64)
+    alone = calibrate(loaded.model, batches, statistics=statistics)
+    assert found.examples == min(samples, 9)
+    for name, layer in alone.layers.items():
+        assert found.layers[name].tokens == layer.tokens
+        for kind in statistics:
+            torch.testing.assert_close(found.layers[name].sums[kind], layer.sums[kind], rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_method_computes_nothing(loaded, tmp_path):
+    needs = [Need(4, MOMENTS), Need(7, GRADIENTS)]
+    done = []
+    for samples in (7, 4, 7):
+        settings = CalibrationSpec(samples=samples, max_length=64)
+        shared_calibration(loaded, POOL, settings, needs, tmp_path, on_batch=lambda *seen: done.append(seen))
+        assert done == [(1, 1), (1, 1)], "the segments 0–4 and 4–7, once each"
+
+
+def test_segments_end_where_a_need_does():
+    needs = [Need(4, MOMENTS), Need(7, GRADIENTS), Need(100, GRADIENTS)]
+    assert segment_ends(needs, 7, 9) == [4, 7]
+    assert segment_ends(needs, 100, 9) == [4, 7, 9]
+    assert segment_ends([], 5, 9) == [5]
+
+
+def test_a_method_needs_what_its_options_say():
+    calibration = CalibrationSpec(samples=5)
+    assert need_of(MethodSpec(name="pissa"), calibration) == Need(5, frozenset())
+    assert need_of(MethodSpec(name="filet"), calibration).statistics
