@@ -276,6 +276,7 @@ def make_start(
                 target_modules=spec.target_modules,
                 on_batch=lambda done, total: report("calibrating", done, total),
             )
+        watch.charge("calibrate", calibration.seconds)
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
     (batch,) = data.batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
     batch = {name: tensor.to(loaded.device) for name, tensor in batch.items()}

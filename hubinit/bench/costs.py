@@ -35,6 +35,10 @@ class Stopwatch:
                 peak_memory_bytes=max(before.peak_memory_bytes or 0, peak_memory()) or None,
             )
 
+    def charge(self, name: Stage, seconds: float) -> None:
+        """Sets the seconds of a stage whose work is shared: what it took whoever did it, so that no run gets it for free."""
+        self.costs[name] = self.costs[name].model_copy(update={"seconds": seconds})
+
 
 def reset_peak_memory() -> None:
     """Starts a new high-water mark: CUDA's where there is a GPU, else this process's resident set (Linux)."""

@@ -170,6 +170,7 @@ def train_adapter(
         stage("calibrate")
         with watch.stage("calibrate"):
             calibration = calibrations(job, spec, loaded, stage)
+        watch.charge("calibrate", calibration.seconds)
     stage("initialise")
     with watch.stage("initialise"):
         model = adapters.initialize(

@@ -53,5 +53,8 @@ def cached(
         except CalibrationError as error:
             warnings.warn(f"{error} The stored calibration is replaced.", stacklevel=2)
             computed = compute(needed)
-    computed.save(path)
+    try:
+        computed.save(path)
+    except OSError as error:  # a full disk costs the next run a pass, not this run its work
+        warnings.warn(f"The calibration could not be kept in {path}: {error}.", stacklevel=2)
     return computed

@@ -3,9 +3,11 @@
 import itertools
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +73,7 @@ def calibrate(
         CalibrationError: no data, no labels, all labels masked, NaN or infinity (the module and batch are named), a budget that
             cannot be met.
     """
+    started = time.perf_counter()
     wanted = frozenset(statistics) | _needed(methods)
     if not wanted:
         raise CalibrationError(f"the methods {list(methods)} need no statistics, so there is nothing to calibrate.")
@@ -86,7 +89,8 @@ def calibrate(
             raise CalibrationError(
                 f"the memory budget needs {plan.passes} passes over the data, and an iterator gives one: pass a list."
             )
-        return _calibrated(Task(model, layers, leaders, plan, wanted, fisher, tokens, seed), batches, on_batch)
+        done = _calibrated(Task(model, layers, leaders, plan, wanted, fisher, tokens, seed), batches, on_batch)
+    return replace(done, seconds=time.perf_counter() - started)
 
 
 def _calibrated(task: Task, batches: Iterable[Batch], on_batch: Progress | None) -> Calibration:

@@ -31,6 +31,7 @@ class Calibration:
         examples: how many examples were seen.
         loss: their mean negative log-likelihood per label token; NaN when no gradients were needed.
         label_tokens: how many label tokens that mean is over.
+        seconds: what the pass took; of added or merged calibrations, all their passes.
     """
 
     layers: dict[str, LayerStatistics]
@@ -40,6 +41,7 @@ class Calibration:
     examples: int = 0
     loss: float = float("nan")
     label_tokens: int = 0
+    seconds: float = 0.0
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -90,6 +92,7 @@ class Calibration:
             examples=self.examples + other.examples,
             loss=total / label_tokens if label_tokens else float("nan"),
             label_tokens=label_tokens,
+            seconds=self.seconds + other.seconds,
         )
 
     def merge(self, other: "Calibration") -> "Calibration":
@@ -108,7 +111,13 @@ class Calibration:
                 )
             layers[name] = replace(mine, sums={**theirs.sums, **mine.sums})
         labelled = self if self.label_tokens else other
-        return replace(self, layers=layers, loss=labelled.loss, label_tokens=labelled.label_tokens)
+        return replace(
+            self,
+            layers=layers,
+            loss=labelled.loss,
+            label_tokens=labelled.label_tokens,
+            seconds=self.seconds + other.seconds,
+        )
 
     def _check_same(self, other: "Calibration") -> None:
         for what in ("fingerprint", "fisher", "tokens"):
@@ -149,6 +158,7 @@ class Calibration:
             "examples": self.examples,
             "loss": self.loss if self.label_tokens else None,
             "label_tokens": self.label_tokens,
+            "seconds": self.seconds,
             "layers": {
                 name: {"tokens": layer.tokens, "examples": layer.examples, "sums": sums.get(name, {})}
                 for name, layer in self.layers.items()
@@ -193,6 +203,7 @@ class Calibration:
                 examples=manifest["examples"],
                 loss=float("nan") if manifest["loss"] is None else manifest["loss"],
                 label_tokens=manifest["label_tokens"],
+                seconds=manifest["seconds"],
             )
         except FileNotFoundError:
             raise CalibrationError(f"there is no calibration in {folder}: run calibrate and save it there.") from None
