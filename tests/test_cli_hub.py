@@ -171,6 +171,37 @@ def test_weight_only_methods_need_no_data(tmp_path):
         here("init", BASE, "--method", "pissa", "--rank", "4", "--out", tmp_path / "start")
 
 
+def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
+    """The head for the task's classes is part of the start point; a base that is on no Hub cannot be published for."""
+    from dataclasses import replace
+
+    from datasets import ClassLabel, Dataset, Features, Image
+    from PIL import Image as Pictures
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    from hubinit import tasks
+    from hubinit.errors import HubinitError
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    images = [Pictures.effect_noise((16, 16), 20 * index + 20) for index in range(8)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
+    split = Dataset.from_dict({"image": images, "label": [i % 3 for i in range(8)]}, features=features)
+    folder = texts.save_dataset(tmp_path / tmp_path.name, "default", {"train": split, "test": split})
+    monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
+    command = ("init", tmp_path / "vit", "--method", "filet", "--task", "digits", "--rank", "2")
+    command += ("--set", "validation_samples=2", "--calibration-samples", "4")
+    summary = json.loads(here(*command, "--out", tmp_path / "start", "--json"))
+    assert "num_labels=3" in summary["snippet"]
+    script = tmp_path / "snippet.py"
+    script.write_text(summary["snippet"] + "\nprint(model.config.num_labels)")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["3"], done.stderr[-2000:]
+    with pytest.raises(HubinitError, match="is not a model on a Hub"):
+        here(*command, "--push", "alice/vit-init")
+
+
 def test_targets_options_and_settings_reach_the_start_point(chats):
     plan = json.loads(
         here(

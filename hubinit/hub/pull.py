@@ -124,6 +124,7 @@ def load(
             model_arguments.setdefault("dtype", "float32")
         if spec.kind == "vision" and (labels := num_labels(pulled.folder / "adapter_model.safetensors")):
             model_arguments.setdefault("num_labels", labels)
+            model_arguments.setdefault("ignore_mismatched_sizes", True)  # the base's own head may be another
         auto = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}[spec.kind]
         model = call(
             f"load {base}",

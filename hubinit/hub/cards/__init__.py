@@ -89,7 +89,7 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
     if model.revision:
         arguments.append(f"revision={json.dumps(model.revision)}")
     if num_labels is not None:
-        arguments.append(f"num_labels={num_labels}")
+        arguments += [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]  # its own head may be another
     if not trained:
         arguments.append('dtype="float32"')
     repo = json.dumps(repo_id)
