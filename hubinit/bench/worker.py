@@ -131,7 +131,7 @@ def run(
         result = result.model_copy(update=trained)
     if stored is not None:
         result = stored.model_copy(update={"status": "ok", "reason": None})
-        watch.costs = {**stored.costs, "evaluate": stored.costs.get("evaluate", watch.costs["load"])}
+        watch.costs = dict(stored.costs)  # the evaluation adds to what it cost before
     missing = [e for e in assignment.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
         scores, reasons = score(model, loaded, missing, job.eval_batch_size, stage)
@@ -159,7 +159,7 @@ def train_adapter(
     """
     from hubinit import adapters, data, methods, tasks
     from hubinit.bench import gates
-    from hubinit.training import train
+    from hubinit.training import remove_checkpoints, train
 
     assert spec.data is not None and spec.recipe is not None
     examples, validation = tasks.training_examples(spec.data, spec.seed)
@@ -186,6 +186,8 @@ def train_adapter(
         )
     measured = {"start": gates.check_start(model, gate_batch, methods.get(spec.method.name).start)}
     adapters.save_initialized(model, folder / "init")
+    if job.force:
+        remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
     stage("train")
     with watch.stage("train"):
         outcome = train(
