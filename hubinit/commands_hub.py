@@ -131,7 +131,7 @@ def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, re
     """Publishes (or queues) a start point."""
     from hubinit.hub.delivery import deliver
     from hubinit.hub.publication import base_licence, of_adapter
-    from hubinit.starting import datasets_of
+    from hubinit.tasks import TASKS
 
     api = HfApi()
     publication = of_adapter(
@@ -140,7 +140,7 @@ def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, re
         "initialised",
         repo_id,
         licence=base_licence(api, planned.spec),
-        datasets=datasets_of(planned.spec),
+        datasets={name: task.dataset for name, task in TASKS.items()},
     )
     return deliver(api, publication, private=private)
 

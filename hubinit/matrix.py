@@ -20,7 +20,6 @@ from hubinit.starting import (
     PlannedStart,
     Report,
     checked_methods,
-    datasets_of,
     finished,
     load_base,
     make_start,
@@ -197,6 +196,7 @@ def publish_one(
     from hubinit.hub.catalogue import row
     from hubinit.hub.delivery import deliver
     from hubinit.hub.publication import base_licence, of_adapter, repo_name
+    from hubinit.tasks import TASKS
 
     spec = start.spec
     suite = start.group if spec.data and len(spec.data.tasks) > 1 else None
@@ -207,7 +207,7 @@ def publish_one(
         "initialised",
         repo_id,
         licence=base_licence(api, spec),
-        datasets=datasets_of(spec),
+        datasets={name: task.dataset for name, task in TASKS.items()},
     )
     done = deliver(api, publication, private=private)
     return row(manifest, repo_id, methods.get(spec.method.name).start, suite), str(done)

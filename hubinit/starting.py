@@ -325,6 +325,7 @@ def write_about(result: RunResult, directory: Path, final: Path) -> "Manifest":
     from hubinit.hub.manifest import CARD, read_manifest
     from hubinit.hub.publication import base_licence, describe, num_labels
     from hubinit.methods import METHODS
+    from hubinit.tasks import TASKS
 
     path = describe(result, directory, "initialised")
     manifest = read_manifest(path.read_bytes(), str(directory))
@@ -332,17 +333,9 @@ def write_about(result: RunResult, directory: Path, final: Path) -> "Manifest":
         manifest,
         str(final),
         licence=base_licence(HfApi(), result.spec),
-        datasets=datasets_of(result.spec),
+        datasets={name: task.dataset for name, task in TASKS.items()},
         method=METHODS.get(result.spec.method.name),
         num_labels=num_labels(directory / "adapter_model.safetensors") if result.spec.model.kind == "vision" else None,
     )
     (directory / CARD).write_text(card, encoding="utf-8")
     return manifest
-
-
-def datasets_of(spec: RunSpec) -> dict[str, str]:
-    """Hub data set of each task, the user's own data set included."""
-    from hubinit.tasks import TASKS
-
-    own = {name: name for name in (spec.data.tasks if spec.data else ()) if "/" in name}
-    return {name: task.dataset for name, task in TASKS.items()} | own

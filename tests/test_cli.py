@@ -30,7 +30,11 @@ def the_one_sentence(done, code=1):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]]
+    "command",
+    [
+        *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
+        *(["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["sync"], ["leaderboard"]),
+    ],
 )
 def test_help_is_quick_and_has_an_example(command):
     done = hubinit(*command, "--help")

@@ -48,9 +48,9 @@ def adapter_card(
         method: the registered method, whose title and paper the card names.
     """
     result, spec = manifest.result, manifest.result.spec
-    datasets = datasets or {}
     trained = manifest.kind == "trained"
     train_tasks = spec.data.tasks if spec.data else ()
+    datasets = {task: task for task in train_tasks if "/" in task} | dict(datasets or {})  # the user's own on the Hub
     data = ModelCardData(
         base_model=spec.model.id,
         base_model_relation="adapter",

@@ -1,0 +1,60 @@
+"""The catalogue: rows of many publishers, each once, and a card that no name can break."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hubinit.errors import HubError
+from hubinit.hub.cards import catalogue_card
+from hubinit.hub.catalogue import CATALOGUE_FILE, CatalogueRow, publish_catalogue, read_catalogue
+
+
+def row(repo, **changes):
+    values = {
+        "repo": repo,
+        "model": "alice/tiny-llama",
+        "revision": "a" * 40,
+        "method": "filet",
+        "options": "{}",
+        "rank": 2,
+        "alpha": 4,
+        "task": None,
+        "calibration_samples": 16,
+        "bytes": 1000,
+        "start": "keep",
+        "anchor": True,
+        "seconds": 1.0,
+        "created": "2026-01-01",
+    }
+    return CatalogueRow(**{**values, **changes})
+
+
+def test_concurrent_publishers_lose_no_row(api):
+    rows = [row(f"alice/start-{number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: publish_catalogue(api, [one], "alice/many-catalogue"), rows))
+    assert read_catalogue(api, "alice/many-catalogue") == rows
+    assert publish_catalogue(api, rows, "alice/many-catalogue").commit is None
+
+
+def test_it_loads_as_its_card_says(api):
+    from datasets import load_dataset
+
+    publish_catalogue(api, [row("alice/one"), row("alice/two", task="arc-easy")], "alice/read-catalogue")
+    table = load_dataset("alice/read-catalogue", "adapters", split="train").to_pandas()
+    assert list(table["repo"]) == ["alice/one", "alice/two"]
+
+
+def test_another_data_set_is_not_overwritten(api):
+    api.create_repo("alice/other-data", repo_type="dataset", exist_ok=True)
+    api.upload_file(path_or_fileobj=b"no", path_in_repo=CATALOGUE_FILE, repo_id="alice/other-data", repo_type="dataset")
+    with pytest.raises(HubError, match="is not a catalogue"):
+        publish_catalogue(api, [row("alice/one")], "alice/other-data")
+
+
+def test_hostile_names_stay_in_their_cell():
+    hostile = "x | y\n---\n<script>"
+    card = catalogue_card("alice/c", [row("alice/one", model=hostile, task=hostile).model_dump()], path="p")
+    assert "<script>" not in card
+    (line,) = (line for line in card.splitlines() if "alice/one" in line)
+    assert line.replace("\\|", "").count("|") == 10
