@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, Interrupted
 
 HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
 
@@ -34,25 +34,33 @@ def connected(hub: str | None) -> Iterator[str]:
 
     Raises:
         HubinitError: the value is none of these.
+        Interrupted: the user pressed Ctrl-C inside the block.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # commands show their own
-    if hub is None:
-        yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    elif hub == "embedded":
-        from hubinit.devhub.server import running
+    try:
+        if hub is None:
+            yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        elif hub == "embedded":
+            from hubinit.devhub.server import running
 
-        with running(home() / "hub") as server:
-            point_at(server.url)
-            os.environ["HF_TOKEN"] = server.token
-            yield server.url
-    elif hub == "offline":
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        yield "offline"
-    elif hub.startswith(("http://", "https://")):
-        point_at(hub)
-        yield hub
-    else:
-        raise HubinitError(f"--hub wants 'embedded', 'offline' or a URL such as http://127.0.0.1:8321, not '{hub}'.")
+            with running(home() / "hub") as server:
+                point_at(server.url)
+                os.environ["HF_TOKEN"] = server.token
+                yield server.url
+        elif hub == "offline":
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            yield "offline"
+        elif hub.startswith(("http://", "https://")):
+            point_at(hub)
+            yield hub
+        else:
+            raise HubinitError(
+                f"--hub wants 'embedded', 'offline' or a URL such as http://127.0.0.1:8321, not '{hub}'."
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted; what is finished is kept, and the same command goes on where this one stopped."
+        ) from None
 
 
 def point_at(url: str) -> None:

@@ -28,6 +28,10 @@ class HubError(HubinitError):
     """The Hub could not be reached, refused the request, or holds something unusable."""
 
 
+class Interrupted(HubinitError):
+    """The user pressed Ctrl-C."""
+
+
 def nearest(name: str, known: list[str]) -> str:
     """A ready-made hint for an unknown name: the closest known ones, or all of them."""
     from difflib import get_close_matches

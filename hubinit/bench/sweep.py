@@ -1,5 +1,6 @@
 """The whole arrow for many runs: plan, execute what is missing, publish what is finished, and say what happened."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -73,5 +74,4 @@ def command_line() -> str:
     """The command that is running, to be stored with the results, without anything secret."""
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program, *sys.argv[1:]]
-    secret = [argument for argument in arguments if argument.startswith("hf_")]
-    return shlex.join("<token>" if argument in secret else argument for argument in arguments)
+    return re.sub(r"hf_\w+", "<token>", shlex.join(arguments))

@@ -1,6 +1,8 @@
 """The command line: each command parses, calls one function, and prints. Hub libraries are imported inside commands only."""
 
+import errno
 import json
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -9,7 +11,7 @@ import typer
 from rich.console import Console
 
 from hubinit.cli import embedded, runs, sharing
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, Interrupted
 
 app = typer.Typer(
     name="hubinit",
@@ -45,9 +47,23 @@ def main() -> None:
     try:
         app()
     except HubinitError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("Interrupted; finished runs are kept, the same command goes on where this one stopped.", 130)
+        fail(str(error), 130 if isinstance(error, Interrupted) else 1)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        fail(disk_sentence(error), 1)
+
+
+def disk_sentence(error: OSError) -> str:
+    """What went wrong with a file or the network, and what to do about it."""
+    where = f" ({error.filename})" if error.filename else ""
+    what = {
+        errno.ENOSPC: "There is no space left on the disk; free some and run the same command again, finished work is kept",
+        errno.EACCES: "There is no permission for a file or folder; choose another with --out, --root or HUBINIT_HOME",
+        errno.EROFS: "The disk is read-only; choose another folder with --out, --root or HUBINIT_HOME",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return f"{what}{where}."
 
 
 def fail(message: str, code: int) -> None:
