@@ -23,7 +23,7 @@ START, END = "<!-- quickstart: written by `python benchmarks/quickstart.py --rec
 BENCH = [
     *("bench", "--hub", "embedded", "--preset", "quickstart"),
     *("--models", "smollm2-135m", "--methods", "none,lora,pissa,filet,lora-da", "--tasks", "arc-easy"),
-    *("--push-to", "local", "--out", str(OUT)),
+    *("--push-to", "local", "--out", "runs/quickstart"),
 ]
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     print(f"1. Seeding the embedded Hub under {home() / 'hub'}", flush=True)
     subprocess.run([*HUBINIT, "hub", "seed", "smollm2-135m", "arc"], check=True)
     print("2. hubinit " + " ".join(BENCH), flush=True)
-    code = subprocess.run([*HUBINIT, *BENCH]).returncode
+    code = subprocess.run([*HUBINIT, *BENCH], cwd=ROOT).returncode
     print(f"3. Done in {time.perf_counter() - started:.0f} s. To browse what was published:")
     print("     .venv/bin/hubinit hub serve")
     print(f"   Results, adapters and logs: {OUT}")
@@ -49,11 +49,12 @@ def record(out: Path) -> None:
     from hubinit.bench.results import ResultStore
     from leaderboard import aggregate, render
 
+    RECORDS.mkdir(parents=True, exist_ok=True)
     results = list(ResultStore(out).results())
     ranking = aggregate.rank(aggregate.table(results))
     machine, versions = hardware(), results[-1].provenance.versions
     facts = {
-        "command": "hubinit " + " ".join(BENCH[:-1]) + " runs/quickstart",
+        "command": "hubinit " + " ".join(BENCH),
         "hardware": results[-1].provenance.hardware,
         "versions": versions,
         "git_sha": results[-1].provenance.git_sha,

@@ -38,3 +38,8 @@ def nearest(name: str, known: list[str]) -> str:
 
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type when it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

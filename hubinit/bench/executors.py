@@ -56,9 +56,9 @@ def run_local(job: Job, on_event: Callable[[Event], None], worker_command: Seque
             raise HubinitError(
                 f"The worker for {job.model.id} {died(code)} before its first run; its output is in {log}."
             )
-        reason = f"the worker {died(code)} during this run; its output is in {log}"
+        reason = f"the worker {died(code)} during this run; its output is in {log.relative_to(job.store)}"
         assignment = left.pop(current)
-        store.write(
+        stored = store.write(
             RunResult(
                 key=current,
                 spec=assignment.spec,
@@ -67,7 +67,7 @@ def run_local(job: Job, on_event: Callable[[Event], None], worker_command: Seque
                 provenance=provenance(job.command),
             )
         )
-        on_event({"event": "finished", "key": current, "status": "failed", "reason": reason})
+        on_event({"event": "finished", "key": current, "status": stored.status, "reason": reason})
 
 
 class Worker:

@@ -18,7 +18,7 @@ Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
 class Record(BaseModel):
     """Base of stored records: immutable and strict about its fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # JSON itself has no NaN
 
 
 class Score(Record):
@@ -115,9 +115,29 @@ class ResultStore:
         path = self.folder(key) / "result.json"
         return read_result(path) if path.exists() else None
 
-    def write(self, result: RunResult) -> None:
-        """Stores a result; a run counts as finished from this moment on."""
+    def write(self, result: RunResult) -> RunResult:
+        """Stores a result; a run counts as finished from this moment on.
+
+        A failure never replaces scores: where the run has some, they stay, and only the reason is added.
+
+        Returns:
+            What is stored now.
+        """
+        before = self._readable(result.key)
+        if result.status in {"failed", "diverged"} and before is not None and before.status in {"ok", "partial"}:
+            result = before.model_copy(update={"status": "partial", "reason": result.reason})
         write_atomically(self.folder(result.key) / "result.json", result.model_dump_json(indent=1) + "\n")
+        return result
+
+    def forget(self, key: str) -> None:
+        """Drops a stored result, before its adapter is made anew."""
+        (self.folder(key) / "result.json").unlink(missing_ok=True)
+
+    def _readable(self, key: str) -> RunResult | None:
+        try:
+            return self.read(key)
+        except HubinitError:
+            return None
 
     def results(self) -> Iterator[RunResult]:
         """All stored results, by key."""

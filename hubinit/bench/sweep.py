@@ -71,7 +71,10 @@ def sweep(
 
 
 def command_line() -> str:
-    """The command that is running, to be stored with the results, without anything secret."""
+    """The command that is running, to be stored and published: without secrets, and without this machine's folders."""
+    from hubinit.hub.client import redact
+
     program = Path(sys.argv[0]).name
-    arguments = ["hubinit" if program == "__main__.py" else program, *sys.argv[1:]]
-    return re.sub(r"hf_\w+", "<token>", shlex.join(arguments))
+    arguments = ["hubinit" if program == "__main__.py" else program]
+    arguments += [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    return re.sub(r"://[^/@\s]+@", "://", redact(shlex.join(arguments)))

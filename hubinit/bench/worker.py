@@ -4,9 +4,11 @@ It reads one `Job` as JSON on standard input and writes one JSON event per line 
 that fails becomes a stored result with its reason; a worker that dies loses only the run it was in (see executors.py).
 """
 
+import hashlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,8 @@ from hubinit.bench.costs import Stopwatch, provenance
 from hubinit.bench.job import Assignment, Job
 from hubinit.bench.results import ResultStore, RunResult, Score
 from hubinit.config import EvalSpec, RunSpec
-from hubinit.errors import DivergedError, HubinitError
+from hubinit.errors import DivergedError, HubinitError, first_line
+from hubinit.hub.client import redact
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration
@@ -27,12 +30,19 @@ if TYPE_CHECKING:
 Emit = Callable[..., None]
 
 
+class Orphaned(BaseException):
+    """Nobody reads the events any more: the parent is gone, and the run is cut off rather than failed."""
+
+
 def main() -> int:
     """Entry point: `python -m hubinit.bench.worker EVENTS_FD`, the job on standard input."""
     events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
 
     def emit(event: str, **fields: Any) -> None:
-        events.write(json.dumps({"event": event, **fields}) + "\n")
+        try:
+            events.write(json.dumps({"event": event, **fields}) + "\n")
+        except BrokenPipeError:
+            raise Orphaned from None
 
     job = Job.model_validate_json(sys.stdin.read())
     try:
@@ -58,8 +68,7 @@ def execute(job: Job, emit: Emit) -> None:
         emit("started", key=key)
         run_watch = Stopwatch()
         run_watch.costs = dict(watch.costs)
-        result = run_safely(job, assignment, loaded, store, run_watch, emit)
-        store.write(result)
+        result = store.write(run_safely(job, assignment, loaded, store, run_watch, emit))
         emit("finished", key=key, status=result.status, reason=result.reason)
 
 
@@ -86,14 +95,13 @@ def run_safely(
     except HubinitError as error:
         outcome = {"reason": str(error)}
     except torch.OutOfMemoryError as error:
-        outcome = {"reason": f"out of memory ({str(error).splitlines()[0]}); lower recipe.micro_batch_size"}
+        outcome = {"reason": f"out of memory ({first_line(error)}); lower recipe.micro_batch_size"}
     except Exception as error:  # the boundary: one broken run must not end the sweep
-        import traceback
-
         traceback.print_exc()  # into the worker's log
-        outcome = {"reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        outcome = {"reason": f"{type(error).__name__}: {first_line(error)}"}
     finally:
         restore(loaded)
+    outcome["reason"] = redact(outcome["reason"])
     return base.model_copy(update={**outcome, "costs": watch.costs})
 
 
@@ -124,7 +132,7 @@ def run(
     if spec.method.name == "none":
         model: Any = loaded.model
     elif stored is not None and stored.status in {"ok", "partial"}:
-        model = reload_adapter(loaded, folder)
+        model = reload_adapter(loaded, folder, stored)
     else:
         stored = None
         model, trained = train_adapter(job, spec, loaded, folder, watch, stage)
@@ -138,7 +146,7 @@ def run(
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
-            "reason": "; ".join(reasons) or None,
+            "reason": redact("; ".join(reasons)) or None,
             "scores": (*(stored.scores if stored else ()), *scores),
             "costs": watch.costs,
         }
@@ -187,6 +195,7 @@ def train_adapter(
     measured = {"start": gates.check_start(model, gate_batch, methods.get(spec.method.name).start)}
     adapters.save_initialized(model, folder / "init")
     if job.force:
+        ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
         remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
     stage("train")
     with watch.stage("train"):
@@ -242,10 +251,17 @@ def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> "Cal
     )
 
 
-def reload_adapter(loaded: "Loaded", folder: Path) -> Any:
-    """Loads the exported adapter of a finished run onto the base, for further evaluations."""
+def reload_adapter(loaded: "Loaded", folder: Path, stored: RunResult) -> Any:
+    """Loads the exported adapter of a finished run onto the base, for further evaluations.
+
+    Raises:
+        HubinitError: the folder holds another adapter than the one whose scores are stored.
+    """
     from peft import PeftModel
 
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != stored.adapter_sha256:
+        raise HubinitError(f"{weights} is not the adapter of the stored result; run the same command with --force.")
     return PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
 
 
@@ -266,8 +282,11 @@ def score(
         report(0, 0)
         try:
             scores += evaluate_one(model, loaded.processor, evaluation, batch_size=batch_size, on_progress=report)
-        except (HubinitError, OSError, ValueError, RuntimeError) as error:
-            reasons.append(f"{evaluation.task}: {str(error).splitlines()[0]}")
+        except torch.OutOfMemoryError as error:
+            reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
+        except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay
+            traceback.print_exc()
+            reasons.append(f"{evaluation.task}: {first_line(error)}")
     return scores, reasons
 
 

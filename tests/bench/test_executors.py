@@ -1,13 +1,16 @@
 """A worker that dies costs one run: played by small scripts that speak the worker's protocol and then kill themselves."""
 
+import io
+import os
 import sys
 
 import pytest
 
+from hubinit.bench.costs import provenance
 from hubinit.bench.executors import run_local
 from hubinit.bench.job import Assignment, Job
-from hubinit.bench.results import ResultStore
-from hubinit.config import MethodSpec, ModelSpec, RunSpec
+from hubinit.bench.results import ResultStore, RunResult, Score
+from hubinit.config import EvalSpec, MethodSpec, ModelSpec, RunSpec
 from hubinit.errors import HubinitError
 
 # Finishes every run it is given, except that it acts out the seed's fate: 1 is killed, 2 exits.
@@ -62,3 +65,33 @@ def test_a_base_that_does_not_load_ends_the_job(tmp_path, worker, monkeypatch, f
     monkeypatch.setenv("FATE", fate)
     with pytest.raises(HubinitError, match=message):
         run_local(job(tmp_path, [0]), lambda event: None, worker)
+
+
+def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, worker):
+    work = job(tmp_path, [1])
+    spec = work.assignments[0].spec
+    score = Score(task="piqa", metric="acc", value=0.5, n=4, eval=EvalSpec(task="piqa"))
+    before = RunResult(key=spec.key, spec=spec, status="ok", scores=(score,), provenance=provenance("x"))
+    ResultStore(tmp_path).write(before)
+    events = []
+    run_local(work, events.append, worker)
+    (after,) = ResultStore(tmp_path).results()
+    assert after.status == events[-1]["status"] == "partial"
+    assert after.scores == before.scores
+    assert "SIGKILL" in after.reason
+
+
+def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
+    """The pipe of events breaks: the run was cut off, it did not fail."""
+    from hubinit.bench import worker
+
+    def execute(job, emit):
+        emit("started", key="x")
+
+    monkeypatch.setattr(worker, "execute", execute)
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "argv", ["worker", str(writer)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(job(tmp_path, [0]).model_dump_json()))
+    with pytest.raises(worker.Orphaned):
+        worker.main()
