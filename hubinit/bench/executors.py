@@ -105,6 +105,7 @@ def start_worker(command: Sequence[str], job: Job, log: Path) -> Worker:
             stdout=output,
             stderr=output,
             pass_fds=(writer,),
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # spinning threads halve the speed of a shared machine
         )
     os.close(writer)
     assert process.stdin is not None
