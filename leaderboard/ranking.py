@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 EVALUATION = ["model", "revision", "task", "data_revision", "limit", "shots", "metric"]  # what one ranking compares
-TRAINING = ["rank", "train_data", "train_samples", "recipe"]  # what every method of one ranking shares
-FAILED_RUN = ["model", "revision", *TRAINING, "method", "options"]
+TRAINING = ["rank", "alpha", "rslora", "target_modules", "train_data", "train_samples", "recipe"]  # of one table
+METHOD = ["method", "method_version", "options", "calibration_samples"]  # what makes one line of it
+FAILED_RUN = ["model", "revision", *TRAINING, *METHOD]
 BASELINE = "lora"
 RANKING = [
     *EVALUATION,
     *TRAINING,
-    "method",
-    "options",
+    *METHOD,
     "default_lr",
     "default",
     "lr",
@@ -39,17 +39,18 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
     """Ranks the methods of each model and task by their primary metric.
 
     The learning rate is chosen by validation loss (the lowest median over seeds), never by score; without validation losses
-    the default one is taken: the rate that most methods of the table were run at.
+    the default one is taken: the rate that most methods of the table were run at. A rate at which seeds are missing is not
+    chosen while others have more: those that diverged are not forgotten.
 
     Args:
         runs: as from `table` or `merge`.
 
     Returns:
-        One row per evaluation, training setting, method and its options, best first: `default_lr` and `default` (median at
-        that rate), `lr` and `value` (median at the chosen rate), `std` and `seeds`, `n` and `stderr` (binomial, median over
-        seeds), `delta`, `delta_stderr` and `pairs` (mean difference to plain LoRA over common seeds), `init_seconds`
-        (median; calibration and initialisation), `failed` (runs without a score), `best` (leads the next method by more than
-        the uncertainty of their difference).
+        One row per evaluation, training setting and method (with its version, options and number of calibration examples),
+        best first: `default_lr` and `default` (median at that rate), `lr` and `value` (median at the chosen rate), `std` and
+        `seeds`, `n` and `stderr` (binomial, median over seeds), `delta`, `delta_stderr` and `pairs` (mean difference to
+        plain LoRA over common seeds), `init_seconds` (median; calibration and initialisation), `failed` (runs without a
+        score), `best` (leads the next method by more than the uncertainty of their difference).
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
@@ -66,17 +67,22 @@ def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]
     for setting in _grouped(trained, TRAINING) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
         default_lr = _default_rate(setting)
-        methods = [_at_rates(group, default_lr) for group in _grouped(setting, ["method", "options"])]
-        methods += [_at_rates(group, None) for group in _grouped(untrained, ["options"])]
+        methods = [_at_rates(group, default_lr) for group in _grouped(setting, METHOD)]
+        methods += [_at_rates(group, None) for group in _grouped(untrained, METHOD)]
         methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))
-        baseline = next((chosen for chosen, _ in methods if chosen[0]["method"] == BASELINE), [])
+        baseline = _baseline([chosen for chosen, _ in methods])
         leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0])
         for place, (chosen, default) in enumerate(methods):
             line = _line(chosen, default, baseline)
-            identity = shared | line | ({} if chosen[0]["method"] != "none" else dict.fromkeys(TRAINING) | {"rank": 0})
             line["default_lr"] = default_lr if chosen[0]["method"] != "none" else None
-            line["failed"] = failed[_values(identity, FAILED_RUN)]
+            line["failed"] = failed[_values(chosen[0], FAILED_RUN)]
             yield shared | line | {"best": leads and place == 0}
+
+
+def _baseline(methods: list[list[Row]]) -> list[Row]:
+    """Plain LoRA; where there are several, the one with the fewest options and the newest version, whatever its scores."""
+    plain = [chosen for chosen in methods if chosen[0]["method"] == BASELINE]
+    return min(plain, key=lambda chosen: (len(chosen[0]["options"]), -(chosen[0]["method_version"] or 0)), default=[])
 
 
 def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
@@ -88,8 +94,7 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
     stages = ("seconds_calibrate", "seconds_initialise")
     seconds = [sum(row[s] or 0.0 for s in stages) for row in chosen if any(row[s] is not None for s in stages)]
     return {
-        "method": first["method"],
-        "options": first["options"],
+        **{name: first[name] for name in METHOD},
         "default": _median(default, "value"),
         "lr": first["lr"] if first["method"] != "none" else None,
         "value": median(values),
@@ -116,29 +121,30 @@ def _at_rates(rows: list[Row], default_lr: float | None) -> tuple[list[Row], lis
     for row in sorted(rows, key=lambda row: (row["lr"], row["seed"], row["created"])):
         rates.setdefault(row["lr"], {})[row["seed"]] = row
     by_rate = {rate: list(seeds.values()) for rate, seeds in rates.items()}
-    losses = {rate: _median(seeds, "validation_loss") for rate, seeds in by_rate.items()}
+    most = max(map(len, by_rate.values()))  # a rate whose other seeds diverged would be judged by the lucky ones
+    whole = [rate for rate, seeds in by_rate.items() if len(seeds) == most]
+    losses = {rate: _median(by_rate[rate], "validation_loss") for rate in whole}
     measured = [rate for rate, loss in losses.items() if math.isfinite(loss)]
     default = by_rate.get(default_lr, []) if default_lr is not None else next(iter(by_rate.values()))
     if measured:
         return by_rate[min(measured, key=lambda rate: losses[rate])], default
-    return default or by_rate[min(by_rate)], default
+    return default or by_rate[min(whole)], default
 
 
 def _paired(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
     """Mean of `a − b` over the seeds both have, its standard error, and the number of such seeds.
 
-    With one common seed the error comes from the two binomial standard errors. The untrained base has one seed; it is
-    compared with every seed of the other.
+    The error has two sources. Seeds: the standard error of the mean of the differences. Test examples: the two binomial
+    standard errors, which more seeds do not make smaller, because every seed answers the same questions. The untrained base
+    has one seed; it is compared with every seed of the other.
     """
     left, right = _by_seed(a, b), _by_seed(b, a)
     differences = [left[seed] - right[seed] for seed in left.keys() & right.keys()]
     if not differences:
         return math.nan, math.nan, 0
-    if len(differences) > 1:
-        error = stdev(differences) / math.sqrt(len(differences))
-    else:
-        error = math.hypot(_median(a, "stderr"), _median(b, "stderr"))
-    return fmean(differences), error, len(differences)
+    seeds = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    sampling = math.hypot(_median(a, "stderr"), _median(b, "stderr"))
+    return fmean(differences), math.hypot(seeds, sampling), len(differences)
 
 
 def _by_seed(rows: list[Row], others: list[Row]) -> dict[int, float]:

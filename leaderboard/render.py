@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hubinit.hub.cards import escape
-from leaderboard.ranking import TRAINING
+from leaderboard.ranking import METHOD, TRAINING
 
 _NOTHING = "–"
+_TOLD_APART = ["revision", "alpha", "rslora", "target_modules"]  # in a title only where two would be the same
 FAILURES_SHOWN = 30  # in a card; the data have them all
 
 
@@ -37,11 +38,12 @@ class Board:
 def boards(ranking: pd.DataFrame) -> Iterator[Board]:
     """The tables of a ranking (from `leaderboard.aggregate.rank`): one per model and training setting."""
     by = ["model", "revision", *TRAINING]
-    for _, setting in ranking.groupby(by, dropna=False, sort=True):
+    settings = [setting for _, setting in ranking.groupby(by, dropna=False, sort=True)]
+    for title, setting in zip(_titles([setting.iloc[0] for setting in settings]), settings, strict=True):
         tasks = list(dict.fromkeys(setting["task"]))
-        variants = setting.groupby("method")["options"].nunique()
-        groups = setting.groupby(["method", "options"], sort=False)
-        lines = [_line(group, tasks, spell_out=variants[str(method)] > 1) for (method, _), group in groups]
+        groups = [group for _, group in setting.groupby(METHOD, dropna=False, sort=False)]
+        labels = _labels([group.iloc[0] for group in groups])
+        lines = [_line(group, tasks, label) for group, label in zip(groups, labels, strict=True)]
         lines.sort(key=lambda line: (-line.value if math.isfinite(line.value) else math.inf, line.label))
         shown = {
             "method": [Cell(line.label) for line in lines],
@@ -56,9 +58,7 @@ def boards(ranking: pd.DataFrame) -> Iterator[Board]:
             "failed": [Cell(str(line.failed)) for line in lines] if setting["failed"].any() else None,
         }
         columns = {name: cells for name, cells in shown.items() if cells is not None}
-        yield Board(
-            _title(setting.iloc[0]), list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
-        )
+        yield Board(title, list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)])
 
 
 def markdown(ranking: pd.DataFrame, failures: pd.DataFrame | None = None) -> str:
@@ -116,15 +116,33 @@ class _Line:
     failed: int
 
 
-def _line(method: pd.DataFrame, tasks: list[str], spell_out: bool) -> _Line:
-    """One method; its options are spelt out where the board has it with several."""
+def _labels(methods: list["pd.Series"]) -> list[str]:
+    """Names of the lines: options where a method has several; version and calibration examples where those are the same."""
+    labels = []
+    for one in methods:
+        same = [other for other in methods if other["method"] == one["method"]]
+        alike = [other for other in same if other["options"] == one["options"]]
+        parts = [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
+        if _differ(alike, "method_version"):
+            parts.append(f"version {one['method_version']}")
+        if _differ(alike, "calibration_samples"):
+            samples = one["calibration_samples"]
+            parts.append("no calibration" if pd.isna(samples) else f"{int(samples)} calibration examples")
+        labels.append(one["method"] + (f" ({', '.join(parts)})" if parts else ""))
+    return labels
+
+
+def _differ(rows: list["pd.Series"], column: str) -> bool:
+    return len({None if pd.isna(row[column]) else row[column] for row in rows}) > 1
+
+
+def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
     first = method.iloc[0]
-    options = json.loads(first["options"]) if spell_out else {}
     by_task = {row["task"]: row for _, row in method.iterrows()}
     complete = len(by_task) == len(tasks)
     delta, error = method["delta"].astype(float), method["delta_stderr"].astype(float)
     return _Line(
-        label=first["method"] + (f" ({', '.join(f'{k}={v}' for k, v in options.items())})" if options else ""),
+        label=label,
         scores={task: _score(by_task.get(task)) for task in tasks},
         value=float(method["value"].mean()) if complete else math.nan,
         default=float(method["default"].mean(skipna=False)) if complete else math.nan,
@@ -149,10 +167,29 @@ def _tuned(setting: pd.DataFrame) -> Iterator[bool]:
     return (pd.notna(lr) and lr != default for lr, default in zip(setting["lr"], setting["default_lr"], strict=True))
 
 
+def _titles(rows: list["pd.Series"]) -> list[str]:
+    """Titles of the boards; those that would be the same also name what tells them apart."""
+    short = [_title(row) for row in rows]
+    titles = []
+    for row, title in zip(rows, short, strict=True):
+        alike = [other for other, its in zip(rows, short, strict=True) if its == title]
+        parts = [_setting(row, name) for name in _TOLD_APART if _differ(alike, name)]
+        titles.append(", ".join([title, *parts]))
+    return titles
+
+
+def _setting(row: "pd.Series", name: str) -> str:
+    if name == "alpha":
+        return f"alpha {row['alpha']:g}"
+    if name == "rslora":
+        return "rsLoRA" if row["rslora"] else "no rsLoRA"
+    return f"on {row['target_modules']}" if name == "target_modules" else f"revision {str(row['revision'])[:8]}"
+
+
 def _title(row: "pd.Series") -> str:
     parts = [str(row["model"]), f"rank {row['rank']}" if row["rank"] else "not trained"]
     if pd.notna(row["train_data"]):
-        samples = f" ({row['train_samples']} examples)" if pd.notna(row["train_samples"]) else ""
+        samples = f" ({int(row['train_samples'])} examples)" if pd.notna(row["train_samples"]) else ""
         parts.append(f"trained on {row['train_data']}{samples}")
     recipe = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
     if recipe:

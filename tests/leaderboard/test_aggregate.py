@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubinit.bench.results import Cost, Provenance, RunResult, Score
-from hubinit.config import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from leaderboard.aggregate import COLUMNS, failures, frame, merge, rank, rows, table
 from leaderboard.render import boards, markdown
 
@@ -26,11 +26,15 @@ def run(
     created: str = "2026-11-01T00:00:00Z",
     reason: str = "the loss was not finite at step 3",
     model: str = "org/model",
+    stderr: float | None = 0.05,
+    version: int = 1,
+    **settings: object,
 ) -> RunResult:
+    """A run; `settings` are fields of its spec."""
     none = method == "none"
     spec = RunSpec(
         model=ModelSpec(id=model, revision="a" * 40),
-        method=MethodSpec(name=method),
+        method=MethodSpec(name=method, version=version),
         rank=0 if none else 8,
         alpha=0 if none else 16,
         data=None if none else DataSpec(tasks=("arc-easy",)),
@@ -38,11 +42,12 @@ def run(
         learning_rate=0 if none else lr,
         seed=seed,
     )
+    spec = spec.model_copy(update=settings)
     scores = (
         ()
         if value is None
         else tuple(
-            Score(task=t, metric="acc", value=value, n=100, stderr=0.05, primary=True, eval=EvalSpec(task=t))
+            Score(task=t, metric="acc", value=value, n=100, stderr=stderr, primary=True, eval=EvalSpec(task=t))
             for t in tasks
         )
     )
@@ -111,8 +116,8 @@ def test_merge_keeps_the_later_score_and_drops_the_failure_that_was_repeated():
 
 def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
     lora, filet = [0.50, 0.60, 0.55], [0.58, 0.63, 0.62]
-    results = [run("lora", seed=s, value=v) for s, v in enumerate(lora)]
-    results += [run("filet", seed=s, value=v) for s, v in enumerate(filet)]
+    results = [run("lora", seed=s, value=v, stderr=0.003) for s, v in enumerate(lora)]
+    results += [run("filet", seed=s, value=v, stderr=0.004) for s, v in enumerate(filet)]
     ranking = rank(table([*results, run("none", value=0.4), run("filet", seed=9, value=None)]))
     assert ranking["method"].tolist() == ["filet", "lora", "none"]
     best = line(ranking, "filet")
@@ -121,9 +126,9 @@ def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
     assert best["std"] == pytest.approx(np.std(filet, ddof=1))
     assert (best["seeds"], best["pairs"], best["n"], best["failed"]) == (3, 3, 100, 1)
     assert best["delta"] == pytest.approx(differences.mean())
-    assert best["delta_stderr"] == pytest.approx(differences.std(ddof=1) / math.sqrt(3))
+    assert best["delta_stderr"] == pytest.approx(math.hypot(differences.std(ddof=1) / math.sqrt(3), 0.003, 0.004))
     assert best["init_seconds"] == 2.5
-    assert best["best"], "0.063 ahead with an uncertainty of 0.017"
+    assert best["best"], "0.063 ahead with an uncertainty of 0.018"
     assert line(ranking, "none")["delta"] == pytest.approx(0.4 - np.mean(lora)), "the base counts for every seed"
 
 
@@ -131,6 +136,66 @@ def test_a_lead_within_the_uncertainty_is_not_marked():
     ranking = rank(table([run("lora", value=0.50), run("filet", value=0.55)]))
     assert line(ranking, "filet")["delta_stderr"] == pytest.approx(math.hypot(0.05, 0.05))
     assert not ranking["best"].any()
+
+
+def test_agreeing_seeds_do_not_hide_that_the_test_set_is_small():
+    results = [run(name, seed=s, value=v) for name, v in (("lora", 0.50), ("filet", 0.55)) for s in range(3)]
+    ranking = rank(table(results))
+    assert line(ranking, "filet")["delta_stderr"] == pytest.approx(math.hypot(0.05, 0.05)), "not divided by the seeds"
+    assert not ranking["best"].any()
+    unknown = rank(table([run("lora"), run("filet", value=0.9, stderr=None)]))
+    assert not unknown["best"].any()
+
+
+def test_a_rate_at_which_seeds_diverged_is_not_chosen_for_the_lucky_one():
+    results = [run("lora", 1e-4, seed, value=0.5, loss=1.0) for seed in range(3)]
+    results += [run("lora", 1e-2, 0, value=0.9, loss=0.1), run("lora", 1e-2, 1, value=None)]
+    chosen = line(rank(table(results)), "lora")
+    assert (chosen["lr"], chosen["seeds"], chosen["failed"]) == (1e-4, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "titles"),
+    [
+        ({"alpha": 8}, ("alpha 8", "alpha 16")),
+        ({"rslora": True}, ("no rsLoRA", "rsLoRA")),
+        ({"target_modules": ("q_proj", "v_proj")}, ("on all-linear", "on q_proj,v_proj")),
+    ],
+)
+def test_training_settings_have_a_table_each_and_the_base_is_in_all(setting, titles):
+    results = [run("lora"), run("none", value=0.4), run("none", seed=1, value=None)]
+    other = [run("lora", value=0.7, **setting), run("lora", seed=1, value=None, **setting)]
+    ranking = rank(table(results + other))
+    assert sorted(zip(ranking["method"], ranking["value"], ranking["failed"], strict=True)) == [
+        ("lora", 0.5, 0), ("lora", 0.7, 1), ("none", 0.4, 1), ("none", 0.4, 1)
+    ]  # fmt: skip
+    shown = list(boards(ranking))
+    assert [board.title.rsplit(", ", 1)[1] for board in shown] == list(titles)
+    assert all([line[0].text for line in board.lines] == ["lora", "none"] for board in shown)
+    assert "alpha" not in next(boards(rank(table(results)))).title, "named only where it tells tables apart"
+
+
+def test_versions_and_calibrations_have_a_line_each_named_where_they_would_look_alike():
+    results = [
+        run("filet", calibration=CalibrationSpec(samples=16)),
+        run("filet", value=0.6, calibration=CalibrationSpec(samples=256)),
+        run("pissa"),
+        run("pissa", value=0.7, version=2),
+        run("lora-da", calibration=CalibrationSpec(samples=8)),
+    ]
+    ranking = rank(table(results))
+    assert ranking["seeds"].tolist() == [1] * 5
+    labels = {line[0].text for line in next(boards(ranking)).lines}
+    assert labels == {
+        "filet (16 calibration examples)", "filet (256 calibration examples)",
+        "pissa (version 1)", "pissa (version 2)", "lora-da",
+    }  # fmt: skip
+
+
+def test_the_baseline_is_the_newest_plain_lora_not_the_best():
+    newest = run("lora", value=0.4, version=3)
+    ranking = rank(table([run("lora", value=0.6), newest, run("filet", value=0.5)]))
+    assert line(ranking, "filet")["delta"] == pytest.approx(0.1)
 
 
 def test_the_learning_rate_is_chosen_by_validation_loss_never_by_score():
