@@ -18,6 +18,7 @@ from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.layers import is_quantised, shape_of, target_layers, weight_of
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
+from hubinit.methods.threads import solver_threads
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration
@@ -85,22 +86,25 @@ def initialize(
         "seed": seed,
     }
     modules: dict[str, ModuleReport] = {}
+    largest = max(max(shape_of(layer)) for layer in layers.values())
     if method.factors is None:
         if merge_residual:
             _check_merge(layers)
-        peft_model = attach_config(
-            model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
-        )
+        with solver_threads(largest):
+            peft_model = attach_config(
+                model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
+            )
         anchor = has_anchor(peft_model)
     else:
         calibration = _calibration(model, method, parsed, calibration, batches, target_modules, seed)
-        ranks = _ranks(method, parsed, layers, rank, scaling, seed, calibration)
         factors: dict[str, Factors] = {}
-        for name, layer_rank in ranks.items():
-            begun = time.perf_counter()
-            layer = _layer(name, weight_of(layers[name], name), layer_rank, scaling, seed, calibration)
-            factors[name] = _factors(method, layer, parsed)
-            modules[name] = _module_report(layers[name], layer, factors[name], time.perf_counter() - begun)
+        with solver_threads(largest):
+            ranks = _ranks(method, parsed, layers, rank, scaling, seed, calibration)
+            for name, layer_rank in ranks.items():
+                begun = time.perf_counter()
+                layer = _layer(name, weight_of(layers[name], name), layer_rank, scaling, seed, calibration)
+                factors[name] = _factors(method, layer, parsed)
+                modules[name] = _module_report(layers[name], layer, factors[name], time.perf_counter() - begun)
         anchor = method.start == "keep" and any(module.relative_norm > 0 for module in modules.values())
         if anchor and merge_residual:
             _check_merge(layers)
@@ -279,7 +283,8 @@ def _module_report(module: Any, layer: Layer, factors: Factors, seconds: float) 
     relative = merge_error = 0.0
     if factors.B.any() and factors.A.any():
         update = layer.scaling * (factors.B @ factors.A)  # (m, n)
-        relative = float(update.norm()) / norm if norm else math.inf
+        # A weight of zeros has no scale: machine precision stands for it, so that the report stays finite.
+        relative = float(update.norm()) / (norm or torch.finfo(torch.float32).eps)
         residual = layer.weight - update  # (m, n)
         stored = module.weight.dtype if not is_quantised(module) else torch.bfloat16
         merge_error = float((residual.to(stored).to(residual.dtype) - residual).norm()) / norm if norm else 0.0
