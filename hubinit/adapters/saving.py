@@ -10,7 +10,9 @@ A' = [A; A₀], B' = [s·B, −s·B₀] (rank 2r), or rank r where there is no a
 """
 
 import copy
+import errno
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import KasaLinearVariant, MiCALinearVariant
 from peft.tuners.peanut.layer import PeanutLayer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.activations import ACT2FN
@@ -195,8 +198,21 @@ def _write(directory: Path, state: dict[str, Tensor], config: PeftConfig, model:
     directory.mkdir(parents=True, exist_ok=True)
     # Clones: safetensors refuses views and shared storage.
     tensors = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(tensors, directory / WEIGHTS)
     write_config(config, base_of(model), str(directory))  # last: PEFT looks for the configuration first
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file.
+
+    Raises:
+        OSError: the disk is full or refuses; safetensors' own error is none and has the number in its text only.
+    """
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def _saved(directory: Path, rank: int) -> SavedAdapter:

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -5,10 +6,13 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import hubinit
+from hubinit.adapters import saving
 from hubinit.adapters.base import adapted_layers
+from hubinit.adapters.saving import write_tensors
 from hubinit.errors import HubError, HubinitError
 from tests import cases
 from tests.adapters.small import MINUTE, RESIDUAL, SHIFT, UNEVEN, assert_untouched, deviation, logits, snapshot, train
@@ -203,3 +207,24 @@ def test_loading_what_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(HubError, match="neither a folder nor a Hub repo"):
         hubinit.load_initialized(base, "no such/repo at/all")
     assert not adapted_layers(base)
+
+
+def test_a_folder_that_is_not_there_is_an_os_error_with_its_number(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        write_tensors({"A": torch.zeros(2, 2)}, tmp_path / "missing" / "adapter.safetensors")
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("No space left on device (os error 28)", errno.ENOSPC), ("something", errno.EIO)]
+)
+def test_what_safetensors_cannot_write_is_an_os_error(
+    text: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SafetensorError(text)
+
+    monkeypatch.setattr(saving, "save_file", refuse)
+    with pytest.raises(OSError, match="adapter") as caught:
+        write_tensors({}, tmp_path / "adapter.safetensors")
+    assert caught.value.errno == number
