@@ -251,3 +251,15 @@ def test_refused_by_peft_means_untouched() -> None:
         hubinit.initialize(base, "neat", rank=2)
     assert_untouched(base, before)
     assert all(parameter.requires_grad for parameter in base.parameters())
+
+
+def test_the_report_of_a_zero_weight_is_finite_and_still_anchored() -> None:
+    base = cases.build("llama")
+    base.model.layers[0].mlp.down_proj.weight.data.zero_()
+    model = hubinit.initialize(base, RESIDUAL, rank=2, target_modules=["down_proj"])
+    one = model.hubinit_report.modules["model.layers.0.mlp.down_proj"]
+    assert math.isfinite(one.relative_norm)
+    assert one.relative_norm > 1
+    assert math.isfinite(one.merge_error)
+    assert has_anchor(model)
+    assert InitReport.model_validate_json(model.hubinit_report.model_dump_json()) == model.hubinit_report
