@@ -100,8 +100,11 @@ def test_what_a_killed_process_left_behind_is_removed_a_day_later(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".scratch-recent", folder.name}
 
 
-def test_the_cache_can_be_put_elsewhere(monkeypatch, tmp_path):
-    monkeypatch.delenv("HUBINIT_CACHE", raising=False)
-    assert cache_root().name == "hubinit"
-    monkeypatch.setenv("HUBINIT_CACHE", str(tmp_path))
-    assert cache_root() == tmp_path
+def test_the_cache_is_hubinits_own_and_can_be_put_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.delenv("HUBINIT_HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_root() == Path.home() / ".cache" / "hubinit"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_root() == tmp_path / "hubinit"
+    monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "mine"))
+    assert cache_root() == tmp_path / "mine"

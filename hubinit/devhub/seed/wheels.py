@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from hubinit.endpoint import home
 from hubinit.errors import HubinitError
 
 Echo = Callable[[str], None]
@@ -55,12 +56,8 @@ class Wheel:
 
 
 def cache_root() -> Path:
-    """The folder for downloads: `$HUBINIT_CACHE`, or the user's cache directory for hubinit."""
-    if configured := os.environ.get("HUBINIT_CACHE"):
-        return Path(configured).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("hubinit"))
+    """The folder whose `wheels` holds the downloads: hubinit's own."""
+    return home()
 
 
 def megabytes(size: int) -> str:
