@@ -6,11 +6,13 @@ on a list of tasks, so the tasks are not part of its key: asking for one more ta
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 ModelKind = Literal["language", "vision"]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Spec(BaseModel):
@@ -51,15 +53,17 @@ class DataSpec(Spec):
 
     tasks: tuple[str, ...]
     revisions: tuple[str | None, ...] = ()
-    samples: int | None = Field(default=None, description="at most this many examples after the seeded shuffle")
-    validation_samples: int = Field(default=0, description="held out of the training split to choose between settings")
+    samples: int | None = Field(default=None, ge=1, description="at most this many examples after the seeded shuffle")
+    validation_samples: int = Field(
+        default=0, ge=0, description="held out of the training split to choose between settings"
+    )
 
 
 class CalibrationSpec(Spec):
     """The calibration pass: how many training examples, how long, which Fisher, which tokens."""
 
-    samples: int = 256
-    max_length: int = 512
+    samples: int = Field(default=256, ge=1)
+    max_length: int = Field(default=512, ge=1)
     fisher: Literal["empirical", "sampled"] = "empirical"
     tokens: Literal["attended", "labels"] = "attended"
     seed: int = 0
@@ -68,15 +72,15 @@ class CalibrationSpec(Spec):
 class Recipe(Spec):
     """How a run is trained. The loss is on the completion only."""
 
-    epochs: float = 1.0
-    steps: int | None = Field(default=None, description="optimiser steps; overrides epochs")
-    batch_size: int = Field(default=16, description="examples per optimiser step")
-    micro_batch_size: int = Field(default=4, description="examples per forward pass")
-    max_length: int = 512
+    epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(default=None, ge=1, description="optimiser steps; overrides epochs")
+    batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
+    micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
+    max_length: int = Field(default=512, ge=1)
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     gradient_checkpointing: bool = False
 
 
@@ -85,14 +89,14 @@ class RunSpec(Spec):
 
     model: ModelSpec
     method: MethodSpec
-    rank: int
-    alpha: float
+    rank: int = Field(ge=0)
+    alpha: float = Field(ge=0, allow_inf_nan=False)
     rslora: bool = False
     target_modules: str | tuple[str, ...] = "all-linear"
     data: DataSpec | None = None
     recipe: Recipe | None = None
     calibration: CalibrationSpec | None = None
-    learning_rate: float = 0.0
+    learning_rate: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seed: int = 0
 
 
@@ -101,8 +105,8 @@ class EvalSpec(Spec):
 
     task: str
     revision: str | None = None
-    limit: int | None = Field(default=None, description="only the first `limit` test examples")
-    shots: int = 0
+    limit: int | None = Field(default=None, ge=1, description="only the first `limit` test examples")
+    shots: int = Field(default=0, ge=0)
 
 
 class Protocol(Spec):
@@ -113,18 +117,20 @@ class Protocol(Spec):
 
     description: str = ""
     source: str = Field(default="", description="paper or repository and commit that the values come from")
-    rank: int = 16
-    alpha: float | None = Field(default=None, description="None: twice the rank")
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="None: twice the rank")
     rslora: bool = False
     target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rates: tuple[float, ...] = (2e-4,)
-    seeds: tuple[int, ...] = (0,)
+    learning_rates: tuple[Rate, ...] = (2e-4,)
+    seeds: tuple[Seed, ...] = (0,)
     recipe: Recipe = Recipe()
-    samples: int | None = Field(default=None, description="training examples; None: the whole training split")
-    validation_samples: int = Field(default=120, description="held out of the training split")
+    samples: int | None = Field(default=None, ge=1, description="training examples; None: the whole training split")
+    validation_samples: int = Field(default=120, ge=0, description="held out of the training split")
     calibration: CalibrationSpec = CalibrationSpec()
-    calibration_samples: int | None = Field(default=None, description="None: what the method's source used, else 256")
-    limit: int | None = Field(default=None, description="test examples per task; None: all")
-    shots: int = 0
-    eval_batch_size: int = 16
+    calibration_samples: int | None = Field(
+        default=None, ge=1, description="None: what the method's source used, else 256"
+    )
+    limit: int | None = Field(default=None, ge=1, description="test examples per task; None: all")
+    shots: int = Field(default=0, ge=0)
+    eval_batch_size: int = Field(default=16, ge=1)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -48,8 +48,9 @@ def from_history(run: PlannedRun, history: Sequence[RunResult]) -> float | None:
     ]
     if not alike:
         return None
-    last = alike[-1]
-    seconds = sum(last.costs[stage].seconds for stage in ("load", "calibrate", "initialise") if stage in last.costs)
+    last = max(alike, key=lambda result: result.provenance.created)
+    once = ("load", "calibrate", "initialise") if run.state == "run" else ("load",)  # before the first step or answer
+    seconds = sum(last.costs[stage].seconds for stage in once if stage in last.costs)
     if run.state == "run" and "train" in last.costs:
         seconds += last.costs["train"].seconds * trained_examples(run.spec) / max(trained_examples(last.spec), 1)
     scored = {(score.eval.task, score.n) for score in last.scores}

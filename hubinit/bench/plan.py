@@ -231,16 +231,22 @@ def read_protocol(preset: str, overrides: Sequence[str] = ()) -> Protocol:
     if preset in presets:
         text = (folder / f"{preset}.yaml").read_text(encoding="utf-8")
     elif Path(preset).suffix in {".yaml", ".yml"} and Path(preset).is_file():
-        text = Path(preset).read_text(encoding="utf-8")
+        try:
+            text = Path(preset).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise HubinitError(f"Preset '{preset}' is not UTF-8 text; save it as UTF-8.") from error
     else:
         raise HubinitError(f"There is no preset or YAML file '{preset}': {nearest(preset, presets)}")
     try:
-        values: dict[str, Any] = yaml.safe_load(text) or {}
-        for override in overrides:
-            apply_override(values, override)
-        return Protocol.model_validate(values)
+        values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise HubinitError(f"Preset '{preset}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise HubinitError(f"Preset '{preset}' is no mapping; write lines such as 'rank: 16'.")
+    for override in overrides:
+        apply_override(values, override)
+    try:
+        return Protocol.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -262,7 +268,10 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise HubinitError(f"--set {override}: '{part}' is a single value and has no fields.")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HubinitError(f"--set {override}: '{text}' is not valid YAML.") from error
     values[path[-1]] = parse_number(value) if isinstance(value, str) else value
 
 

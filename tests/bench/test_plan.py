@@ -1,10 +1,13 @@
 """What a request expands to, without a Hub: revisions are fixed, models are names only."""
 
+from dataclasses import replace
+
 import pytest
 
 from hubinit import models, tasks
+from hubinit.bench.estimate import from_history
 from hubinit.bench.plan import Request, plan, read_protocol
-from hubinit.bench.results import Provenance, ResultStore, RunResult, Score
+from hubinit.bench.results import Cost, Provenance, ResultStore, RunResult, Score
 from hubinit.config import EvalSpec
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
@@ -111,6 +114,16 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"overrides": ("rank",)}, "--set wants key=value"),
         ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
         ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
+        ({"overrides": ("rank=[",)}, r"--set rank=\[: '\[' is not valid YAML"),
+        *(
+            ({"overrides": (override,)}, f"'{override.split('=')[0]}")
+            for override in (
+                *("rank=0", "limit=0", "samples=-1", "validation_samples=-1", "eval_batch_size=0", "shots=-1"),
+                *("recipe.steps=0", "recipe.epochs=0", "recipe.batch_size=0", "recipe.micro_batch_size=-4"),
+                *("recipe.warmup_ratio=1.5", "recipe.weight_decay=-1", "recipe.max_length=0", "recipe.epochs=.nan"),
+                *("calibration.samples=0", "seeds=[-1]", "learning_rates=[.inf]", "alpha=0"),
+            )
+        ),
         ({"overrides": ("filett.selection=M",)}, "unknown method 'filett'"),
         ({"overrides": ("filet.selektion=M",)}, "selektion"),
     ],
@@ -132,3 +145,35 @@ def test_overrides_reach_every_level():
 def test_a_preset_may_be_a_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("rank: 3\nlearning_rates: [1.0e-3, 1.0e-4]\n")
     assert read_protocol(str(tmp_path / "mine.yaml")).learning_rates == (1e-3, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- rank: 3\n", "mine.yaml' is no mapping"),
+        (b"sixteen", "mine.yaml' is no mapping"),
+        (b"rank: \xff\n", "mine.yaml' is not UTF-8"),
+        (b"rank: [\n", "mine.yaml' is not valid YAML"),
+        (b"recipe: 3\n", "'recipe'"),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(HubinitError, match=message):
+        read_protocol(str(tmp_path / "mine.yaml"))
+
+
+def test_the_estimate_follows_the_latest_run_and_counts_what_is_left(store):
+    request = Request(models=("smollm2-135m",), methods=("filet",), tasks=("arc-easy",), overrides=("limit=10",))
+    (run,) = plan(request, store)
+
+    def took(seconds, created):  # nothing scored yet: scoring costs nothing known
+        stages = dict.fromkeys(("load", "calibrate", "initialise", "train"), Cost(seconds=seconds))
+        provenance = PROVENANCE.model_copy(update={"created": created})
+        return finished(run).model_copy(update={"costs": stages, "provenance": provenance, "scores": ()})
+
+    history = [took(5.0, "2026-03-01T00:00:00+00:00"), took(1.0, "2026-02-01T00:00:00+00:00")]
+    assert from_history(run, history) == pytest.approx(20.0)  # load, calibrate, initialise, train
+    trained = replace(run, stored=finished(run).model_copy(update={"scores": ()}))
+    assert trained.state == "evaluate"
+    assert from_history(trained, history) == pytest.approx(5.0)  # load
