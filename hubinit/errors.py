@@ -32,14 +32,15 @@ class Interrupted(HubinitError):
     """The user pressed Ctrl-C."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message without its full stop, or the name of its type when it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def nearest(name: str, known: list[str]) -> str:
     """A ready-made hint for an unknown name: the closest known ones, or all of them."""
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(known))}."
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type when it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from hubinit.bench.costs import Stopwatch
 from hubinit.bench.plan import read_protocol
 from hubinit.config import ModelSpec
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, first_line
 from hubinit.starting import (
     PlannedStart,
     Report,
@@ -144,7 +144,7 @@ def publish_matrix(
                         manifest = make_one(start, group, base, watch, command, report)
                     row, line = publish_one(api, start, manifest, namespace, private=private)
                 except (HubinitError, OSError, torch.OutOfMemoryError) as error:  # costs this one only
-                    outcome.failures.append(f"{describe(start)}: {str(error).splitlines()[0]}")
+                    outcome.failures.append(f"{describe(start)}: {first_line(error)}.")
                     say(outcome.failures[-1])
                     continue
                 rows.append(row)
@@ -153,8 +153,8 @@ def publish_matrix(
             if rows:
                 try:
                     say(str(deliver_catalogue(api, rows, f"{namespace}/{CATALOGUE}", private=private)))
-                except HubinitError as error:
-                    outcome.failures.append(f"Catalogue: {error} The same command adds the rows later.")
+                except (HubinitError, OSError) as error:
+                    outcome.failures.append(f"Catalogue: {first_line(error)}. The same command adds the rows later.")
                     say(outcome.failures[-1])
     return outcome
 

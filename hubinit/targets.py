@@ -7,7 +7,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from hubinit import models, tasks
-from hubinit.errors import HubError
+from hubinit.errors import HubError, first_line
 from hubinit.hub.client import call
 
 
@@ -34,7 +34,7 @@ def load_target(target: str, task: str) -> tuple[Any, Any]:
     try:
         config = PeftConfig.from_pretrained(target)
     except (ValueError, TypeError, OSError) as error:
-        raise HubError(f"The adapter_config.json of {target} cannot be read: {str(error).splitlines()[0]}") from error
+        raise HubError(f"The adapter_config.json of {target} cannot be read: {first_line(error)}.") from error
     spec = models.resolve(str(config.base_model_name_or_path)).model_copy(update={"revision": config.revision})
     loaded = models.load(models.pin(spec), **_labels(spec.kind, task))
     return load_initialized(loaded.model, target, trainable=False), loaded.processor

@@ -13,7 +13,7 @@ from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor
 from hubinit.adapters.base import adapted_layers, remember_trainable
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
-from hubinit.errors import HubError, HubinitError
+from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.layers import is_quantised, target_layers
 
 
@@ -45,7 +45,7 @@ def load_initialized(
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, TypeError, KeyError) as error:
-        raise HubinitError(f"PEFT cannot read {directory / CONFIG}: {str(error).splitlines()[0]}") from error
+        raise HubinitError(f"PEFT cannot read {directory / CONFIG}: {first_line(error)}.") from error
     if config.peft_type is None:
         raise HubinitError(f"{directory / CONFIG} names no peft_type: it is not an adapter's configuration.")
     training = model.training
@@ -71,8 +71,9 @@ def _folder(source: str | Path, revision: str | None) -> Path:
             patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*"]
             directory = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise HubError(f"{source} is neither a folder nor a Hub repo that can be read: {reason}") from error
+            raise HubError(
+                f"{source} is neither a folder nor a Hub repo that can be read: {first_line(error)}."
+            ) from error
     if not (directory / CONFIG).is_file():
         raise HubinitError(f"{source} holds no adapter: {CONFIG} is missing.")
     return directory

@@ -34,7 +34,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from hubinit.errors import HubError
+from hubinit.errors import HubError, first_line
 
 RepoType = Literal["model", "dataset", "space"]
 Operation = CommitOperationAdd | CommitOperationDelete
@@ -159,7 +159,7 @@ def commit(
     except HUB_ERRORS as error:
         raise explained(error, f"write to {repo_id}", api) from error
     except ValueError as error:  # the client's own check of the card
-        raise HubError(f"Cannot write to {repo_id}: {redact(_first_line(error), api)}.") from error
+        raise HubError(f"Cannot write to {repo_id}: {redact(first_line(error), api)}.") from error
 
 
 def read_file(
@@ -249,9 +249,9 @@ def explained(error: BaseException, action: str, api: HfApi) -> HubError:
     elif status in (409, 412):
         reason = "others kept changing it at the same time; run the same command again"
     elif status is not None:
-        reason = f"the Hub answered {status} ({_first_line(error)}); run the same command again later"
+        reason = f"the Hub answered {status} ({first_line(error)}); run the same command again later"
     elif isinstance(error, HFValidationError):
-        reason = f"the name is not valid ({_first_line(error)})"
+        reason = f"the name is not valid ({first_line(error)})"
     elif isinstance(error, OfflineModeIsEnabled):
         reason = "it is not in the cache, and offline mode (--hub offline or HF_HUB_OFFLINE) forbids to ask the Hub"
     elif is_transient(error):
@@ -260,7 +260,7 @@ def explained(error: BaseException, action: str, api: HfApi) -> HubError:
             "HF_ENDPOINT and run the same command again"
         )
     else:
-        reason = _first_line(error)
+        reason = first_line(error)
     return HubError(redact(f"Cannot {action}: {reason}.", api))
 
 
@@ -317,8 +317,3 @@ def _retry_after(error: BaseException | None) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, is_offline_mode
 
 from hubinit.bench.results import ResultStore, RunResult
 from hubinit.endpoint import home
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, first_line
 from hubinit.hub import outbox
 from hubinit.hub.catalogue import CatalogueRow, publish_catalogue
 from hubinit.hub.client import RepoType
@@ -124,5 +124,8 @@ class Publisher:
     def _attempt(self, publish: Callable[[], list[Delivered]]) -> None:
         try:
             self.published += [done.url or f"{done.repo_id} (queued; `hubinit sync` sends it)" for done in publish()]
-        except HubinitError as error:
-            self.failures.append(f"Not published: {error} The result is on disk; the same command publishes it later.")
+        except (HubinitError, OSError) as error:  # also a full disk, or a file that went away
+            reason = first_line(error)
+            self.failures.append(
+                f"Not published: {reason}. The result is on disk; the same command publishes it later."
+            )
