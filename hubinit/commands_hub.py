@@ -261,14 +261,29 @@ def run_pull(repo_id: str, *, out: Path | None, revision: str | None, as_json: b
 def run_find(model: str | None, task: str | None, method: str | None, *, kind: str | None, as_json: bool) -> int:
     """Prints the adapters on the Hub that fit.
 
+    Args:
+        model: alias or Hub id of the base.
+        task: task, suite (adapters whose data hold all of its tasks), or name of a user's own data.
+        method: initialisation method.
+        kind: `initialised` or `trained`.
+        as_json: whether to print JSON.
+
     Returns:
         How many there are.
+
+    Raises:
+        HubinitError: an unknown method or model, or the Hub cannot be asked.
     """
-    from hubinit import models
+    from hubinit import methods, models
     from hubinit.hub.cards import one_line
     from hubinit.hub.find import find
+    from hubinit.tasks import SUITES
 
-    found = find(HfApi(), model=models.resolve(model).id if model else None, task=task, method=method, kind=kind)
+    if method is not None:
+        methods.get(method)  # knows what the user may have meant
+    tasks = SUITES.get(task, (task,)) if task is not None else ()
+    base = models.resolve(model).id if model else None
+    found = find(HfApi(), model=base, tasks=tasks, method=method, kind=kind)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return len(found)
@@ -276,8 +291,8 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
         say("No adapter on the Hub fits; make one with `hubinit init`.")
         return 0
     for one in found:
-        tasks = f", {', '.join(one.tasks)}" if one.tasks else ""
-        lines = [f"{one.kind}: {one.method}, rank {one.rank or 'unknown'}, for {one.base_model}{tasks}"]
+        data = f", {', '.join(one.tasks)}" if one.tasks else ""
+        lines = [f"{one.kind}: {one.method}, rank {one.rank or 'unknown'}, for {one.base_model}{data}"]
         for score in one.scores:
             error = f" ± {score.stderr:.3f}" if score.stderr is not None else ""
             count = f" (n = {score.n})" if score.n else ""

@@ -1,7 +1,7 @@
 """`hubinit find`: adapters on the Hub that fit a model, a task, a method."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ def find(
     api: HfApi,
     *,
     model: str | None = None,
-    task: str | None = None,
+    tasks: Sequence[str] = (),
     method: str | None = None,
     kind: str | None = None,
     author: str | None = None,
@@ -51,7 +51,7 @@ def find(
     Args:
         api: client; private repos show up for those who may see them.
         model: Hub id of the base.
-        task: task of the training data.
+        tasks: the training data hold all of them.
         method: initialisation method.
         kind: `initialised` or `trained`.
         author: namespace.
@@ -62,7 +62,7 @@ def find(
     """
     tags = ["hubinit", "lora"]
     tags += [f"base_model:adapter:{model}"] if model else []
-    tags += [tag for tag in (task, method) if tag]
+    tags += [tag for tag in (*tasks, method) if tag]
     infos = call(
         "search the Hub",
         lambda: list(
@@ -77,7 +77,7 @@ def find(
         for one in found
         if one is not None
         and all(value is None or getattr(one, name) == value for name, value in wanted.items())
-        and (task is None or task in one.tasks)
+        and set(tasks) <= set(one.tasks)
     ]
 
 
