@@ -48,13 +48,16 @@ def read_manifest(text: bytes | str, where: str) -> Manifest:
     Raises:
         HubError: it is not one.
     """
+    from hubinit.hub.cards import one_line  # which imports this module
+
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
+        reason = one_line(f"{place}: {first['msg']}")  # others wrote it
         raise HubError(
-            f"{FILE_NAME} of {where} cannot be used ({place}: {first['msg']}); it is damaged or of a newer hubinit."
+            f"{FILE_NAME} of {where} cannot be used ({reason}); it is damaged or of a newer hubinit."
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
+from hubinit.hub.cards import one_line
 from hubinit.hub.client import call, read_file
 from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, FILE_NAME, Manifest, read_manifest, sha256
 from hubinit.hub.publication import num_labels
@@ -55,6 +56,11 @@ def pull(
         raise HubError(f"{repo_id} has no {FILE_NAME}, so it was not published by hubinit; load it with peft directly.")
     manifest = read_manifest(content, repo_id)
     check_base(manifest, repo_id, base, base_revision)
+    if missing := {"adapter_config.json", "adapter_model.safetensors"} - manifest.files.keys():
+        raise HubError(
+            f"{FILE_NAME} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
+            "ask its owner to publish it again."
+        )
     paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
     read_file(api, repo_id, CARD, revision=sha)
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
@@ -71,12 +77,11 @@ def check_base(manifest: Manifest, where: str, base: str | None, revision: str |
         HubError: it was made for another model, or another revision of it.
     """
     made_for = manifest.result.spec.model
+    name, commit = one_line(made_for.id), one_line(made_for.revision)  # others wrote them
     if base is not None and base != made_for.id:
-        raise HubError(f"{where} was made for {made_for.id}, not for {base}; load that model, or find another adapter.")
+        raise HubError(f"{where} was made for {name}, not for {base}; load that model, or find another adapter.")
     if revision is not None and made_for.revision is not None and revision != made_for.revision:
-        raise HubError(
-            f"{where} was made for revision {made_for.revision} of {made_for.id}, not for {revision}; load that revision."
-        )
+        raise HubError(f"{where} was made for revision {commit} of {name}, not for {revision}; load that revision.")
 
 
 def load(
@@ -102,7 +107,8 @@ def load(
         base_revision: refuse an adapter that was made for another commit of the base.
         api: client; default: the environment's.
         **model_arguments: for `from_pretrained` of the base, such as `quantization_config` or `device_map`. A start point's
-            base is loaded in float32 unless `dtype` says otherwise.
+            base is loaded in float32 unless `dtype` says otherwise; a base in another format than safetensors only with
+            `use_safetensors=False`.
 
     Raises:
         HubError: the adapter does not fit the base, is damaged, or cannot be read.
@@ -120,6 +126,7 @@ def load(
     else:
         pulled = pull(api, repo, revision=revision, base=base, base_revision=base_revision)
         spec = pulled.manifest.result.spec.model
+        model_arguments.setdefault("use_safetensors", True)  # anything else may run code
         if pulled.manifest.kind == "initialised" and "quantization_config" not in model_arguments:
             model_arguments.setdefault("dtype", "float32")
         if spec.kind == "vision" and (labels := num_labels(pulled.folder / "adapter_model.safetensors")):
@@ -150,15 +157,15 @@ def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, dige
         raise HubError(f"{FILE_NAME} of {repo_id} lists {name!r}, which hubinit never publishes; do not use this repo.")
     for again in (False, True):  # a damaged copy in the cache is fetched once more
         local = call(
-            f"download {name} of {repo_id}",
+            f"download {one_line(name)} of {repo_id}",
             lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
             api=api,
         )
         if sha256(Path(local)) == digest:
             return Path(local)
     raise HubError(
-        f"{name} of {repo_id} is not the file that its {FILE_NAME} describes: it was changed after hubinit published it; "
-        "do not use it, or load it with peft directly if you trust the change."
+        f"{one_line(name)} of {repo_id} is not the file that its {FILE_NAME} describes: it was changed after hubinit "
+        "published it; do not use it, or load it with peft directly if you trust the change."
     )
 
 
