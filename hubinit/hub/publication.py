@@ -114,7 +114,8 @@ def of_adapter(
         benchmarks: the tasks that are registered benchmarks (`hubinit.hub.benchmarks.registered`).
 
     Raises:
-        HubError: a file that must not be published, no adapter in the folder, or a base that is not on a Hub.
+        HubError: a file that must not be published, no adapter in the folder, a trained adapter that is not the one the
+            result scored, or a base that is not on a Hub.
     """
     from hubinit.methods import METHODS  # imports torch, which reading and the leaderboard do without
 
@@ -126,6 +127,12 @@ def of_adapter(
     paths = {name: path for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
     if missing := {"adapter_config.json", "adapter_model.safetensors"} - paths.keys():
         raise HubError(f"{folder} is not a PEFT adapter: {' and '.join(sorted(missing))} is missing.")
+    weights = paths["adapter_model.safetensors"]
+    if kind == "trained" and result.adapter_sha256 is not None and sha256(weights) != result.adapter_sha256:
+        raise HubError(
+            f"{weights} is not the adapter that the result of this run scored: it was changed or replaced since; "
+            "run it again before publishing it."
+        )
     files: dict[str, bytes | Path] = {}
     for name, path in paths.items():
         files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
