@@ -1,4 +1,4 @@
-"""Publishing what a run made: its adapters, one atomic commit per repo, and its rows in the leaderboard dataset."""
+"""Publishing: an adapter repo by one atomic commit, and the rows of runs in the leaderboard dataset."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from hubinit.errors import HubError
 from hubinit.hub.cards import leaderboard_card
 from hubinit.hub.client import Commit, Operation, RepoType, commit, ensure_repo, read_file, show
 from hubinit.hub.manifest import CARD, FILE_NAME, check_text, read_manifest
-from hubinit.hub.publication import Publication, of_run
+from hubinit.hub.publication import Publication
 from leaderboard.aggregate import SCHEMA, failures, frame, merge, rank, table
 from leaderboard.render import markdown
 
@@ -31,35 +31,6 @@ class PublishedRepo:
     repo_id: str
     repo_type: RepoType
     commit: Commit | None = None
-
-
-def publish_run(
-    api: HfApi,
-    result: RunResult,
-    folder: Path,
-    namespace: str,
-    *,
-    private: bool = True,
-    datasets: Mapping[str, str] | None = None,
-    suite: str | None = None,
-) -> list[PublishedRepo]:
-    """Publishes the adapters of a finished run, each in a repo of its own.
-
-    Args:
-        api: client with a token that may write to `namespace`.
-        result: the run.
-        folder: its folder; `adapter/` is the trained adapter as plain LoRA, `init/` its start point. What is missing is
-            not published (`none` has neither).
-        namespace: user or organisation.
-        private: whether new repos are private. A repo that is there stays as visible as it is, or becomes public.
-        datasets: Hub dataset id of each task, for the cards.
-        suite: what to call the training data in the repo's name when it is more than one task.
-
-    Raises:
-        HubError: a file that must not be published, or the Hub refuses.
-    """
-    publications = of_run(api, result, folder, namespace, datasets=datasets, suite=suite)
-    return [send(api, publication, private=private) for publication in publications]
 
 
 def send(api: HfApi, publication: Publication, *, private: bool = True, create_pr: bool = False) -> PublishedRepo:

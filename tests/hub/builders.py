@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from hubinit.bench.results import Cost, Provenance, RunResult, Score
 from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+from hubinit.hub.publication import of_run
+from hubinit.hub.publish import PublishedRepo, send
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,13 @@ def run_folder(root: Path, scale: float = 1.0, anchor: bool = True) -> Path:
     if anchor:
         adapter_files(root / "init" / "anchor", -scale)
     return root
+
+
+def publish_run(
+    api: "HfApi", result: RunResult, folder: Path, namespace: str, *, private: bool = True, **options: Any
+) -> list[PublishedRepo]:
+    """Sends the adapters of a run, each to a repo of its own; `options` as for `of_run`."""
+    return [send(api, one, private=private) for one in of_run(api, result, folder, namespace, **options)]
 
 
 def visible_adapter(folder: Path, sign: float = 1.0) -> "torch.Tensor":

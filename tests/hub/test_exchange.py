@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.errors import HubError
+from hubinit.commands_hub import run_find
+from hubinit.errors import HubError, HubinitError
 from hubinit.hub.find import find
 from hubinit.hub.publication import describe
-from hubinit.hub.publish import publish_run
 from hubinit.hub.pull import pull
 from hubinit.hub.push import push
-from tests.hub.builders import adapter_files, run, run_folder
+from hubinit.tasks import SUITES
+from tests.hub.builders import adapter_files, publish_run, run, run_folder
 
 
 @pytest.fixture
@@ -136,6 +137,34 @@ def test_pull_refuses_a_manifest_with_paths_hubinit_never_writes(api, tmp_path, 
         pull(api, trained.repo_id)
 
 
+def _republished(api: HfApi, repo_id: str, **changes: object) -> None:
+    """Replaces fields of a manifest on the Hub."""
+    manifest = json.loads(Path(api.hf_hub_download(repo_id, "hubinit.json")).read_text()) | changes
+    api.upload_file(path_or_fileobj=json.dumps(manifest).encode(), path_in_repo="hubinit.json", repo_id=repo_id)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_pull_refuses_a_manifest_that_lists_no_adapter(api, tmp_path, name):
+    [_, trained] = publish_run(api, run(seed=40), run_folder(tmp_path), "alice")
+    files = pull(api, trained.repo_id).manifest.files
+    _republished(api, trained.repo_id, files={path: digest for path, digest in files.items() if path != name})
+    with pytest.raises(HubError, match=rf"does not list {name}"):
+        pull(api, trained.repo_id)
+
+
+def test_nothing_a_manifest_says_reaches_the_terminal_as_it_is(api, tmp_path):
+    [_, trained] = publish_run(api, run(seed=41), run_folder(tmp_path), "alice")
+    result = json.loads(run(seed=41, model="evil\n\x1b[31mmodel").model_dump_json())
+    _republished(api, trained.repo_id, result=result)
+    with pytest.raises(HubError, match="made for evil") as named:
+        pull(api, trained.repo_id, base="other/model")
+    _republished(api, trained.repo_id, **{"x\n\x1b[31m": 1})
+    with pytest.raises(HubError, match="damaged or of a newer hubinit") as refused:
+        pull(api, trained.repo_id)
+    assert str(named.value).isprintable()
+    assert str(refused.value).isprintable()
+
+
 def test_pull_of_what_is_not_there_or_not_a_manifest(api, bob, tmp_path):
     with pytest.raises(HubError, match="not on http"):
         pull(api, "alice/missing")
@@ -155,12 +184,25 @@ def test_find_filters_and_shows_scores(api, bob, tmp_path):
     assert sorted((one.method, one.kind) for one in everything) == [
         ("filet", "initialised"), ("filet", "trained"), ("pissa", "initialised"), ("pissa", "trained")
     ]  # fmt: skip
-    [trained] = find(api, model=model, method="filet", kind="trained", task="arc-easy")
+    [trained] = find(api, model=model, method="filet", kind="trained", tasks=("arc-easy",))
     [score] = trained.scores
     assert (score.task, score.metric, score.value, score.n, score.stderr) == ("arc-easy", "acc_norm", 0.7, 100, 0.05)
     assert (trained.rank, trained.tasks, trained.base_model) == (2, ("arc-easy",), model)
     assert {one.method for one in find(bob, model=model)} == {"filet"}, "private repos stay private"
-    assert find(api, model=model, task="boolq") == []
+    assert find(api, model=model, tasks=("boolq",)) == []
+
+
+def test_find_by_suite_wants_all_of_its_tasks_and_a_wrong_method_gets_a_hint(api, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    monkeypatch.setitem(SUITES, "pair", ("piqa", "boolq"))
+    model = "alice/suites"
+    whole = publish_run(api, run(model=model, tasks=("boolq", "arc-easy", "piqa")), run_folder(tmp_path / "a"), "alice")
+    publish_run(api, run(model=model, tasks=("piqa",)), run_folder(tmp_path / "b"), "alice")
+    assert run_find(model, "pair", None, kind=None, as_json=True) == 2
+    assert {one["repo_id"] for one in json.loads(capsys.readouterr().out)} == {repo.repo_id for repo in whole}
+    assert run_find(model, "piqa", "filet", kind="trained", as_json=True) == 2
+    with pytest.raises(HubinitError, match=r"Unknown method 'filett': did you mean filet"):
+        run_find(model, None, "filett", kind=None, as_json=True)
 
 
 def test_find_survives_hostile_cards(api):

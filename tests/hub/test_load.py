@@ -3,10 +3,9 @@
 import pytest
 
 from hubinit.errors import HubError
-from hubinit.hub.publish import publish_run
 from hubinit.hub.pull import load
 from tests.cases import build
-from tests.hub.builders import logits, publish_tiny_llama, run, visible_adapter
+from tests.hub.builders import logits, publish_run, publish_tiny_llama, run, visible_adapter
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +59,23 @@ def test_a_model_in_memory_is_taken_as_it_is(published):
 
     base = AutoModelForCausalLM.from_pretrained("alice/tiny-llama", dtype=torch.float32)
     torch.testing.assert_close(logits(load(base, published[1])), published[2], atol=1e-4, rtol=1e-4)
+
+
+def test_a_base_in_pickles_is_loaded_only_when_asked(hub, tmp_path):
+    import torch
+    from huggingface_hub import HfApi
+
+    api = HfApi(token="hf_alice")
+    model = build("llama")
+    model.config.save_pretrained(tmp_path / "base")
+    torch.save(model.state_dict(), tmp_path / "base" / "pytorch_model.bin")
+    api.create_repo("alice/pickled")
+    revision = api.upload_folder(folder_path=tmp_path / "base", repo_id="alice/pickled").oid
+    visible_adapter(tmp_path / "run" / "adapter")
+    [repo] = publish_run(api, run(seed=72, model="alice/pickled", revision=revision), tmp_path / "run", "alice")
+    with pytest.raises(HubError, match="safetensors"):
+        load("alice/pickled", repo.repo_id)
+    load("alice/pickled", repo.repo_id, use_safetensors=False)
 
 
 def test_another_base_or_revision_is_refused_before_anything_is_loaded(published):

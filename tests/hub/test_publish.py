@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.errors import HubError
+from hubinit.bench.results import ResultStore
+from hubinit.errors import HubError, first_line
+from hubinit.hub.delivery import Publisher
 from hubinit.hub.manifest import Manifest, sha256
 from hubinit.hub.outbox import queue_leaderboard
-from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, publish_run, read_leaderboard
+from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, read_leaderboard
 from leaderboard.aggregate import merge, table
-from tests.hub.builders import logits, publish_tiny_llama, run, run_folder, visible_adapter
+from tests.hub.builders import adapter_files, logits, publish_run, publish_tiny_llama, run, run_folder, visible_adapter
 
 
 def commits(api: HfApi, repo_id: str, repo_type: str = "model") -> int:
@@ -108,6 +110,30 @@ def test_only_a_full_score_on_a_registered_benchmark_becomes_an_eval_result(api,
     assert "standard error 0.0500" in entry.notes
     [row] = api.get_dataset_leaderboard("alice/bench", base_model_only=False)
     assert row.model_id == full.repo_id
+
+
+def test_weights_that_are_not_the_scored_ones_are_not_published(api, tmp_path):
+    folder = run_folder(tmp_path)
+    scored = sha256(folder / "adapter" / "adapter_model.safetensors")
+    result = run(seed=18).model_copy(update={"adapter_sha256": scored})
+    assert len(publish_run(api, result, folder, "alice")) == 2
+    adapter_files(folder / "adapter", scale=5.0)
+    with pytest.raises(HubError, match="not the adapter that the result of this run scored"):
+        publish_run(api, result, folder, "alice")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), HubError("It is not there."), OSError()])
+def test_a_failure_to_publish_is_kept_for_the_end(tmp_path, error):
+    publisher = Publisher(ResultStore(tmp_path), "alice", {}, private=True)
+
+    def publish():
+        raise error
+
+    publisher._attempt(publish)
+    [failure] = publisher.failures
+    reason = first_line(error)
+    assert failure == f"Not published: {reason}. The result is on disk; the same command publishes it later."
+    assert reason in ("[Errno 28] No space left on device", "It is not there", "OSError")
 
 
 def test_another_users_namespace_is_refused_in_one_sentence(api, tmp_path):
