@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument(
-        "--rounds", type=int, default=2, help="repetitions of the bare pass, FILet and all, interleaved"
+        "--rounds", type=int, default=3, help="repetitions of the bare pass, FILet and all, interleaved"
     )
     parser.add_argument("--limit", type=float, default=90, help="seconds for each of PEFT's initialisers")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
