@@ -189,6 +189,19 @@ def folding(*columns: str) -> Table:
     return table
 
 
+def print_models(*, as_json: bool) -> None:
+    """Prints the registry of base models."""
+    from hubinit.models import registry
+
+    if as_json:
+        print(json.dumps({alias: {"id": spec.id, "kind": spec.kind} for alias, spec in registry().items()}, indent=1))
+        return
+    table = folding("alias", "Hub id", "kind")
+    for alias, spec in registry().items():
+        table.add_row(alias, spec.id, spec.kind)
+    console.print(table)
+
+
 def print_methods(*, as_json: bool) -> None:
     """Prints the registry of methods."""
     from hubinit.methods import METHODS

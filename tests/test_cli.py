@@ -7,6 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from hubinit import cli
+from hubinit.cli.options import numbers, whole_numbers
+from hubinit.errors import HubinitError
 
 BENCH = ("bench", "--models", "smollm2-135m", "--tasks", "arc-easy", "--methods", "lora", "--dry-run")
 
@@ -33,14 +38,14 @@ def the_one_sentence(done, code=1):
     "command",
     [
         *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
-        *(["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["sync"], ["leaderboard"]),
+        *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["sync"], ["leaderboard"]),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):
     done = hubinit(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
-    if command and command not in (["hub"], ["methods"], ["tasks"]):
+    if command and command not in (["hub"], ["methods"], ["models"], ["tasks"]):
         assert "Example: " in done.stdout
 
 
@@ -60,6 +65,8 @@ def test_version():
         ((*BENCH, "--methods", "filett"), "Unknown method 'filett': did you mean filet"),
         ((*BENCH, "--tasks", "arc-esy"), "Unknown task 'arc-esy': did you mean arc-easy"),
         ((*BENCH, "--seeds", "one"), "--seeds wants numbers"),
+        ((*BENCH, "--seeds", "0.5"), "--seeds wants whole numbers from 0, not 0.5"),
+        ((*BENCH, "--lrs", "1e-4,nan"), "--lrs wants finite numbers from 0, not nan"),
         ((*BENCH, "--models", ","), "empty"),
         ((*BENCH, "--hub", "nowhere"), "--hub wants 'embedded', 'offline' or a URL"),
         ((*BENCH, "--models", "alice/not-there"), "alice/not-there"),
@@ -123,3 +130,47 @@ def test_registries_are_printed():
     assert methods["filet"]["options"]["selection"]["default"] == "M"
     assert "allenai/ai2_arc" in hubinit("tasks").stdout
     assert "commonsense" in json.loads(hubinit("tasks", "--json").stdout)["suites"]
+    assert "meta-llama/Meta-Llama-3-8B" in hubinit("models").stdout
+    models = json.loads(hubinit("models", "--json").stdout)
+    assert models["llama3-8b"] == {"id": "meta-llama/Meta-Llama-3-8B", "kind": "language"}
+
+
+@pytest.mark.parametrize("text", ["-1", "inf", "nan", "0.5", "3-1", "one"])
+def test_seeds_are_whole_numbers_from_0(text):
+    with pytest.raises(HubinitError, match="--seeds wants"):
+        whole_numbers(text, "--seeds", 0)
+    assert whole_numbers("0,2-4", "--seeds", 0) == (0, 2, 3, 4)
+
+
+@pytest.mark.parametrize("text", ["-1e-4", "inf", "nan"])
+def test_learning_rates_are_finite_and_not_negative(text):
+    with pytest.raises(HubinitError, match="--lrs wants finite numbers"):
+        numbers(text, "--lrs")
+    assert numbers("0,1e-4", "--lrs") == (0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_is_one_sentence(monkeypatch, capsys, error):
+    def exhausted():
+        raise error
+
+    monkeypatch.setattr(cli, "app", exhausted)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert "lower --batch-size" in capsys.readouterr().err
+
+
+def test_other_runtime_errors_keep_their_traceback(monkeypatch):
+    def broken():
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli.main()

@@ -53,6 +53,19 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         fail(disk_sentence(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        fail("Out of memory: lower --batch-size, or recipe.micro_batch_size with --set, or use a smaller model.", 1)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the memory of the machine or of its GPU ran out; torch's class is known by name, to start without torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)  # torch's allocator on the CPU
+    )
 
 
 def disk_sentence(error: OSError) -> str:

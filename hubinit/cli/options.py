@@ -1,5 +1,6 @@
 """Options that several commands share, and the reading of their values."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -47,15 +48,45 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
-    """A comma-separated list of numbers; `a-b` is a range of whole numbers."""
+    """A comma-separated list of finite numbers from 0; `a-b` is a range of whole numbers.
+
+    Raises:
+        HubinitError: something else.
+    """
     found: list[float] = []
     for part in names(text):
         first, dash, last = part.partition("-")
         try:
             if dash and first.isdigit() and last.isdigit():
+                if int(first) > int(last):
+                    raise HubinitError(f"{option} wants a range from low to high, not '{part}'.")
                 found += range(int(first), int(last) + 1)
             else:
-                found.append(float(part))
+                found.append(finite(float(part), option))
         except ValueError:
             raise HubinitError(f"{option} wants numbers separated by commas; '{part}' is none.") from None
     return tuple(found)
+
+
+def whole_numbers(text: str, option: str, least: int) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers from `least`; `a-b` is a range.
+
+    Raises:
+        HubinitError: something else.
+    """
+    found = numbers(text, option)
+    for number in found:
+        if number != int(number) or number < least:
+            raise HubinitError(f"{option} wants whole numbers from {least}, not {number:g}.")
+    return tuple(int(number) for number in found)
+
+
+def finite(number: float, option: str) -> float:
+    """The number itself.
+
+    Raises:
+        HubinitError: it is negative, infinite or none.
+    """
+    if not (math.isfinite(number) and number >= 0):
+        raise HubinitError(f"{option} wants finite numbers from 0, not {number:g}.")
+    return number

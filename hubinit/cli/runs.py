@@ -22,8 +22,10 @@ from hubinit.cli.options import (
     Samples,
     Seeds,
     Tasks,
+    finite,
     names,
     numbers,
+    whole_numbers,
 )
 from hubinit.endpoint import connected
 
@@ -60,7 +62,7 @@ def bench(
         models=names(models),
         methods=names(methods),
         tasks=names(tasks) if tasks else None,
-        seeds=tuple(int(seed) for seed in numbers(seeds, "--seeds")) if seeds else None,
+        seeds=whole_numbers(seeds, "--seeds", 0) if seeds else None,
         learning_rates=numbers(lrs, "--lrs") if lrs else None,
         rank=rank,
         preset=preset,
@@ -78,7 +80,7 @@ def train(
     task: Annotated[str, typer.Option(help="Task or suite whose training split is used.")],
     method: Annotated[str, typer.Option(help="Initialisation method.")] = "lora",
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the preset's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Training seed. Default: the preset's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Training seed. Default: the preset's.")] = None,
     rank: Rank = None,
     preset: Preset = "default",
     set_: Overrides = None,
@@ -101,7 +103,7 @@ def train(
         methods=(method,),
         tasks=(task,),
         seeds=None if seed is None else (seed,),
-        learning_rates=None if lr is None else (lr,),
+        learning_rates=None if lr is None else (finite(lr, "--lr"),),
         rank=rank,
         preset=preset,
         overrides=tuple(set_ or ()),
@@ -126,12 +128,20 @@ def evaluate(
 ) -> None:
     """Score a base model or an adapter on tasks.
 
-    Example: `hubinit eval runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
+    Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
     from hubinit.commands import run_eval
 
     with connected(hub):
         run_eval(target, names(tasks), limit=limit, shots=shots, batch_size=batch_size, as_json=json_)
+
+
+@app.command("models")
+def list_models(json_: Json = False) -> None:
+    """List the short names of base models with their Hub ids; every other Hub id and every folder works as well."""
+    from hubinit.commands import print_models
+
+    print_models(as_json=json_)
 
 
 @app.command("methods")

@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, names, numbers
+from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, Samples, finite, names, whole_numbers
 from hubinit.endpoint import connected
 from hubinit.errors import HubinitError
 
 app = typer.Typer()
 
 Seed = Annotated[
-    int, typer.Option(help="Seed of random factors. (`--set calibration.seed=1` chooses other calibration examples.)")
-]
-Samples = Annotated[
-    int | None, typer.Option(min=1, help="Calibration examples. Default: 256, or what the method's source used.")
+    int,
+    typer.Option(
+        min=0, help="Seed of random factors. (`--set calibration.seed=1` chooses other calibration examples.)"
+    ),
 ]
 Plan = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and do nothing.")]
 
@@ -72,7 +72,7 @@ def init(
             data_config=data_config,
             data_split=data_split,
             rank=rank,
-            alpha=alpha,
+            alpha=None if alpha is None else finite(alpha, "--alpha"),
             seed=seed,
             calibration_samples=calibration_samples,
             max_length=max_length,
@@ -106,7 +106,7 @@ def publish_inits(
 
     Example: `hubinit publish-inits --models llama3-8b --methods filet,lora-da --tasks gsm8k --ranks 8,16 --push-to my-name`
     """
-    chosen = tuple(whole(rank, "--ranks") for rank in numbers(ranks, "--ranks"))
+    chosen = whole_numbers(ranks, "--ranks", 1)
     with connected(hub):
         from hubinit.commands_hub import run_publish_inits
         from hubinit.matrix import MatrixRequest
@@ -220,14 +220,3 @@ def leaderboard(
         from hubinit.commands_hub import run_leaderboard
 
         run_leaderboard(out, push_to=push_to, public=public, as_json=json_)
-
-
-def whole(number: float, option: str) -> int:
-    """A positive whole number.
-
-    Raises:
-        HubinitError: it is none.
-    """
-    if number != int(number) or number < 1:
-        raise HubinitError(f"{option} wants whole numbers from 1, not {number:g}.")
-    return int(number)
