@@ -1,12 +1,14 @@
 """The catalogue: rows of many publishers, each once, and a card that no name can break."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
 from hubinit.hub.catalogue import CATALOGUE_FILE, CatalogueRow, publish_catalogue, read_catalogue
+from tests.hub.builders import run
 
 
 def row(repo, **changes):
@@ -58,3 +60,24 @@ def test_hostile_names_stay_in_their_cell():
     assert "<script>" not in card
     (line,) = (line for line in card.splitlines() if "alice/one" in line)
     assert line.replace("\\|", "").count("|") == 10
+
+
+def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monkeypatch):
+    from hubinit import matrix
+    from hubinit.hub import delivery
+    from hubinit.starting import PlannedStart
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(matrix, "finished", lambda *_: "made before")
+    monkeypatch.setattr(matrix, "publish_one", lambda *_, **__: (SimpleNamespace(repo="alice/one"), "Published"))
+    monkeypatch.setattr(delivery, "deliver_catalogue", full)
+    said: list[str] = []
+    planned = [PlannedStart(run().spec, "arc-easy")]
+    outcome = matrix.publish_matrix(
+        planned, "alice", private=True, command="x", report=lambda *_: None, say=said.append
+    )
+    assert outcome.published == ["alice/one"]
+    assert outcome.failures == ["Catalogue: [Errno 28] No space left on device. The same command adds the rows later."]
+    assert said[-1] == outcome.failures[0]
