@@ -69,13 +69,13 @@ def test_a_base_in_pickles_is_loaded_only_when_asked(hub, tmp_path):
     model = build("llama")
     model.config.save_pretrained(tmp_path / "base")
     torch.save(model.state_dict(), tmp_path / "base" / "pytorch_model.bin")
-    api.create_repo("alice/pickled")
-    revision = api.upload_folder(folder_path=tmp_path / "base", repo_id="alice/pickled").oid
+    api.create_repo("alice/pickled-base")
+    revision = api.upload_folder(folder_path=tmp_path / "base", repo_id="alice/pickled-base").oid
     visible_adapter(tmp_path / "run" / "adapter")
-    [repo] = publish_run(api, run(seed=72, model="alice/pickled", revision=revision), tmp_path / "run", "alice")
+    [repo] = publish_run(api, run(seed=72, model="alice/pickled-base", revision=revision), tmp_path / "run", "alice")
     with pytest.raises(HubError, match="safetensors"):
-        load("alice/pickled", repo.repo_id)
-    load("alice/pickled", repo.repo_id, use_safetensors=False)
+        load("alice/pickled-base", repo.repo_id)
+    load("alice/pickled-base", repo.repo_id, use_safetensors=False)
 
 
 def test_another_base_or_revision_is_refused_before_anything_is_loaded(published):
