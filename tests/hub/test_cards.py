@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubinit.errors import HubError
-from hubinit.hub.cards import adapter_card, code, escape, fence, leaderboard_card
+from hubinit.hub.cards import adapter_card, code, escape, fence, leaderboard_card, space_card
 from hubinit.hub.manifest import Manifest
 from hubinit.hub.publication import of_adapter, repo_name
 from tests.hub.builders import adapter_files, run, run_folder
@@ -105,6 +105,14 @@ def test_escaping():
     assert escape("acc_norm _x_ `c` <b> a|b [l](u) *s*") == r"acc_norm \_x\_ \`c\` &lt;b&gt; a\|b \[l\](u) \*s\*"
     assert code("a`b\nc") == "`a'b c`"
     assert fence("x\n```\ny").startswith("````\n")
+
+
+@pytest.mark.parametrize("dataset", ["alice/board", "a/b\n---\n<script>alert(1)</script>"])
+def test_space_card_names_its_data_set_and_app(dataset):
+    header, body = header_and_body(space_card(dataset, app_file="app.py", sdk_version="6.0.0"))
+    assert (header["sdk"], header["app_file"], header["datasets"]) == ("gradio", "app.py", [" ".join(dataset.split())])
+    assert "\n---" not in body
+    assert "<script>" not in re.sub("`[^`]*`", "", body), "only inside a code span, where it is shown as it is"
 
 
 def test_leaderboard_card_names_its_file():

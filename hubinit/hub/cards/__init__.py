@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -144,6 +144,25 @@ def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> st
     return _render("catalogue.md.j2", data, repo_id=repo_id, rows=rows)
 
 
+def space_card(dataset: str, *, app_file: str, sdk_version: str) -> str:
+    """The card of the Space that shows a leaderboard data set.
+
+    Args:
+        dataset: the leaderboard data set.
+        app_file: the Gradio app in the Space.
+        sdk_version: Gradio's version.
+    """
+    data = SpaceCardData(
+        title="hubinit leaderboard",
+        sdk="gradio",
+        sdk_version=sdk_version,
+        app_file=app_file,
+        datasets=[dataset],
+        tags=["hubinit", "leaderboard", "lora"],
+    )
+    return _render("space.md.j2", data, dataset=dataset)
+
+
 def initialisation_seconds(result: RunResult) -> float | None:
     """Seconds from the base model to the start point: calibration and initialisation; None when not measured."""
     stages = [result.costs[stage].seconds for stage in ("calibrate", "initialise") if stage in result.costs]
@@ -181,7 +200,7 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _render(template: str, data: ModelCardData | DatasetCardData, **values: Any) -> str:
+def _render(template: str, data: ModelCardData | DatasetCardData | SpaceCardData, **values: Any) -> str:
     _clean(data)
     header = Markup(f"---\n{data.to_yaml()}\n---")  # noqa: S704
     return _environment().get_template(template).render(header=header, **values)
