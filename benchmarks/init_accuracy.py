@@ -14,7 +14,7 @@ from init_shapes import Subject, block_modules
 from torch import Tensor
 
 from hubinit import methods
-from hubinit.adapters.attach import generator_for
+from hubinit.adapters.solving import generator_for
 from hubinit.calibration.passes import to_model
 from hubinit.layers import target_layers, weight_of
 from hubinit.methods.spec import Factors, Layer

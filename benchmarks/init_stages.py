@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from hubinit.calibration.loss import loss_gradient, model_inputs, supervise
 from hubinit.calibration.passes import to_model
 from hubinit.errors import HubinitError
-from hubinit.layers import shape_of, target_layers
-from hubinit.methods.threads import SMALL, solver_threads
+from hubinit.layers import target_layers
 
 Batches = Sequence[dict[str, Tensor]]
 RELEASED_GROUP = 8  # blocks whose Fisher factors LoRA-DA's released code accumulates in one pass
@@ -239,11 +238,6 @@ def _frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def largest(model: Any) -> int:
-    """The largest dimension of a target layer."""
-    return max(max(shape_of(layer)) for layer in target_layers(model).values())
-
-
 def peft_stages(rank: int, batches: Batches) -> dict[str, Callable[[Any], Any]]:
     """PEFT's own initialisers by name: each takes a model, which it changes, and returns a PeftModel.
 
@@ -255,19 +249,14 @@ def peft_stages(rank: int, batches: Batches) -> dict[str, Callable[[Any], Any]]:
     from peft.tuners.lora.config import CordaConfig, KasaConfig, LoraGAConfig
     from peft.tuners.lora.corda import preprocess_corda
 
-    threads = torch.get_num_threads()
-
     def config(model: Any, **options: Any) -> Any:
         return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(target_layers(model)), **options)
 
-    # On as many threads as hubinit's own solves take, so that only the algorithm differs.
     def plain(init: str | bool, model: Any) -> Any:
-        with solver_threads(largest(model)):
-            return get_peft_model(model, config(model, init_lora_weights=init))
+        return get_peft_model(model, config(model, init_lora_weights=init))
 
     def kasa(model: Any) -> Any:
-        with solver_threads(largest(model)):
-            return get_peft_model(model, config(model, kasa_config=KasaConfig()))
+        return get_peft_model(model, config(model, kasa_config=KasaConfig()))
 
     def lora_ga(model: Any) -> Any:
         settings = config(model, init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig())
@@ -277,23 +266,18 @@ def peft_stages(rank: int, batches: Batches) -> dict[str, Callable[[Any], Any]]:
                 model(**to_model(model, batch), use_cache=False).loss.backward()
 
         preprocess_loraga(model, settings, step)
-        with solver_threads(largest(model)):
-            return get_peft_model(model, settings)
+        return get_peft_model(model, settings)
 
     def corda(model: Any) -> Any:
         settings = config(model, init_lora_weights="corda", corda_config=CordaConfig(corda_method="ipm"))
 
         def run() -> None:
-            torch.set_num_threads(threads)
             for batch in batches:
                 for ids in batch["input_ids"].split(1):
                     model(input_ids=ids.to(model.device), use_cache=False)
-            if largest(model) <= SMALL:
-                torch.set_num_threads(1)
 
-        with solver_threads(largest(model)):
-            preprocess_corda(model, settings, run_model=run)
-            return get_peft_model(model, settings)
+        preprocess_corda(model, settings, run_model=run)
+        return get_peft_model(model, settings)
 
     def eva(model: Any) -> Any:
         settings = config(model, init_lora_weights="eva", eva_config=EvaConfig())

@@ -1,6 +1,5 @@
 """`initialize`: compute the factors of a method and attach them to a model, ready to train."""
 
-import hashlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -15,10 +14,10 @@ from hubinit.adapters.base import adapted_layers, is_residual, remember_trainabl
 from hubinit.adapters.configs import classification_heads, lora_config
 from hubinit.adapters.passthrough import attach_config
 from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
+from hubinit.adapters.solving import solve
 from hubinit.errors import CalibrationError, InitialisationError
-from hubinit.layers import is_quantised, shape_of, target_layers, weight_of
-from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
-from hubinit.methods.threads import solver_threads
+from hubinit.layers import is_quantised, shape_of, target_layers
+from hubinit.methods.spec import Method, MethodOptions
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration
@@ -86,30 +85,23 @@ def initialize(
         "seed": seed,
     }
     modules: dict[str, ModuleReport] = {}
-    largest = max(max(shape_of(layer)) for layer in layers.values())
     if method.factors is None:
         if merge_residual:
             _check_merge(layers)
-        with solver_threads(largest):
-            peft_model = attach_config(
-                model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
-            )
+        peft_model = attach_config(
+            model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
+        )
         anchor = has_anchor(peft_model)
     else:
         calibration = _calibration(model, method, parsed, calibration, batches, target_modules, seed)
-        factors: dict[str, Factors] = {}
-        with solver_threads(largest):
-            ranks = _ranks(method, parsed, layers, rank, scaling, seed, calibration)
-            for name, layer_rank in ranks.items():
-                begun = time.perf_counter()
-                layer = _layer(name, weight_of(layers[name], name), layer_rank, scaling, seed, calibration)
-                factors[name] = _factors(method, layer, parsed)
-                modules[name] = _module_report(layers[name], layer, factors[name], time.perf_counter() - begun)
+        solved = solve(method, parsed, layers, rank=rank, scaling=scaling, seed=seed, calibration=calibration)
+        modules = {name: report for name, (_, report) in solved.items()}
         anchor = method.start == "keep" and any(module.relative_norm > 0 for module in modules.values())
         if anchor and merge_residual:
             _check_merge(layers)
+        ranks = {name: module.rank for name, module in modules.items()}
         config = lora_config(model, ranks, scaling, rslora, heads, **method.lora_kwargs)
-        peft_model = attach_factors(model, config, {name: (f.A, f.B) for name, f in factors.items()}, anchor=anchor)
+        peft_model = attach_factors(model, config, {name: (f.A, f.B) for name, (f, _) in solved.items()}, anchor=anchor)
     if anchor and merge_residual:
         fold_anchors(peft_model)
     if not parsed.train_a and method.a_parameter is not None:
@@ -155,14 +147,6 @@ def freeze(peft_model: PeftModel, parameter: str) -> None:
         frozen = layer.frozen_peft_weight_names.get(ADAPTER, ())
         layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, ADAPTER: (*frozen, parameter)}
         getattr(layer, parameter)[ADAPTER].requires_grad_(False)
-
-
-def generator_for(seed: int, name: str, device: torch.device) -> torch.Generator:
-    """A generator seeded by blake2b of (seed, module name): results do not depend on the order of the modules."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(
-        int.from_bytes(digest, "little") >> 1
-    )  # 63 bits: what every device takes
 
 
 def _resolve(method: str | Method, options: dict[str, Any]) -> tuple[Method, MethodOptions]:
@@ -224,76 +208,3 @@ def _calibration(
         return calibrate(model, batches, statistics=statistics, target_modules=target_modules, seed=seed)
     calibration.check(model, statistics)
     return calibration
-
-
-def _ranks(
-    method: Method,
-    parsed: MethodOptions,
-    layers: dict[str, nn.Module],
-    rank: int,
-    scaling: float,
-    seed: int,
-    calibration: "Calibration | None",
-) -> dict[str, int]:
-    """The rank of every adapted module; a method that redistributes ranks may leave modules out (rank 0)."""
-    if method.ranks is None:
-        return dict.fromkeys(layers, rank)
-    shapes = [
-        # Ranks follow from the statistics: no weight is read, so a zero of its shape stands for it (one number in memory).
-        _layer(name, _zero(layer), rank, scaling, seed, calibration)
-        for name, layer in layers.items()
-    ]
-    ranks = method.ranks(shapes, parsed)
-    return {name: min(ranks[name], *shape_of(layer)) for name, layer in layers.items() if ranks[name] > 0}
-
-
-def _layer(name: str, weight: Tensor, rank: int, scaling: float, seed: int, calibration: "Calibration | None") -> Layer:
-    statistics = None
-    if calibration is not None:
-        statistics = calibration.layers.get(name)
-        if statistics is None:
-            raise CalibrationError(
-                f"the calibration has no statistics of {name}: calibrate with the same target_modules, "
-                "or leave it out if the data never reach it."
-            )
-    return Layer(name, weight, rank, scaling, generator_for(seed, name, weight.device), statistics)
-
-
-def _zero(layer: Any) -> Tensor:
-    return torch.zeros((), device=layer.weight.device).expand(shape_of(layer))
-
-
-def _factors(method: Method, layer: Layer, parsed: MethodOptions) -> Factors:
-    assert method.factors is not None
-    factors = method.factors(layer, parsed)
-    m, n = layer.weight.shape
-    expected = ((layer.rank, n), (m, layer.rank))
-    if (tuple(factors.A.shape), tuple(factors.B.shape)) != expected:
-        raise InitialisationError(
-            f"{method.name} gave factors {tuple(factors.A.shape)}, {tuple(factors.B.shape)} for {layer.name}, "
-            f"expected {expected[0]}, {expected[1]}."
-        )
-    if not (factors.A.isfinite().all() and factors.B.isfinite().all()):
-        raise InitialisationError(f"{method.name} gave factors that are not finite for {layer.name}.")
-    return factors
-
-
-def _module_report(module: Any, layer: Layer, factors: Factors, seconds: float) -> ModuleReport:
-    norm = float(layer.weight.norm())
-    relative = merge_error = 0.0
-    if factors.B.any() and factors.A.any():
-        update = layer.scaling * (factors.B @ factors.A)  # (m, n)
-        # A weight of zeros has no scale: machine precision stands for it, so that the report stays finite.
-        relative = float(update.norm()) / (norm or torch.finfo(torch.float32).eps)
-        residual = layer.weight - update  # (m, n)
-        stored = module.weight.dtype if not is_quantised(module) else torch.bfloat16
-        merge_error = float((residual.to(stored).to(residual.dtype) - residual).norm()) / norm if norm else 0.0
-    return ModuleReport(
-        shape=(int(layer.weight.shape[0]), int(layer.weight.shape[1])),
-        rank=layer.rank,
-        scaling=layer.scaling,
-        relative_norm=relative,
-        merge_error=merge_error,
-        seconds=seconds,
-        values=factors.report,
-    )

@@ -106,10 +106,16 @@ def low_rank(matrix: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
     Raises:
         InitialisationError: it is not.
     """
-    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)  # (m, k), (k,), (k, n)
-    if rank < len(S) and S[rank] > 1e-3 * S[0]:
+    n = matrix.shape[1]
+    generator = torch.Generator(matrix.device).manual_seed(0)
+    probe = torch.randn(n, min(n, rank + 8), dtype=matrix.dtype, device=matrix.device, generator=generator)  # (n, k)
+    Q = torch.linalg.qr(matrix @ probe)[0]  # (m, k) spans the range of a matrix of such a rank
+    U, S, Vh = torch.linalg.svd(Q.T @ matrix, full_matrices=False)  # (k, k), (k,), (k, n)
+    U, S, Vh = Q @ U[:, :rank], S[:rank], Vh[:rank]  # (m, r), (r,), (r, n)
+    left = float((matrix - (U * S) @ Vh).norm())
+    if left > 1e-3 * float(S[0]) * min(matrix.shape) ** 0.5:  # rounding spreads over all directions
         raise InitialisationError(
             f"PEFT changed the weight of {name} by more than rank {rank}: it has no exact anchor."
         )
-    root = S[:rank].sqrt()  # (r,)
-    return root[:, None] * Vh[:rank], U[:, :rank] * root
+    root = S.sqrt()  # (r,)
+    return root[:, None] * Vh, U * root

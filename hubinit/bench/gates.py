@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hubinit.adapters import untouched_base
 from hubinit.adapters.anchor import ADAPTER
-from hubinit.adapters.attach import generator_for
 from hubinit.adapters.base import adapted_layers, is_residual, strip
 from hubinit.adapters.report import adapter_checksum
+from hubinit.adapters.solving import generator_for
 from hubinit.errors import GateError
 from hubinit.layers import shape_of
 

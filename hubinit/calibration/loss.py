@@ -48,10 +48,14 @@ class Supervision:
         return torch.where(self.lengths > 0, 1.0 / self.lengths.clamp_min(1).double(), 0.0)
 
 
-def model_inputs(model: nn.Module, batch: Batch, supervision: Supervision | None) -> dict[str, Any]:
+def model_inputs(
+    model: nn.Module, batch: Batch, supervision: Supervision | None, *, all_logits: bool = False
+) -> dict[str, Any]:
     """The forward call's arguments: no labels (the loss is ours), no cache, only the logits that are needed.
 
-    Left-padded batches get explicit position ids, since models with learned positions would count the padding.
+    Without supervision none are; transformers computes at least those of one position. `all_logits` asks for all of them,
+    because the head is a target layer itself. Left-padded batches get explicit position ids, since models with learned
+    positions would count the padding.
     """
     accepted = inspect.signature(_inner(model).forward).parameters
     inputs: dict[str, Any] = {key: value for key, value in batch.items() if key != "labels"}
@@ -65,6 +69,8 @@ def model_inputs(model: nn.Module, batch: Batch, supervision: Supervision | None
         inputs["use_cache"] = False
     if supervision is not None and supervision.keep is not None:
         inputs["logits_to_keep"] = supervision.keep
+    elif supervision is None and not all_logits and "logits_to_keep" in accepted:
+        inputs["logits_to_keep"] = 1
     return inputs
 
 
@@ -78,12 +84,12 @@ def _inner(model: nn.Module) -> nn.Module:
     return base() if callable(base) else model
 
 
-def supervise(model: nn.Module, batch: Batch) -> Supervision:
+def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Supervision:
     """Finds the supervised positions of a batch.
 
     Labels (B,) are classes of examples; labels (B, S) are tokens, −100 masked, predicted from the position before (except by
     masked language models, token classifiers and decoders of encoder-decoders, whose labels stand where they are predicted).
-    A causal label counts when it and the position before it are both attended.
+    A causal label counts when it and the position before it are both attended. `all_logits`: as in `model_inputs`.
 
     Raises:
         CalibrationError: no labels, or labels of another kind (regression, several labels per example).
@@ -114,7 +120,8 @@ def supervise(model: nn.Module, batch: Batch) -> Supervision:
     columns = valid.any(0).nonzero().squeeze(1)  # positions that any example needs
     keep = None
     if (
-        0 < len(columns) < 0.9 * valid.shape[1]
+        not all_logits
+        and 0 < len(columns) < 0.9 * valid.shape[1]
         and "logits_to_keep" in inspect.signature(_inner(model).forward).parameters
     ):
         keep = columns

@@ -35,6 +35,12 @@ class Task:
     tokens: Literal["attended", "labels"]
     seed: int
 
+    @property
+    def all_logits(self) -> bool:
+        """Whether the head is a target itself, so that it must see every position."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        return any(layer is head for layer in self.layers.values())
+
 
 @dataclass
 class Counts:
@@ -76,10 +82,10 @@ def run_pass(
 def _one_batch(task: Task, taps: Taps, batch: Batch, index: int, counts: Counts) -> None:
     """Forward, and the backward passes that the sums of this turn need."""
     batch = disambiguated(task.model, {key: value.cpu() for key, value in batch.items()})
-    supervision = supervise(task.model, batch) if taps.backward else None
+    supervision = supervise(task.model, batch, all_logits=task.all_logits) if taps.backward else None
     taps.batch = rows_of(task.model, batch, supervision, task.tokens)
     counts.examples += taps.batch.examples
-    inputs = to_model(task.model, model_inputs(task.model, batch, supervision))
+    inputs = to_model(task.model, model_inputs(task.model, batch, supervision, all_logits=task.all_logits))
     if supervision is None:
         with torch.no_grad():
             task.model(**inputs)

@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import damped_cholesky, minor_svd, top_svd
+from hubinit.methods.linalg import Damped, damped_cholesky, minor_svd, top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
 
 
@@ -41,19 +42,7 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
     # The smallest components of W C lie far below its largest: they need float64.
     dtype = torch.float64 if options.mode == "kpm" else layer.weight.dtype
     weight = layer.weight.to(dtype)  # (m, n)
-    moment = layer.per_token(Statistic.INPUT_MOMENT).to(dtype)  # (n, n)
-    mean = float(moment.diagonal().mean())
-    if mean <= 0:
-        raise InitialisationError(
-            f"The inputs of module {layer.name} are zero on the calibration data, so CorDA has no covariance to work with; "
-            "use more data or leave the module out of the targets."
-        )
-    moment = moment / mean  # (n, n) of size 1 for the solves; put back below
-    inverse = damped_cholesky(moment, options.damping)
-    if inverse is None:
-        raise InitialisationError(
-            f"The input covariance of module {layer.name} cannot be factorised even with more damping; calibrate again."
-        )
+    moment, mean, inverse = layer.once("covariance", lambda: _covariance(layer, options.damping, dtype))
     seen = weight @ moment + inverse.damping * weight  # (m, n) W C
     triples = top_svd(seen, layer.rank, layer.generator) if options.mode == "ipm" else minor_svd(seen, layer.rank)
     root = (triples.S / layer.scaling).sqrt()  # (r,)
@@ -68,6 +57,24 @@ def factors(layer: Layer, options: CordaOptions) -> Factors:
         "full_solve": float(triples.full),
     }
     return finish(layer, A, B, report)
+
+
+def _covariance(layer: Layer, damping: float, dtype: torch.dtype) -> tuple[Tensor, float, Damped]:
+    """The input covariance (n, n) scaled to a mean diagonal of 1 for the solves, that mean, and its damped Cholesky factor."""
+    moment = layer.per_token(Statistic.INPUT_MOMENT).to(dtype)  # (n, n)
+    mean = float(moment.diagonal().mean())
+    if mean <= 0:
+        raise InitialisationError(
+            f"The inputs of module {layer.name} are zero on the calibration data, so CorDA has no covariance to work with; "
+            "use more data or leave the module out of the targets."
+        )
+    moment = moment / mean  # (n, n)
+    inverse = damped_cholesky(moment, damping)
+    if inverse is None:
+        raise InitialisationError(
+            f"The input covariance of module {layer.name} cannot be factorised even with more damping; calibrate again."
+        )
+    return moment, mean, inverse
 
 
 METHOD = Method(

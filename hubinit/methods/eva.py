@@ -1,8 +1,9 @@
 """EVA: A spans the directions of largest variance of the layer's inputs (Paischer et al., arXiv:2410.07170)."""
 
+from dataclasses import dataclass
+
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
@@ -26,6 +27,14 @@ class EvaOptions(MethodOptions):
     )
 
 
+@dataclass(frozen=True)
+class Components:
+    """Leading principal components of a layer's inputs."""
+
+    pairs: Eigenpairs
+    variance: float  # of all directions: the covariance's trace
+
+
 def factors(layer: Layer, options: EvaOptions) -> Factors:
     """A: the r leading eigenvectors of the inputs' covariance (section 3.2); B = 0.
 
@@ -35,66 +44,56 @@ def factors(layer: Layer, options: EvaOptions) -> Factors:
     Raises:
         InitialisationError: the inputs do not vary on the calibration data.
     """
-    covariance = _covariance(layer, options)  # (n, n)
-    pairs = _leading(layer, covariance, layer.rank)
-    values = pairs.values.clamp(min=0)  # (r,)
-    A = pairs.vectors.T  # (r, n)
+    found = _components(layer, options, layer.rank)
+    values = found.pairs.values[: layer.rank].clamp(min=0)  # (r,)
+    A = found.pairs.vectors[:, : layer.rank].T  # (r, n)
     if options.whiten:
         assert layer.statistics is not None
         singular = (values * layer.statistics.tokens).sqrt()  # (r,)
         A = A / singular.clamp(min=float(singular.max()) * 1e-6).sqrt()[:, None]
     report = {
-        "explained_variance": float(values.sum() / covariance.diagonal().sum()),
-        "residual": pairs.residual,
-        "full_solve": float(pairs.full),
+        "explained_variance": float(values.sum()) / found.variance,
+        "residual": found.pairs.residual,
+        "full_solve": float(found.pairs.full),
     }
     return finish(layer, A, layer.weight.new_zeros(layer.weight.shape[0], layer.rank), report)
 
 
-def ranks(layers: list[Layer], options: EvaOptions) -> dict[str, int]:
-    """Ranks redistributed so that the components of largest explained variance are kept, at the same total (section 3.3).
+def scores(layer: Layer, options: EvaOptions) -> list[float]:
+    """The explained variance of each component that a module may keep (section 3.3): `round(rho · r)` of them, at most min(m, n).
 
     Args:
-        layers: all target modules with their uniform ranks.
-        options: `rho` bounds a module's rank to `round(rho · r)`, and min(m, n).
-
-    Returns:
-        The new rank of each module; 0 leaves it unadapted. Ties go to the earlier module.
+        layer: with its uniform rank r.
+        options: with `rho = 1` every rank stays, and nothing is scored.
     """
     if options.rho == 1:
-        return {layer.name: layer.rank for layer in layers}
-    solved: dict[tuple[int, int], Tensor] = {}  # modules that share an input share its covariance
-    scores: list[tuple[float, int]] = []
-    for position, layer in enumerate(layers):
-        bound = min(round(options.rho * layer.rank), *layer.weight.shape)
-        moment = layer.statistics.sums.get(Statistic.INPUT_MOMENT) if layer.statistics else None
-        shared = (position if moment is None else moment.data_ptr(), bound)
-        if shared not in solved:
-            covariance = _covariance(layer, options)  # (n, n)
-            solved[shared] = _leading(layer, covariance, bound).values / covariance.diagonal().sum()  # (bound,)
-        scores += [(-float(ratio), position) for ratio in solved[shared]]
-    kept = sorted(scores)[: sum(layer.rank for layer in layers)]
-    counts = dict.fromkeys(range(len(layers)), 0)
-    for _, position in kept:
-        counts[position] += 1
-    return {layer.name: counts[position] for position, layer in enumerate(layers)}
+        return []
+    bound = min(round(options.rho * layer.rank), *layer.weight.shape)
+    found = _components(layer, options, bound)
+    return [float(value) / found.variance for value in found.pairs.values[:bound]]
 
 
-def _covariance(layer: Layer, options: EvaOptions) -> Tensor:
-    covariance = layer.per_token(Statistic.INPUT_MOMENT)  # (n, n)
+def _components(layer: Layer, options: EvaOptions, least: int) -> Components:
+    """At least so many components: those of a layer that shares this one's input, or of an earlier call, where they suffice."""
+    found: Components | None = layer.shared.get("components")
+    if found is None or len(found.pairs.values) < least:
+        found = layer.shared["components"] = _solve(layer, options, least)
+    return found
+
+
+def _solve(layer: Layer, options: EvaOptions, k: int) -> Components:
+    moment = layer.per_token(Statistic.INPUT_MOMENT)  # (n, n)
+    covariance = moment
     if options.center:
         mean = layer.per_token(Statistic.INPUT_SUM)  # (n,)
-        covariance = covariance - torch.outer(mean, mean)
-    if float(covariance.diagonal().sum()) <= 1e-6 * float(layer.per_token(Statistic.INPUT_MOMENT).diagonal().sum()):
+        covariance = moment - torch.outer(mean, mean)
+    variance = float(covariance.diagonal().sum())
+    if variance <= 1e-6 * float(moment.diagonal().sum()):
         raise InitialisationError(
             f"The inputs of module {layer.name} do not vary on the calibration data, so EVA has no directions for it; "
             "use more data or leave the module out of the targets."
         )
-    return covariance
-
-
-def _leading(layer: Layer, covariance: Tensor, k: int) -> Eigenpairs:
-    return eigenpairs(covariance, k, "largest", layer.generator, gram=True)
+    return Components(eigenpairs(covariance, k, "largest", layer.generator, gram=True), variance)
 
 
 METHOD = Method(
@@ -107,5 +106,5 @@ METHOD = Method(
         {Statistic.INPUT_MOMENT, Statistic.INPUT_SUM} if options.center else {Statistic.INPUT_MOMENT}
     ),
     options=EvaOptions,
-    ranks=ranks,
+    scores=scores,
 )

@@ -171,8 +171,8 @@ def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guid
     Z, inverse, variance, delta = None, None, 0.0, -gradient
     if not (options.raw_gradient and use.beta == 0):
         mean = layer.per_example if use.per_example else layer.per_token
-        Z = mean(Statistic.INPUT_MOMENT)  # (n, n)
-        inverse = _factorise(layer, Z, use, "input")
+        Z = layer.once("input", lambda: mean(Statistic.INPUT_MOMENT))  # (n, n)
+        inverse = layer.once("inverse", lambda: _factorise(layer, Z, use, "input"))
         D = _output_inverse(layer, use)  # (m,)
         assert layer.statistics is not None
         population = use.population_size or layer.statistics.examples
@@ -249,7 +249,9 @@ def _preconditioner(layer: Layer, guidance: Guidance) -> Operator | None:
     Z, variance = guidance.Z, guidance.variance
     if Z is None or guidance.inverse is None or variance == 0:
         return None
-    widest = float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2, small=SMALL).values[0])
+    widest = layer.once(
+        "widest", lambda: float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2, small=SMALL).values[0])
+    )
     if widest <= 0:
         return None
     sigma = max(float(guidance.delta.any()), variance / widest)  # ‖Δ‖ is 1 or 0

@@ -6,7 +6,7 @@ Layout everywhere: `weight: (m, n)`, `A: (r, n)` = PEFT's lora_A, `B: (m, r)` = 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,8 @@ from torch import Tensor
 from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import InitialisationError
 from hubinit.methods.linalg import effective_rank
+
+Result = TypeVar("Result")
 
 
 class MethodOptions(BaseModel):
@@ -39,6 +41,7 @@ class Layer:
     scaling: float  # s
     generator: torch.Generator  # seeded from (seed, module name), on the weight's device
     statistics: LayerStatistics | None = None
+    shared: dict[str, Any] = field(default_factory=dict)  # see `once`; one dict for the layers that share their input
 
     def __post_init__(self) -> None:
         m, n = self.weight.shape
@@ -83,6 +86,17 @@ class Layer:
         """The statistic divided by the number of examples, e.g. `G` (m, n) from GRADIENT."""
         return self.statistic(statistic) / max(1, self._counts().examples)
 
+    def once(self, name: str, compute: Callable[[], Result]) -> Result:
+        """`compute()`, or what it gave for a layer that shares this one's input: use it for what follows from the input only.
+
+        Args:
+            name: of the result, with everything that it depends on besides the input statistics.
+            compute: the computation.
+        """
+        if name not in self.shared:
+            self.shared[name] = compute()
+        return cast(Result, self.shared[name])
+
     def _counts(self) -> LayerStatistics:
         assert self.statistics is not None
         return self.statistics
@@ -126,8 +140,9 @@ class Method:
         options: the option model.
         lora_kwargs: extra fields of PEFT's LoraConfig (e.g. use_dora).
         peft_config: `peft_config(rank=…, alpha=…, rslora=…, target_modules=…, options=…) -> PeftConfig`.
-        ranks: redistributes ranks over the layers (EVA): `ranks(layers, options) -> {module name: rank}`. Rank 0 leaves a
-            module unadapted; the scaling s of every module stays what it was (so alpha follows the rank).
+        scores: for methods that redistribute ranks (EVA): what each of a module's possible ranks is worth, falling. The best of
+            all modules are kept at an unchanged total. Rank 0 leaves a module unadapted; the scaling s of every module stays
+            what it was (so alpha follows the rank). None, or an empty list from every module: the same rank everywhere.
         anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`).
         a_parameter: the parameter that `train_a=False` freezes; None: the method cannot train without A.
         train_b: False where B is frozen by the method itself (MiCA).
@@ -144,7 +159,7 @@ class Method:
     options: type[MethodOptions] = MethodOptions
     lora_kwargs: dict[str, Any] = field(default_factory=dict)
     peft_config: Callable[..., Any] | None = None
-    ranks: Callable[[list[Layer], Any], dict[str, int]] | None = None  # EVA's rank redistribution
+    scores: Callable[[Layer, Any], list[float]] | None = None
     anchored: bool = False
     a_parameter: str | None = "lora_A"
     train_b: bool = True

@@ -1,26 +1,36 @@
-"""How many CPU threads a factorisation gets."""
+"""How the solves of many layers use the CPU's threads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
-# Up to this dimension LAPACK gains nothing from a second thread, and loses a lot where the threads wait for a core that another
+# Up to this dimension LAPACK gains little from a second thread, and loses a lot where the threads wait for a core that another
 # process holds: a QR of 1536 × 96 took 2 ms on one thread and 373 ms on two of a busy machine.
 SMALL = 2048
+WORKERS = 8  # layers solved at once at most: each needs some hundred megabytes
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]  # as `list(map(…))`
 
 
 @contextmanager
-def solver_threads(size: int) -> Iterator[None]:
-    """One CPU thread for the block where matrices are small; as many as before after it. GPUs do not mind.
+def solvers(size: int, device: torch.device) -> Iterator[Map]:
+    """Gives a `map` over layers. On a CPU small layers are solved side by side, each on one thread; others one by one, on all.
 
     Args:
         size: the largest dimension of the matrices that are factorised.
+        device: where they are.
     """
     before = torch.get_num_threads()
-    if size <= SMALL:
-        torch.set_num_threads(1)
+    if size > SMALL or device.type != "cpu":
+        yield lambda work, items: [work(item) for item in items]
+        return
+    torch.set_num_threads(1)  # new threads inherit it
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(before, WORKERS)) as pool:
+            yield lambda work, items: list(pool.map(work, items))
     finally:
         torch.set_num_threads(before)

@@ -18,8 +18,10 @@ def _random(scale: float) -> Any:
     return factors
 
 
-def _uneven(layers: list[Layer], options: MethodOptions) -> dict[str, int]:
-    return {layer.name: index % 4 for index, layer in enumerate(layers)}  # 0 leaves a module out
+def _uneven(layer: Layer, options: MethodOptions) -> list[float]:
+    worth = float(torch.rand((), generator=layer.generator))
+    bound = min(2 * layer.rank, *layer.weight.shape)
+    return [worth * 0.8**position for position in range(bound)]  # the least worthy module is left out
 
 
 def method(name: str, scale: float, **fields: Any) -> Method:
@@ -29,7 +31,7 @@ def method(name: str, scale: float, **fields: Any) -> Method:
 RESIDUAL = method("residual", 0.3)
 MINUTE = method("minute", 1e-4)  # as small as FILet's factors can be
 SHIFT = method("shift", 0.1, start="shift")
-UNEVEN = method("uneven", 0.3, ranks=_uneven)
+UNEVEN = method("uneven", 0.3, scores=_uneven)
 
 
 def train(model: Any, seed: int = 0, size: float = 0.05) -> None:

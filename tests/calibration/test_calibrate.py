@@ -34,6 +34,8 @@ def test_every_statistic_equals_brute_force(name: str) -> None:
     data = cases.batches(name, examples=4, dtype=torch.float64)
     expected = oracle.statistics(name, cases.build(name), data)
     model = cases.build(name, dtype=torch.float64)
+    # Its soft-capped attention takes the softmax in float32 even in a float64 model, in an order that depends on the CPU.
+    tolerance = 1e-6 if name == "gemma2" else 1e-8
     # The union has moments to derive energies from; FILet alone has its own; a small budget streams them.
     for kinds, budget in ((EVERY, None), (FILET, None), (FILET, 24 * 1024)):
         found = calibrate(model, data, statistics=kinds, memory_budget=budget)
@@ -44,7 +46,7 @@ def test_every_statistic_equals_brute_force(name: str) -> None:
             assert sums[Statistic.FISHER_OUTPUT].max() > 0 or name == "t5"  # zeros would prove nothing
             for kind in kinds:
                 error = error_of(found.layers[layer].sums[kind], sums[kind])
-                assert error < 1e-8, f"{kind} of {layer}, budget {budget}: {error:.1e}"
+                assert error < tolerance, f"{kind} of {layer}, budget {budget}: {error:.1e}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -153,3 +155,22 @@ def test_not_a_number_names_the_module_and_the_batch() -> None:
     with pytest.raises(CalibrationError, match=r"gradients of model.layers.1.self_attn.o_proj in batch 0"):
         calibrate(model, data, statistics={Statistic.GRADIENT}, target_modules=["o_proj", "down_proj"])
     handle.remove()
+
+
+def test_a_head_that_is_a_target_sees_every_token() -> None:
+    data = cases.batches("llama", examples=4, dtype=torch.float64)
+    for batch in data:
+        batch["labels"][:, : batch["labels"].shape[1] // 2] = -100  # half of the logits are not needed otherwise
+    model = cases.build("llama", dtype=torch.float64)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in data)
+    inputs: list[torch.Tensor] = []
+    handle = model.lm_head.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    for batch in data:
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    handle.remove()
+    rows = [x[batch["attention_mask"].bool()] for x, batch in zip(inputs, data, strict=True)]
+    moment = sum(x.T @ x for x in rows)
+    for kinds in ({Statistic.INPUT_MOMENT}, {Statistic.INPUT_MOMENT, Statistic.GRADIENT}):
+        head = calibrate(model, data, statistics=frozenset(kinds), target_modules=["lm_head"]).layers["lm_head"]
+        assert head.tokens == tokens
+        assert error_of(head.sums[Statistic.INPUT_MOMENT], moment) < 1e-10

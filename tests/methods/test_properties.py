@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hubinit.adapters.solving import redistributed
 from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import InitialisationError
 from hubinit.methods import METHODS, Factors, Layer, lora_da, parse_options
@@ -314,14 +315,16 @@ def layers_of_variance(*variances: list[float], rank: int = 2, shared: bool = Fa
         stats = statistics_of(W, X, torch.zeros(2 * n, 6).double(), torch.zeros(2 * n, 6).double(), 1)
         if shared and layers:
             stats = layers[0].statistics  # type: ignore[assignment]
-        layers.append(Layer(f"m{index}", W, rank, 1.0, torch.Generator().manual_seed(index), stats))
+        common = layers[0].shared if shared and layers else {}
+        layers.append(Layer(f"m{index}", W, rank, 1.0, torch.Generator().manual_seed(index), stats, common))
     return layers
 
 
 def eva_ranks(layers: list[Layer], rho: float) -> dict[str, int]:
     method = METHODS["eva"]
-    assert method.ranks is not None
-    return method.ranks(layers, parse_options(method, {"rho": rho}))
+    assert method.scores is not None
+    options = parse_options(method, {"rho": rho})
+    return redistributed({layer.name: method.scores(layer, options) for layer in layers}, layers[0].rank)
 
 
 def test_eva_gives_ranks_to_the_layers_whose_variance_is_concentrated() -> None:
