@@ -12,6 +12,7 @@ from typing import Any
 Record = dict[str, Any]
 DATA_AWARE = ("filet", "lora-da", "lora-ga", "lora-one", "eva", "corda")
 BUDGETED = "filet (10 % memory)"
+DASH = "lora-dash, between phases"
 PEFT_NAMES = {"pissa_niter_16": "pissa (16 iterations)", "lora_ga": "lora-ga"}
 
 
@@ -77,7 +78,7 @@ def targets(record: Record) -> list[dict[str, Any]]:
             return None
         return float(max(0, row["peak_bytes"] - bare["peak_bytes"])) / float(record["subject"]["model_bytes"])
 
-    released = next((row for row in record["rows"] if row["stage"] == "released" and row["status"] == "ok"), None)
+    released = next((r for r in record["rows"] if r["name"].startswith("lora-da, ") and r["status"] == "ok"), None)
     filet, every = (1.5, 2.2) if cpu else (2.0, 3.0)
     found = [
         ("FILet, calibrate + initialise ÷ bare pass", "≤", filet, plus(read.over_bare(filet_row), init)),
@@ -291,6 +292,8 @@ def _extra(record: Record) -> dict[str, tuple[float, bool]]:
         if row["stage"] == "peft" and row["status"] in ("ok", "stopped") and row["name"] != "lora":
             label = PEFT_NAMES.get(row["name"], row["name"])
             found[f"PEFT {label}"] = (max(row["median"] - plain, 1e-3) * read.factor, row["status"] == "stopped")
+        if row["name"] == DASH and row["status"] in ("ok", "stopped"):
+            found["lora-dash (between its phases)"] = (row["median"] * read.factor, row["status"] == "stopped")
     return found
 
 

@@ -1,4 +1,5 @@
-"""The stages that `init_time.py` measures, one call each: the bare pass, hubinit's, PEFT's own, and LoRA-DA as released.
+"""The stages that `init_time.py` measures, one call each: the bare pass, hubinit's, PEFT's own, and what
+LoRA-DA's and LoRA-Dash's released codes do.
 
 A stage runs in this process under a time limit. PEFT's initialisers change the base, so each gets a copy of the model, made
 before its clock starts.
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from hubinit.calibration.loss import loss_gradient, model_inputs, supervise
 from hubinit.calibration.passes import to_model
 from hubinit.errors import HubinitError
-from hubinit.layers import target_layers
+from hubinit.layers import target_layers, weight_of
 
 Batches = Sequence[dict[str, Tensor]]
 RELEASED_GROUP = 8  # blocks whose Fisher factors LoRA-DA's released code accumulates in one pass
@@ -201,6 +202,24 @@ def released_lora_da(model: Any, batches: Batches) -> None:
             _mean_loss(model, example).backward()
         for weight in weights:
             weight.grad = None
+
+
+def released_lora_dash(model: Any, rank: int, directions: int = 8) -> None:
+    """What LoRA-Dash's released code does between its phases: the directions whose singular values the warm-up changed most.
+
+    Every weight gets a full SVD; of the warmed-up update `BA` each direction's change `u_iᵀ B A v_i` is set against its σ_i.
+    """
+    for name, layer in target_layers(model).items():
+        weight = weight_of(layer, name)  # (m, n)
+        (m, n), device = weight.shape, weight.device
+        B, A = (
+            torch.randn(m, rank, device=device),
+            torch.randn(rank, n, device=device),
+        )  # time does not depend on values
+        U, S, Vh = torch.linalg.svd(weight, full_matrices=False)  # (m, k), (k,), (k, n)
+        change = ((U.T @ B) * (Vh @ A.T)).sum(1)  # (k,)
+        chosen = (change.abs() / (S + 1e-6)).topk(directions).indices
+        _ = U[:, chosen].contiguous(), Vh[chosen].contiguous()
 
 
 def _block(name: str) -> str:

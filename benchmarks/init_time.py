@@ -2,8 +2,9 @@
 
 The bare pass is forward and activation backward of the calibration batches with frozen weights and nothing recorded. Beside it:
 `calibrate` for every data-aware method and for all at once, `initialize` for every method, PEFT's own initialisers under a time
-limit, LoRA-DA's statistics in the released code's five passes, peak memory, and whether the fast solves find the same subspaces
-as exact ones. Repetitions alternate between the stages, because machines are shared; medians and minima are recorded.
+limit, LoRA-DA's statistics in the released code's five passes, LoRA-Dash's step between its phases, peak memory, and whether
+the fast solves find the same subspaces as exact ones. Repetitions alternate between the stages, because machines are shared;
+medians and minima are recorded.
 
     python benchmarks/init_time.py                          # SmolLM2-135M from the embedded Hub
     python benchmarks/init_time.py --shape smollm2-135m     # its shape with random weights: no Hub, no download
@@ -115,9 +116,9 @@ def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str
     """All stages in order; returns the subspace agreement."""
     import torch
     from init_accuracy import agreement, factors_of
-    from init_report import BUDGETED, DATA_AWARE
+    from init_report import BUDGETED, DASH, DATA_AWARE
     from init_shapes import block_modules
-    from init_stages import bare_pass, peft_stages, released_lora_da, released_passes, tokens_of
+    from init_stages import bare_pass, peft_stages, released_lora_da, released_lora_dash, released_passes, tokens_of
 
     import hubinit
     from hubinit.adapters import detach
@@ -162,7 +163,7 @@ def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str
         if name == "pissa" and made is not None:
             pissa = factors_of(made, block_modules(model, what.facts["blocks"] // 2))
         del fresh, made
-    clock.skip("peft", "lora-dash", "its extra time falls between warm-up and dash phase, inside training")
+    clock.run("released", DASH, 0, lambda: released_lora_dash(model, options.rank), options.limit)
     say("accuracy")
     return agreement(type(what)(model, few, what.facts), calibrated(["eva", "corda"], few), options.rank, pissa)
 
