@@ -3,15 +3,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, is_offline_mode
 
 from hubinit.commands import console, say
 from hubinit.errors import HubinitError
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_push(directory: Path, repo_id: str, *, create_pr: bool, public: bool, as_json: bool) -> None:
