@@ -19,6 +19,11 @@ console = Console()
 errors = Console(stderr=True)
 
 
+def say(line: object) -> None:
+    """Prints one line as it is: no markup, no wrapping."""
+    console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+
+
 def run_bench(
     request: Request, out: Path, *, push_to: str | None, public: bool, dry_run: bool, force: bool, as_json: bool
 ) -> int:

@@ -6,13 +6,35 @@ on a list of tasks, so the tasks are not part of its key: asking for one more ta
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 ModelKind = Literal["language", "vision"]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
+
+# Settings of how something is computed, never of what comes out: they are no part of a key.
+EXECUTION = frozenset({"memory_budget"})
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """`2GiB`, `1.5 GB` or a number of bytes as a whole number of bytes; what is no text stays as it is.
+
+    Raises:
+        ValueError: another text.
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+    if found is None or found[2].upper() not in UNITS:
+        raise ValueError(f"a size is a number of bytes or like 2GiB or 500MB, not '{value}'")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
 
 
 class Spec(BaseModel):
@@ -21,13 +43,19 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def canonical_json(self) -> str:
-        """The one JSON text of this specification: sorted keys, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The one JSON text of what this specifies: sorted keys, no spaces, nothing of `EXECUTION`."""
+        return json.dumps(_identity(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
 
     @property
     def key(self) -> str:
         """The first 16 hex digits of the sha256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _identity(part) for name, part in value.items() if name not in EXECUTION}
+    return [_identity(part) for part in value] if isinstance(value, list) else value
 
 
 class ModelSpec(Spec):
@@ -67,6 +95,9 @@ class CalibrationSpec(Spec):
     fisher: Literal["empirical", "sampled"] = "empirical"
     tokens: Literal["attended", "labels"] = "attended"
     seed: int = 0
+    memory_budget: Bytes | None = Field(
+        default=None, description="for the sums on the model's device, e.g. 2GiB; None: half of what a GPU has free"
+    )
 
 
 class Recipe(Spec):

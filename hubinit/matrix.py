@@ -16,17 +16,8 @@ from hubinit.bench.costs import Stopwatch
 from hubinit.bench.plan import read_protocol
 from hubinit.config import ModelSpec
 from hubinit.errors import HubinitError, first_line
-from hubinit.starting import (
-    PlannedStart,
-    Report,
-    checked_methods,
-    finished,
-    load_base,
-    make_start,
-    pool_of,
-    start_spec,
-    task_data,
-)
+from hubinit.making import Report, finished, load_base, make_start, pool_of
+from hubinit.starting import PlannedStart, checked_methods, start_spec, task_data
 
 if TYPE_CHECKING:
     from hubinit.hub.catalogue import CatalogueRow

@@ -12,6 +12,7 @@ from hubinit.bench.costs import hardware
 from hubinit.bench.plan import PlannedRun
 from hubinit.bench.results import ResultStore, RunResult
 from hubinit.config import ModelSpec, RunSpec
+from hubinit.models import choose_dtype
 
 EFFICIENCY = 0.35  # of the probed matmul speed that training and scoring reach
 EVALUATED = 1000  # test examples of a task without a limit
@@ -94,9 +95,10 @@ def parameters(model: ModelSpec) -> int | None:
 
 
 def matmul_speed() -> float:
-    """FLOP/s of a bfloat16 matrix product on the device that would be used, measured for a moment."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16)  # (k, k)
+    """FLOP/s of a matrix product on the device and in the dtype that would be used, measured for a moment."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(ModelSpec(id="any"), device)  # bfloat16 where it is fast: elsewhere one product takes seconds
+    a = torch.randn(2048, 2048, device=device, dtype=dtype)  # (k, k)
     (a @ a).sum().item()  # warm-up
     start, products = time.perf_counter(), 0
     while time.perf_counter() - start < 0.3:

@@ -248,6 +248,7 @@ def calibrations(job: Job, spec: RunSpec, loaded: "Loaded", stage: Emit) -> "Cal
         job.store / "calibrations",
         target_modules=spec.target_modules,
         on_batch=lambda done, total: stage("calibrate", step=done, steps=total),
+        on_plan=print,  # into the worker's log
     )
 
 

@@ -111,12 +111,16 @@ class Plan:
         lines = [f"{'sum':<24}{'place':<8}{'pass':>5}{'layers':>8}{'bytes':>12}"]
         for (label, place, turn), sizes in rows.items():
             lines.append(f"{label:<24}{place:<8}{turn + 1:>5}{len(sizes):>8}{human(sum(sizes)):>12}")
+        return "\n".join([*lines, self.summary])
+
+    @property
+    def summary(self) -> str:
+        """The plan in one line."""
         budget = "no limit" if self.budget is None else human(self.budget)
-        lines.append(
+        return (
             f"{self.passes} pass{'es' if self.passes > 1 else ''}; on the device at most {human(self.device_bytes())} "
             f"+ {human(self.scratch if self.budget is not None else 0)} scratch of {budget}; host {human(self.host_bytes)}"
         )
-        return "\n".join(lines)
 
 
 def human(size: float) -> str:

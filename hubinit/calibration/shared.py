@@ -9,6 +9,7 @@ from hubinit import data
 from hubinit.calibration.cache import cached
 from hubinit.calibration.engine import calibrate
 from hubinit.calibration.loss import Batch
+from hubinit.calibration.plan import Plan
 from hubinit.calibration.result import Calibration
 from hubinit.calibration.statistics import Statistic
 from hubinit.config import CalibrationSpec, MethodSpec
@@ -43,6 +44,7 @@ def shared_calibration(
     *,
     target_modules: str | Sequence[str] = "all-linear",
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
 ) -> Calibration:
     """The statistics over the first `settings.samples` examples of the pool, from one pass that all needs share.
 
@@ -57,6 +59,7 @@ def shared_calibration(
         folder: where calibrations are kept.
         target_modules: which layers.
         on_batch: called with the batches done and the batches of the segment that is being computed.
+        on_plan: called with the memory plan of each segment that has to be computed.
     """
     total: Calibration | None = None
     start = 0
@@ -79,7 +82,9 @@ def shared_calibration(
                 target_modules=target_modules,
                 fisher=settings.fisher,
                 tokens=settings.tokens,
+                memory_budget=settings.memory_budget,
                 seed=settings.seed,
+                on_plan=on_plan,
                 on_batch=lambda done: on_batch(done, len(batches)),
             )
 

@@ -61,7 +61,7 @@ def init(
     Example: `hubinit init llama3-8b --method filet --data my-chats.jsonl --rank 16 --push my-name`
     """
     with connected(hub):
-        from hubinit.commands_hub import run_init
+        from hubinit.commands_start import run_init
         from hubinit.starting import StartRequest
 
         request = StartRequest(
@@ -108,7 +108,7 @@ def publish_inits(
     """
     chosen = whole_numbers(ranks, "--ranks", 1)
     with connected(hub):
-        from hubinit.commands_hub import run_publish_inits
+        from hubinit.commands_start import run_publish_inits
         from hubinit.matrix import MatrixRequest
 
         request = MatrixRequest(

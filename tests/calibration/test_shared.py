@@ -46,6 +46,22 @@ def test_the_second_method_computes_nothing(loaded, tmp_path):
         assert done == [(1, 1), (1, 1)], "the segments 0–4 and 4–7, once each"
 
 
+def test_a_memory_budget_is_kept_and_changes_no_sum(loaded, tmp_path):
+    plans, needs = [], [Need(4, MOMENTS | GRADIENTS)]
+    plain = shared_calibration(loaded, POOL, CalibrationSpec(samples=4, max_length=64), needs, tmp_path / "plain")
+    held = CalibrationSpec(samples=4, max_length=64, memory_budget="40KiB")
+    found = shared_calibration(loaded, POOL, held, needs, tmp_path / "held", on_plan=plans.append)
+    assert [plan.budget for plan in plans] == [40 << 10]
+    assert plans[0].passes > 1
+    assert plans[0].summary in str(plans[0])
+    for name, layer in plain.layers.items():
+        for kind, value in layer.sums.items():
+            torch.testing.assert_close(found.layers[name].sums[kind], value, rtol=1e-4, atol=1e-5)
+    again = shared_calibration(loaded, POOL, held, needs, tmp_path / "plain", on_plan=plans.append)
+    assert again.examples == 4
+    assert len(plans) == 1  # the same key: what was computed without a limit serves
+
+
 def test_segments_end_where_a_need_does():
     needs = [Need(4, MOMENTS), Need(7, GRADIENTS), Need(100, GRADIENTS)]
     assert segment_ends(needs, 7, 9) == [4, 7]
