@@ -33,9 +33,9 @@ bench: install
 	$(BIN)/python benchmarks/quickstart.py
 
 # What each initialisation costs in units of the bare pass, beside PEFT's own; records under benchmarks/results/.
+# Threads spin while they wait, as by default: PEFT's factorisations take three times as long otherwise.
 bench-init: install
 	$(BIN)/hubinit hub seed smollm2-135m
-	# Threads that spin while they wait, as by default: PEFT's factorisations take three times as long otherwise.
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/init_time.py
 
 clean:
