@@ -76,7 +76,8 @@ def test_200_publications_end_complete_and_no_half_repo_is_ever_visible(hub, api
     onlooker.stopped.set()
     onlooker.join()
     faults(None)
-    assert {kind for kind, _ in plan.injected} >= set(KINDS) - {"truncate"}, "every kind of fault took place"
+    # `truncate` hits downloads only, and `stale` one commit in ninety: it has tests of its own (test_client, test_faults).
+    assert {kind for kind, _ in plan.injected} >= set(KINDS) - {"truncate", "stale"}, "every kind of fault took place"
     assert not [message for message in said if "\n" in message or "hf_alice" in message]
     assert len(plan.injected) > 100
     assert sum(failed) < 20, "most faults are ridden out without the user noticing"
