@@ -212,10 +212,8 @@ def released_lora_dash(model: Any, rank: int, directions: int = 8) -> None:
     for name, layer in target_layers(model).items():
         weight = weight_of(layer, name)  # (m, n)
         (m, n), device = weight.shape, weight.device
-        B, A = (
-            torch.randn(m, rank, device=device),
-            torch.randn(rank, n, device=device),
-        )  # time does not depend on values
+        B = torch.randn(m, rank, device=device)  # (m, r); time does not depend on values
+        A = torch.randn(rank, n, device=device)  # (r, n)
         U, S, Vh = torch.linalg.svd(weight, full_matrices=False)  # (m, k), (k,), (k, n)
         change = ((U.T @ B) * (Vh @ A.T)).sum(1)  # (k,)
         chosen = (change.abs() / (S + 1e-6)).topk(directions).indices

@@ -15,6 +15,10 @@ from hubinit.errors import HubinitError
 from hubinit.starting import PlannedStart
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+
+    from hubinit.calibration import Calibration
     from hubinit.calibration.shared import Need
     from hubinit.hub.manifest import Manifest
     from hubinit.models import Loaded
@@ -73,6 +77,31 @@ def pool_of(planned: PlannedStart, loaded: "Loaded", samples: int) -> Pool:
     return tasks.training_examples(spec.data, seed)[0]
 
 
+def gate_batch(pool: Pool, loaded: "Loaded") -> "dict[str, Tensor]":
+    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
+    from hubinit import data
+
+    (batch,) = data.batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
+    return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
+
+
+def initialised(spec: RunSpec, loaded: "Loaded", calibration: "Calibration | None") -> "PeftModel":
+    """The base with the adapter that a run starts from."""
+    from hubinit import adapters
+
+    return adapters.initialize(
+        loaded.model,
+        spec.method.name,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        calibration=calibration,
+        target_modules=spec.target_modules,
+        rslora=spec.rslora,
+        seed=spec.seed,
+        **spec.method.options,
+    )
+
+
 def make_start(
     spec: RunSpec,
     loaded: "Loaded",
@@ -101,7 +130,7 @@ def make_start(
     Raises:
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
-    from hubinit import adapters, data, methods
+    from hubinit import adapters, methods
     from hubinit.bench import gates
     from hubinit.calibration.shared import shared_calibration
 
@@ -121,22 +150,11 @@ def make_start(
             )
         watch.charge("calibrate", calibration.seconds)
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
-    (batch,) = data.batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
-    batch = {name: tensor.to(loaded.device) for name, tensor in batch.items()}
+    batch = gate_batch(pool, loaded)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         with watch.stage("initialise"):
-            model = adapters.initialize(
-                loaded.model,
-                spec.method.name,
-                rank=spec.rank,
-                alpha=spec.alpha,
-                calibration=calibration,
-                target_modules=spec.target_modules,
-                rslora=spec.rslora,
-                seed=spec.seed,
-                **spec.method.options,
-            )
+            model = initialised(spec, loaded, calibration)
         measured = gates.check_start(model, batch, methods.get(spec.method.name).start)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
         result = RunResult(

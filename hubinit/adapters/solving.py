@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hubinit.adapters.report import ModuleReport
+from hubinit.calibration.passes import device_of
 from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.layers import is_quantised, shape_of, weight_of
@@ -82,7 +83,7 @@ def solve(
         return done
 
     largest = max(max(shape_of(module)) for module in layers.values())
-    with solvers(largest, _device(next(iter(layers.values())))) as map_over:
+    with solvers(largest, device_of(next(iter(layers.values())))) as map_over:
         if method.scores is not None:
             scores = {name: values for part in map_over(scored, groups) for name, values in part.items()}
             ranks = redistributed({name: scores[name] for name in layers}, rank)
@@ -124,19 +125,14 @@ def _groups(layers: Mapping[str, nn.Module], calibration: "Calibration | None") 
                 "or leave it out if the data never reach it."
             )
         moment = statistics.sums.get(Statistic.INPUT_MOMENT) if statistics is not None else None
-        group = groups.setdefault(name if moment is None else (id(moment), _device(module)), [])
+        group = groups.setdefault(name if moment is None else (id(moment), device_of(module)), [])
         group.append(Target(name, module, statistics, group[0].shared if group else {}))
     return list(groups.values())
 
 
-def _device(module: Any) -> torch.device:
-    device: torch.device = module.weight.device
-    return device
-
-
 def _zero(layer: nn.Module) -> Tensor:
     """Scores follow from the statistics: no weight is read, so a zero of its shape stands for it (one number in memory)."""
-    return torch.zeros((), device=_device(layer)).expand(shape_of(layer))
+    return torch.zeros((), device=device_of(layer)).expand(shape_of(layer))
 
 
 def _factors(method: Method, layer: Layer, parsed: MethodOptions) -> Factors:

@@ -165,14 +165,14 @@ def train_adapter(
         GateError: a gate failed; the run has no score.
         DivergedError: the loss or a gradient is not finite.
     """
-    from hubinit import adapters, data, methods, tasks
+    from hubinit import adapters, methods, tasks
     from hubinit.bench import gates
+    from hubinit.making import gate_batch, initialised
     from hubinit.training import remove_checkpoints, train
 
     assert spec.data is not None and spec.recipe is not None
     examples, validation = tasks.training_examples(spec.data, spec.seed)
-    (gate_batch,) = data.batches(examples[:4], loaded.processor, batch_size=4, max_length=64)
-    gate_batch = {name: tensor.to(loaded.device) for name, tensor in gate_batch.items()}
+    batch = gate_batch(examples, loaded)
     calibration = None
     if spec.calibration is not None:
         stage("calibrate")
@@ -181,18 +181,8 @@ def train_adapter(
         watch.charge("calibrate", calibration.seconds)
     stage("initialise")
     with watch.stage("initialise"):
-        model = adapters.initialize(
-            loaded.model,
-            spec.method.name,
-            rank=spec.rank,
-            alpha=spec.alpha,
-            calibration=calibration,
-            target_modules=spec.target_modules,
-            rslora=spec.rslora,
-            seed=spec.seed,
-            **spec.method.options,
-        )
-    measured = {"start": gates.check_start(model, gate_batch, methods.get(spec.method.name).start)}
+        model = initialised(spec, loaded, calibration)
+    measured = {"start": gates.check_start(model, batch, methods.get(spec.method.name).start)}
     adapters.save_initialized(model, folder / "init")
     if job.force:
         ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
@@ -210,9 +200,9 @@ def train_adapter(
             output_dir=folder / "checkpoints",
             on_log=lambda step, steps, loss: stage("train", step=step, steps=steps, loss=loss),
         )
-    measured["trained"] = gates.check_trained(model, gate_batch)
+    measured["trained"] = gates.check_trained(model, batch)
     exported = adapters.export(model, folder / "adapter")
-    measured["reload"] = gates.check_reload(model, folder / "adapter", gate_batch)
+    measured["reload"] = gates.check_reload(model, folder / "adapter", batch)
     return model, {
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
