@@ -1,17 +1,17 @@
 """The result of a run: one JSON per run, written last and atomically; everything after (cards, leaderboard) reads only these."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hubinit.errors import HubinitError
-from hubinit.specs import EvalSpec, RunSpec
+from hubinit.errors import HubinitError, first_line
+from hubinit.paths import write_atomically
+from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
 
 
@@ -64,7 +64,7 @@ class Provenance(Record):
 class RunResult(Record):
     """Everything known about a finished run. `partial`: trained, but some evaluation failed; `reason` says why."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     key: str
     spec: RunSpec
     status: Literal["ok", "partial", "failed", "diverged"]
@@ -83,17 +83,6 @@ class RunResult(Record):
     def scored(self, evaluation: EvalSpec) -> bool:
         """Whether this result already holds the scores of `evaluation`."""
         return any(score.eval == evaluation for score in self.scores)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` so that a reader (or a crash) sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class ResultStore:
@@ -123,39 +112,57 @@ class ResultStore:
         Returns:
             What is stored now.
         """
-        before = self._readable(result.key)
+        before = self.readable(result.key)
         if result.status in {"failed", "diverged"} and before is not None and before.status in {"ok", "partial"}:
             result = before.model_copy(update={"status": "partial", "reason": result.reason})
-        write_atomically(self.folder(result.key) / "result.json", result.model_dump_json(indent=1) + "\n")
+        folder = self.folder(result.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
     def forget(self, key: str) -> None:
         """Drops a stored result, before its adapter is made anew."""
         (self.folder(key) / "result.json").unlink(missing_ok=True)
 
-    def _readable(self, key: str) -> RunResult | None:
+    def readable(self, key: str, on_problem: Callable[[str], None] = lambda problem: None) -> RunResult | None:
+        """As `read`, but a damaged result counts as missing; `on_problem` is told."""
         try:
             return self.read(key)
-        except HubinitError:
+        except HubinitError as error:
+            on_problem(str(error))
             return None
 
-    def results(self) -> Iterator[RunResult]:
-        """All stored results, by key."""
+    def results(self, on_problem: Callable[[str], None] = lambda problem: None) -> Iterator[RunResult]:
+        """All stored results, by key; one that cannot be read is passed over, and `on_problem` is told."""
         for path in sorted(self.root.glob("runs/*/result.json")):
-            yield read_result(path)
+            try:
+                yield read_result(path)
+            except HubinitError as error:
+                on_problem(str(error))
 
 
 def read_result(path: Path) -> RunResult:
-    """Reads one result JSON.
+    """Reads one result JSON, of this version of hubinit or of an older one.
 
     Raises:
-        HubinitError: the file is damaged or not a result.
+        HubinitError: the file is damaged, edited, not a result, or of a newer version.
     """
     try:
-        result = RunResult.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise HubinitError(f"{path} is not a readable run result ({first}); delete it to run it again.") from error
-    if result.spec.key != result.key:
+        raw = json.loads(path.read_bytes())
+        if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > SCHEMA_VERSION:
+            raise ValueError("a newer hubinit wrote it: update hubinit")
+        result = RunResult.model_validate(raw)
+    except (OSError, ValueError) as error:
+        raise HubinitError(
+            f"{path} is not a readable run result ({first_line(error)}); delete it to run it again."
+        ) from error
+    if result.key != expected_key(raw):
         raise HubinitError(f"{path} was edited: its key does not match its specification; delete it to run it again.")
     return result
+
+
+def expected_key(raw: dict[str, Any]) -> str:
+    """The key that a stored result must have: version 0.1 hashed the specification as it is stored, defaults included."""
+    if raw.get("schema_version", 1) == 1:
+        return key_of(canonical(raw["spec"], without=frozenset({"memory_budget"})))
+    return RunSpec.model_validate(raw["spec"]).key

@@ -6,35 +6,17 @@ on a list of tasks, so the tasks are not part of its key: asking for one more ta
 
 import hashlib
 import json
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 ModelKind = Literal["language", "vision"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
-# Settings of how something is computed, never of what comes out: they are no part of a key.
-EXECUTION = frozenset({"memory_budget"})
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(value: Any) -> Any:
-    """`2GiB`, `1.5 GB` or a number of bytes as a whole number of bytes; what is no text stays as it is.
-
-    Raises:
-        ValueError: another text.
-    """
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", value)
-    if found is None or found[2].upper() not in UNITS:
-        raise ValueError(f"a size is a number of bytes or like 2GiB or 500MB, not '{value}'")
-    return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+# Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
+EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
 
 
 class Spec(BaseModel):
@@ -43,19 +25,33 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def canonical_json(self) -> str:
-        """The one JSON text of what this specifies: sorted keys, no spaces, nothing of `EXECUTION`."""
-        return json.dumps(_identity(self.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+        """The one JSON text of what this specifies: sorted keys, no spaces, no `EXECUTION`, nothing at its default.
+
+        Defaults are left out, nested ones too, so that a new field changes no key. A default must therefore never change its
+        value: the golden keys in the tests hold it.
+        """
+        return canonical(self.model_dump(mode="json", exclude_defaults=True))
 
     @property
     def key(self) -> str:
         """The first 16 hex digits of the sha256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+        return key_of(self.canonical_json())
 
 
-def _identity(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _identity(part) for name, part in value.items() if name not in EXECUTION}
-    return [_identity(part) for part in value] if isinstance(value, list) else value
+def canonical(value: Any, without: frozenset[str] = EXECUTION) -> str:
+    """JSON with sorted keys, without spaces and without the fields named in `without`."""
+
+    def kept(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: kept(inner) for name, inner in part.items() if name not in without}
+        return [kept(inner) for inner in part] if isinstance(part, list) else part
+
+    return json.dumps(kept(value), sort_keys=True, separators=(",", ":"))
+
+
+def key_of(text: str) -> str:
+    """The first 16 hex digits of the sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ModelSpec(Spec):
@@ -64,7 +60,7 @@ class ModelSpec(Spec):
     id: str
     revision: str | None = Field(default=None, description="commit sha; resolved when the plan is made")
     kind: ModelKind = "language"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = Field(default="auto", description="of the weights; a plan holds the type itself, never `auto`")
     trust_remote_code: bool = False
 
 
@@ -95,7 +91,7 @@ class CalibrationSpec(Spec):
     fisher: Literal["empirical", "sampled"] = "empirical"
     tokens: Literal["attended", "labels"] = "attended"
     seed: int = 0
-    memory_budget: Bytes | None = Field(
+    memory_budget: Annotated[ByteSize, Field(ge=1)] | None = Field(
         default=None, description="for the sums on the model's device, e.g. 2GiB; None: half of what a GPU has free"
     )
 
@@ -113,6 +109,14 @@ class Recipe(Spec):
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "Recipe":
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; change one"
+            )
+        return self
 
 
 class RunSpec(Spec):
@@ -141,7 +145,7 @@ class EvalSpec(Spec):
 
 
 class Protocol(Spec):
-    """A recipe for many runs, read from `registry/presets/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
+    """A recipe for many runs, read from `registry/protocols/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
 
     `methods` holds options by method name: `{"lora-da": {"preset": "paper"}}`.
     """

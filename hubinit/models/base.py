@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import HfApi, constants, snapshot_download
 
-from hubinit.errors import HubError
-from hubinit.models.dtype import choose_dtype
+from hubinit.errors import HubError, first_line
+from hubinit.models.dtype import choose_dtype, default_device
+from hubinit.models.kinds import KINDS
 from hubinit.models.names import WANTED, is_folder
 from hubinit.remote import call
 from hubinit.specs import ModelSpec
@@ -37,34 +39,31 @@ def load(
     Args:
         spec: the model; `pin` it first to load one exact revision.
         device: None takes the GPU when there is one.
-        labels: class names of an image classifier; it gets a fresh head for them. Ignored by language models.
+        labels: class names of a labelled kind, which gets a fresh head for them. Ignored by other kinds.
         seed: of the fresh head.
 
     Raises:
         HubError: gated, missing, unreachable, without safetensors weights, of a type that cannot be loaded, or no disk space.
     """
-    import transformers
-
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    dtype = choose_dtype(spec, place)
+    place = default_device() if device is None else torch.device(device)
+    dtype: torch.dtype = getattr(torch, choose_dtype(spec, place))
+    kind = KINDS[spec.kind]
     folder = download(spec)
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "local_files_only": True}
     weights = {**options, "dtype": dtype, "use_safetensors": True}
     try:
         with quiet():
-            if spec.kind == "language":
-                processor = transformers.AutoTokenizer.from_pretrained(folder, **options)
-                model = transformers.AutoModelForCausalLM.from_pretrained(folder, **weights)
+            processor = getattr(transformers, kind.processor_class).from_pretrained(folder, **options)
+            auto = getattr(transformers, kind.auto_class)
+            if kind.labelled:
+                model = load_labelled(auto, folder, weights, labels or (), seed)
             else:
-                processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
-                model = load_classifier(folder, weights, labels or (), seed)
+                model = auto.from_pretrained(folder, **weights)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        what = "a causal language model" if spec.kind == "language" else "an image classifier"
-        raise HubError(f"{spec.id} could not be loaded as {what}: {first}") from error
-    if spec.kind == "language" and processor.pad_token_id is None:
+        raise HubError(f"{spec.id} could not be loaded as {kind.noun}: {first_line(error)}.") from error
+    if getattr(processor, "pad_token_id", 0) is None:  # a tokenizer without one
         processor.pad_token = processor.eos_token  # only fills; every mask is made from lengths
     for named in (model.config, model, processor):  # adapters and cards name the repo, not the folder of the cache
         for attribute in ("_name_or_path", "name_or_path"):
@@ -73,14 +72,12 @@ def load(
     return Loaded(model.to(place).eval(), processor, spec, place, dtype)
 
 
-def load_classifier(folder: Path, weights: dict[str, Any], labels: Sequence[str], seed: int) -> Any:
-    """An image classifier with a fresh head for `labels`, drawn from `seed` without touching the global generator."""
-    import transformers
-
+def load_labelled(auto: Any, folder: Path, weights: dict[str, Any], labels: Sequence[str], seed: int) -> Any:
+    """A classifier with a fresh head for `labels`, drawn from `seed` without touching the global generator."""
     names = dict(enumerate(labels))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return transformers.AutoModelForImageClassification.from_pretrained(
+        return auto.from_pretrained(
             folder,
             num_labels=len(names),
             id2label=names,
@@ -93,8 +90,7 @@ def load_classifier(folder: Path, weights: dict[str, Any], labels: Sequence[str]
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and load reports off the screen; errors still come as exceptions."""
-    from transformers.utils import logging
-
+    logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

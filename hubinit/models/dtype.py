@@ -1,24 +1,38 @@
-"""Which floating-point type a model is loaded in: a measurement of this machine, made once, when the plan is made."""
+"""Which floating-point type a model is loaded in. It changes the numbers, so a plan chooses once and every result says it."""
 
 import time
 from functools import cache
+from typing import Literal
 
 import torch
 
+from hubinit.models.kinds import KINDS
 from hubinit.specs import ModelSpec
 
+Chosen = Literal["float32", "bfloat16"]
 
-def choose_dtype(spec: ModelSpec, device: torch.device) -> torch.dtype:
-    """The floating-point type to load weights in.
 
-    `auto` is bfloat16 wherever it is fast, else float32; always float32 for image models, whose new head is trained as it is.
+def choose_dtype(spec: ModelSpec, device: torch.device | None = None) -> Chosen:
+    """What the specification says; where it leaves the choice: bfloat16 where this device computes it fast, else float32.
+
+    Args:
+        spec: the model. Some kinds are float32 unless the specification says otherwise.
+        device: where it will be. Default: the GPU when there is one.
     """
-    if spec.dtype != "auto":
-        return torch.bfloat16 if spec.dtype == "bfloat16" else torch.float32
-    if spec.kind == "vision":
-        return torch.float32
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else bfloat16_is_fast()
-    return torch.bfloat16 if fast else torch.float32
+    wanted = spec.dtype if spec.dtype != "auto" else KINDS[spec.kind].dtype
+    if wanted != "auto":
+        return wanted
+    place = device or default_device()
+    if place.type == "cuda":  # older GPUs (T4, V100) only emulate it
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bfloat16_is_fast()
+    return "bfloat16" if fast else "float32"
+
+
+def default_device() -> torch.device:
+    """The GPU when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from hubinit.errors import HubinitError, nearest
+from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
 from hubinit.specs import ModelKind, ModelSpec
 
@@ -49,7 +50,7 @@ def pin(spec: ModelSpec) -> ModelSpec:
     if is_folder(spec.id):
         return spec.model_copy(update={"revision": folder_hash(Path(spec.id))})
     sha, pipeline = commit_sha(spec.id, "model", spec.revision)
-    kind = "vision" if pipeline in {"image-classification", "image-feature-extraction"} else spec.kind
+    kind = next((kind.name for kind in KINDS.values() if pipeline in kind.pipelines), spec.kind)
     return spec.model_copy(update={"revision": sha, "kind": kind})
 
 
