@@ -111,7 +111,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"methods": ("filett",)}, "Unknown method 'filett': did you mean filet"),
         ({"tasks": ("arc-esy",)}, "Unknown task 'arc-esy': did you mean arc-easy"),
         ({"tasks": ("digits",)}, "'digits' is a vision task"),
-        ({"preset": "quickstrat"}, "There is no preset or YAML file 'quickstrat': did you mean quickstart"),
+        ({"protocol": "quickstrat"}, "There is not a protocol or YAML file 'quickstrat': did you mean quickstart"),
         ({"overrides": ("rank",)}, "--set wants key=value"),
         ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
         ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
@@ -143,7 +143,7 @@ def test_overrides_reach_every_level():
     assert protocol.methods == {"lora-da": {"preset": "paper"}}
 
 
-def test_a_preset_may_be_a_file(tmp_path):
+def test_a_protocol_may_be_a_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("rank: 3\nlearning_rates: [1.0e-3, 1.0e-4]\n")
     assert read_protocol(str(tmp_path / "mine.yaml")).learning_rates == (1e-3, 1e-4)
 
@@ -151,14 +151,14 @@ def test_a_preset_may_be_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"- rank: 3\n", "mine.yaml' is no mapping"),
-        (b"sixteen", "mine.yaml' is no mapping"),
+        (b"- rank: 3\n", "mine.yaml' is not a mapping"),
+        (b"sixteen", "mine.yaml' is not a mapping"),
         (b"rank: \xff\n", "mine.yaml' is not UTF-8"),
         (b"rank: [\n", "mine.yaml' is not valid YAML"),
         (b"recipe: 3\n", "'recipe'"),
     ],
 )
-def test_a_preset_that_cannot_be_read_is_named(tmp_path, content, message):
+def test_a_protocol_that_cannot_be_read_is_named(tmp_path, content, message):
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(HubinitError, match=message):
         read_protocol(str(tmp_path / "mine.yaml"))
