@@ -87,7 +87,7 @@ def start_in(planned: "PlannedStart", out: Path, request: "StartRequest") -> tup
     Returns:
         Its manifest, and how many of the user's examples were longer than the calibration's limit (0 when it was there).
     """
-    from hubinit.calibration.shared import need_of
+    from hubinit.adapters.calibrating import need_of
     from hubinit.inits.make import finished, load_base, make_start, pool_of
 
     spec = planned.spec

@@ -134,6 +134,7 @@ def make_start(
     """
     from hubinit import adapters, methods
     from hubinit.adapters import gates
+    from hubinit.adapters.calibrating import need_of
     from hubinit.calibration.shared import shared_calibration
 
     calibration = None
@@ -150,7 +151,8 @@ def make_start(
                 on_batch=lambda done, total: report("calibrating", done, total),
                 on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
             )
-        watch.charge("calibrate", calibration.seconds)
+        needed = need_of(spec.method, spec.calibration).statistics
+        watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
     batch = gate_batch(pool, loaded)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")

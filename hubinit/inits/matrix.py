@@ -159,7 +159,7 @@ def make_one(
     report: Report,
 ) -> "Manifest":
     """Makes one start point; its calibration is shared with all of the group that can use it."""
-    from hubinit.calibration.shared import need_of
+    from hubinit.adapters.calibrating import need_of
 
     settings = start.spec.calibration
     needs = [

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from hubinit.calibration import calibrate
-from hubinit.calibration.shared import Need, need_of, segment_ends, shared_calibration
+from hubinit.calibration.shared import Need, segment_ends, shared_calibration
 from hubinit.data import encode as data
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
 from hubinit.numerics.statistics import Statistic
-from hubinit.specs import CalibrationSpec, MethodSpec, ModelSpec
+from hubinit.specs import CalibrationSpec, ModelSpec
 from tests import texts
 
 POOL = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(9)]
@@ -67,9 +67,3 @@ def test_segments_end_where_a_need_does():
     assert segment_ends(needs, 7, 9) == [4, 7]
     assert segment_ends(needs, 100, 9) == [4, 7, 9]
     assert segment_ends([], 5, 9) == [5]
-
-
-def test_a_method_needs_what_its_options_say():
-    calibration = CalibrationSpec(samples=5)
-    assert need_of(MethodSpec(name="pissa"), calibration) == Need(5, frozenset())
-    assert need_of(MethodSpec(name="filet"), calibration).statistics
