@@ -40,7 +40,8 @@ class Cost(Record):
     seconds: float
     peak_memory_bytes: int | None = None
     shared_seconds: float | None = Field(
-        default=None, description="what the work took that several runs share; `seconds` is what this run alone would need"
+        default=None,
+        description="what the work took that several runs share; `seconds` is what this run alone would need",
     )
 
 

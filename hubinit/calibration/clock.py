@@ -30,6 +30,9 @@ class Work:
 
 FORWARD_PASS = Work(frozenset(Statistic))
 BACKWARD_PASS = Work(OF_GRADIENTS)
+GRADIENT_PASS = Work(frozenset({Statistic.GRADIENT}))  # with sampled labels there are two backward passes
+SAMPLED_PASS = Work(OF_GRADIENTS - {Statistic.GRADIENT})
+PASSES = (FORWARD_PASS, BACKWARD_PASS, GRADIENT_PASS, SAMPLED_PASS)
 
 
 @dataclass

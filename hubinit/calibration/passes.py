@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -11,7 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hubinit.calibration.clock import BACKWARD_PASS, FORWARD_PASS, Clock, Work, add_up
+from hubinit.calibration.clock import (
+    BACKWARD_PASS,
+    FORWARD_PASS,
+    GRADIENT_PASS,
+    PASSES,
+    SAMPLED_PASS,
+    Clock,
+    Work,
+    add_up,
+)
 from hubinit.calibration.fisher_energy import Candidates, divided
 from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
 from hubinit.calibration.memory import Key, Kind, MemoryPlan, Moment
@@ -20,7 +29,7 @@ from hubinit.calibration.taps import BACKWARD, Taps, taps_of
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import is_conv1d, is_quantised, weight_of
 from hubinit.numerics.products import gram, sum_dtype
-from hubinit.numerics.statistics import OF_GRADIENTS, Statistic
+from hubinit.numerics.statistics import Statistic
 
 Progress = Callable[[int], None]
 
@@ -125,22 +134,21 @@ def _time_head(request: Request, taps: Taps) -> Iterator[None]:
 def _share_out(plan: MemoryPlan, turn: int, clock: Clock, total: float) -> dict[Work, float]:
     """What the parts of one pass took; the forward pass is what is left of the total (s) when all others are taken off.
 
-    A second pass over the data is needed only by the statistics whose accumulators had no room in the first.
+    Every statistic needs the first pass over the data. Further ones are needed by all sums that share the memory, in
+    proportion to their size.
     """
-    here = frozenset(use[1] for use, key in plan.sources.items() if plan.accumulators[key].turn == turn)
-    work: dict[Work, float] = {}
-    for label, seconds in clock.seconds.items():
-        parts = {label: 1.0} if isinstance(label, Work) else plan.works[cast(Key, label)]
-        for part, share in parts.items():
-            work[part] = work.get(part, 0.0) + share * seconds
-    done = sum(seconds for part, seconds in work.items() if part.spared_by is None)
-    work[FORWARD_PASS] = total - done
-    if turn == 0:
-        return work
-    again: dict[Work, float] = {}
-    for part, seconds in work.items():
-        again = add_up(again, {replace(part, needed_by=part.needed_by & here): seconds})
-    return again
+    work = {label: seconds for label, seconds in clock.seconds.items() if isinstance(label, Work)}
+    sums = {key: seconds for key, seconds in clock.seconds.items() if not isinstance(key, Work)}
+    work[FORWARD_PASS] = total - sum(work.values()) - sum(sums.values())
+    if turn:
+        bare = sum(work.pop(part, 0.0) for part in PASSES)
+        size = sum(item.size for item in plan.accumulators.values())
+        for key, item in plan.accumulators.items():
+            sums[key] = sums.get(key, 0.0) + bare * item.size / size
+    for key, seconds in sums.items():
+        parts = plan.works[cast(Key, key)]
+        work = add_up(work, {part: share * seconds for part, share in parts.items()})
+    return work
 
 
 def _one_batch(request: Request, taps: Taps, batch: Batch, index: int, counts: Counts) -> None:
@@ -180,8 +188,8 @@ def _differentiate(
     else:  # G needs the data's labels, the Fisher the model's own
         drawn = uniforms(batch, supervision, request.seed)
         turns = [
-            (kinds & {Statistic.GRADIENT}, None, Work(frozenset({Statistic.GRADIENT}))),
-            (kinds - {Statistic.GRADIENT}, drawn, Work(OF_GRADIENTS - {Statistic.GRADIENT})),
+            (kinds & {Statistic.GRADIENT}, None, GRADIENT_PASS),
+            (kinds - {Statistic.GRADIENT}, drawn, SAMPLED_PASS),
         ]
         turns = [turn for turn in turns if turn[0]]
     total = float("nan")
