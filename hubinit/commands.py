@@ -217,6 +217,7 @@ def print_methods(*, as_json: bool) -> None:
                 "title": method.title,
                 "source": method.source,
                 "start": method.start,
+                "complete": method.complete,
                 "options": {
                     field: {"default": info.default, "description": info.description}
                     for field, info in method.options.model_fields.items()
@@ -232,6 +233,9 @@ def print_methods(*, as_json: bool) -> None:
         needs = "yes" if method.statistics(method.options()) else "no"
         table.add_row(name, method.source, "the base" if method.start == "keep" else "base + BA", needs, options)
     console.print(table)
+    partial = [name for name, method in METHODS.items() if not method.complete]
+    if partial:
+        console.print(f"{', '.join(partial)}: their training-time parts are still missing, so 'all' leaves them out")
 
 
 def print_tasks(*, as_json: bool) -> None:

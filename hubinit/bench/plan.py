@@ -63,7 +63,7 @@ def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[P
     """Expands a request into runs: models × task groups × methods × learning rates × seeds.
 
     Each entry of `tasks` is trained on and evaluated by itself: a task on its own training split, a suite of language tasks
-    (`commonsense`) on the mixture of its tasks' training splits. `methods` may hold `all`: every registered adapter method.
+    (`commonsense`) on the mixture of its tasks' training splits. `methods` may hold `all`, see `expand_methods`.
     The base (`none`) has one run per model, whatever the learning rates and seeds. Revisions are resolved here, so that a
     changed model or data set is a new run.
 
@@ -204,13 +204,13 @@ def known_methods() -> list[str]:
 
 
 def expand_methods(names: Sequence[str]) -> list[str]:
-    """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
+    """Replaces `all` by every complete adapter method (not `none`, not `peft:*`) and checks the rest."""
     from hubinit import methods
 
     expanded: list[str] = []
     for name in names:
         if name == "all":
-            expanded += list(methods.METHODS)
+            expanded += [method.name for method in methods.METHODS.values() if method.complete]
             continue
         if name != "none" and not name.startswith("peft:") and name not in methods.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")

@@ -76,7 +76,7 @@ def test_neat_of_any_depth_is_exactly_linear_in_its_features(tmp_path: Path) -> 
 
 
 def test_the_exported_configuration_is_the_plainest_there_is(tmp_path: Path) -> None:
-    for method, rank in (("lora", 4), ("pissa", 8), ("kasa", 8), ("neat", 4), (SHIFT, 4)):
+    for method, rank in (("lora", 4), ("orthogonal", 4), ("pissa", 8), ("kasa", 8), ("neat", 4), (SHIFT, 4)):
         model = hubinit.initialize(cases.build("llama"), method, rank=4, alpha=5, rslora=True)
         assert hubinit.export(model, tmp_path, base="org/base", revision="abc").rank == rank
         config = json.loads((tmp_path / "adapter_config.json").read_text())
