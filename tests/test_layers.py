@@ -8,7 +8,17 @@ from torch import nn
 
 from hubinit.adapters.configs import classification_heads
 from hubinit.errors import InitialisationError
-from hubinit.layers import EXPERTS, GATES, bias_of, is_conv1d, left_out, linear_layers, shape_of, target_layers, weight_of
+from hubinit.layers import (
+    EXPERTS,
+    GATES,
+    bias_of,
+    is_conv1d,
+    left_out,
+    linear_layers,
+    shape_of,
+    target_layers,
+    weight_of,
+)
 from tests import cases
 
 
@@ -71,6 +81,17 @@ def test_experts_are_left_out_with_a_warning() -> None:
     assert {name.rsplit(".", 1)[-1] for name in layers} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen2Moe"])
+def test_published_shapes_take_any_usual_rank(kind: str) -> None:
+    """Mixtral-8x7B and Qwen1.5-MoE-A2.7B, without their weights."""
+    with torch.device("meta"):
+        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")())
+    layers = target_layers(model)
+    assert {name.rsplit(".", 1)[-1] for name in layers} >= {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert min(min(shape_of(module)) for module in layers.values()) >= 1024
+
+
 def test_gates_are_left_out_and_narrow_layers_elsewhere_are_not() -> None:
     """A router may be a linear layer of its own kind, with one output per expert; the head of one output is a head."""
 
@@ -97,7 +118,11 @@ def test_gates_are_left_out_and_narrow_layers_elsewhere_are_not() -> None:
             )
 
     model = Model()
-    assert left_out(model) == {"block.mixture.router.layer": GATES, "block.mixture.experts": EXPERTS, "block.gate": GATES}
+    assert left_out(model) == {
+        "block.mixture.router.layer": GATES,
+        "block.mixture.experts": EXPERTS,
+        "block.gate": GATES,
+    }
     with pytest.warns(UserWarning, match=r"router\.layer and 1 more: gates"):
         assert list(target_layers(model)) == ["block.mixture.up", "block.narrow"]
     assert list(target_layers(model, ["gate"])) == ["block.gate"]

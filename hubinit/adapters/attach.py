@@ -99,7 +99,14 @@ def initialize(
     else:
         calibration = _calibration(model, method, parsed, calibration, batches, target_modules, seed)
         solved = solve(
-            method, parsed, layers, rank=rank, scaling=scaling, seed=seed, calibration=calibration, population=population
+            method,
+            parsed,
+            layers,
+            rank=rank,
+            scaling=scaling,
+            seed=seed,
+            calibration=calibration,
+            population=population,
         )
         modules = {name: report for name, (_, report) in solved.items()}
         unused |= {name: "the redistribution of ranks left it rank 0" for name in layers if name not in solved}

@@ -54,10 +54,10 @@ class LoraDaOptions(MethodOptions):
         default=None,
         ge=0,
         description="ε added to both Fisher factors. official: absolute, 1e-6 (its code); "
-        "paper: relative to the factor's mean diagonal, 1e-3 (ours, the text has none)",
+        "paper: relative to the factor's mean diagonal, 1e-3 (ours: the text gives no number)",
     )
     gamma: float | None = Field(
-        default=None, gt=0, description="both factors are divided by √gamma. official 1024, paper 1 (none)"
+        default=None, gt=0, description="both factors are divided by √gamma. official 1024, paper 1"
     )
     lobpcg_iters: int = Field(
         default=10,

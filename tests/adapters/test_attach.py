@@ -88,7 +88,9 @@ def test_factors_are_the_methods_own_under_the_scaling_it_was_told(rslora: bool)
         A = torch.arange(layer.rank * layer.weight.shape[1], dtype=torch.float32).view(layer.rank, -1)
         return Factors(A, torch.ones(layer.weight.shape[0], layer.rank))
 
-    model = hubinit.initialize(cases.build("gpt2"), method("own", 0.0, factors=factors, anchored=True), rank=4, alpha=6, rslora=rslora)
+    model = hubinit.initialize(
+        cases.build("gpt2"), method("own", 0.0, factors=factors, anchored=True), rank=4, alpha=6, rslora=rslora
+    )
     scaling = 6 / (math.sqrt(4) if rslora else 4)
     for name, layer in adapted_layers(model).items():
         m, n = seen[name].weight.shape
@@ -273,7 +275,9 @@ def test_kasa_keeps_as_many_components_as_its_rule_says(rule: str, m: int, n: in
     train(model)
     trained = model(x)
     hubinit.export(model, tmp_path / "trained")
-    torch.testing.assert_close(hubinit.load_initialized(hubinit.detach(model), tmp_path / "start")(x), x @ expected.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        hubinit.load_initialized(hubinit.detach(model), tmp_path / "start")(x), x @ expected.T, atol=1e-5, rtol=1e-4
+    )
     plain = PeftModel.from_pretrained(hubinit.detach(net), str(tmp_path / "trained"))
     torch.testing.assert_close(plain(x), trained, atol=1e-5, rtol=1e-4)
 

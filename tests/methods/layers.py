@@ -37,7 +37,7 @@ class Case:
         return self.Y_mean.T @ self.X / self.examples  # (m, n)
 
     def example_gradients(self) -> list[Tensor]:
-        """The weight's gradient (m, n) of each example's mean loss, by autograd: Σ_t y_tᵀ W x_t / L has the output gradients y_t."""
+        """Each example's gradient (m, n) of its mean loss, by autograd; Σ_t y_tᵀ W x_t has the output gradients y_t."""
         found = []
         for example in range(self.examples):
             W = self.W.clone().requires_grad_()
