@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from hubinit.calibration import Statistic, calibrate
-from hubinit.layers import target_layers, weight_of
+from hubinit.models.layers import target_layers, weight_of
 
 STEP = 0.1  # ‖γZ‖ / ‖W‖ of the perturbation
 MODULES = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
@@ -103,7 +103,7 @@ def main() -> None:
                 print(f"{name:40s} {found[name]:+.3f}", flush=True)
     print(f"median {pd.Series(found).median():+.3f}")
     if arguments.record:
-        from hubinit.bench.costs import provenance
+        from hubinit.runs.costs import provenance
 
         facts = provenance("python benchmarks/energy_ranks_loss.py --record").model_dump()
         path = Path(__file__).parent / "results" / "energy_ranks_loss.json"

@@ -16,8 +16,8 @@ from torch import Tensor
 from hubinit import methods
 from hubinit.adapters.solving import generator_for
 from hubinit.calibration.passes import to_model
-from hubinit.layers import target_layers, weight_of
 from hubinit.methods.spec import Factors, Layer
+from hubinit.models.layers import target_layers, weight_of
 
 GAP = 1e-3  # relative distance of the singular values on both sides of the cut, below which a subspace is not defined
 Spans = list[Tensor]  # matrices whose columns span a subspace: right, and left where the method has one

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hubinit.layers import target_layers
+from hubinit.models.layers import target_layers
 
 POWER = 0.5  # p; the top 32 of 576 singular values then hold 60 % of ‖W‖²
 LLAMA3 = {"vocab_size": 128256, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}
@@ -105,10 +105,11 @@ def subject(options: argparse.Namespace) -> Subject:
 
 def real(name: str, dtype: str, device: torch.device) -> tuple[Any, Any, dict[str, Any]]:
     """A model by alias, Hub id or folder, with its tokenizer."""
-    from hubinit import models
+    from hubinit.models.base import load
+    from hubinit.models.names import pin, resolve
 
-    spec = models.pin(models.resolve(name).model_copy(update={"dtype": dtype}))
-    loaded = models.load(spec, device)
+    spec = pin(resolve(name).model_copy(update={"dtype": dtype}))
+    loaded = load(spec, device)
     blocks = loaded.model.config.num_hidden_layers
     return (
         loaded.model,
@@ -184,8 +185,8 @@ def _signs(size: int, generator: torch.Generator) -> Tensor:
 
 def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 wherever it is fast, as for real models."""
-    from hubinit.config import ModelSpec
-    from hubinit.models import choose_dtype
+    from hubinit.models.dtype import choose_dtype
+    from hubinit.specs import ModelSpec
 
     return choose_dtype(ModelSpec(id="shape", dtype=name), device)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hubinit.calibration.loss import loss_gradient, model_inputs, supervise
 from hubinit.calibration.passes import to_model
 from hubinit.errors import HubinitError
-from hubinit.layers import target_layers, weight_of
+from hubinit.models.layers import target_layers, weight_of
 
 Batches = Sequence[dict[str, Tensor]]
 RELEASED_GROUP = 8  # blocks whose Fisher factors LoRA-DA's released code accumulates in one pass

@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from hubinit.endpoint import connected
+from hubinit.cli.environment import connected
 from hubinit.errors import HubinitError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -170,7 +170,7 @@ def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:
     """Command, versions, hardware and source state."""
-    from hubinit.bench.costs import provenance as facts
+    from hubinit.runs.costs import provenance as facts
 
     shown = " ".join(
         ["python benchmarks/init_time.py", *(word for word in sys.argv[1:] if str(Path.home()) not in word)]

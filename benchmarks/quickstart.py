@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from hubinit.bench.costs import hardware
-from hubinit.endpoint import home
+from hubinit.paths import home
+from hubinit.runs.costs import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 HUBINIT = [str(Path(sys.executable).with_name("hubinit"))]
@@ -46,7 +46,7 @@ def record(out: Path) -> None:
     """Writes the results, the table as a picture, and the README's block, with the machine they were measured on."""
     from rich.console import Console
 
-    from hubinit.bench.results import ResultStore
+    from hubinit.records import ResultStore
     from leaderboard import aggregate, render
 
     RECORDS.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hubinit.bench.plan import PlannedRun, Request, plan, read_protocol
-from hubinit.bench.results import ResultStore
-from hubinit.bench.sweep import sweep
-from hubinit.config import EvalSpec
-from hubinit.display import SweepDisplay, duration, plan_table
+from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.records import ResultStore
+from hubinit.runs.plan import PlannedRun, Request, plan, read_protocol
+from hubinit.runs.sweep import sweep
+from hubinit.specs import EvalSpec
 
 console = Console()
 errors = Console(stderr=True)
@@ -108,8 +108,8 @@ def run_eval(
     from rich.progress import Progress, TaskID
 
     from hubinit import tasks
-    from hubinit.evaluation import evaluate_one
-    from hubinit.targets import load_target
+    from hubinit.scoring.lm_eval import evaluate_one
+    from hubinit.scoring.target import load_target
 
     members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
     evaluations = [EvalSpec(task=name, revision=tasks.pin(name), limit=limit, shots=shots) for name in members]
@@ -140,7 +140,7 @@ def run_eval(
 
 def print_plan(planned: list[PlannedRun], store: ResultStore, as_json: bool) -> None:
     """Prints the table (or JSON) of `--dry-run`."""
-    from hubinit.bench.estimate import estimate
+    from hubinit.runs.estimate import estimate
 
     seconds = estimate(planned, store)
     if as_json:
@@ -196,7 +196,7 @@ def folding(*columns: str) -> Table:
 
 def print_models(*, as_json: bool) -> None:
     """Prints the registry of base models."""
-    from hubinit.models import registry
+    from hubinit.models.names import registry
 
     if as_json:
         print(json.dumps({alias: {"id": spec.id, "kind": spec.kind} for alias, spec in registry().items()}, indent=1))

@@ -70,15 +70,16 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
     Raises:
         HubinitError: an unknown method or model, or the Hub cannot be asked.
     """
-    from hubinit import methods, models
+    from hubinit import methods
     from hubinit.hub.cards import one_line
     from hubinit.hub.find import find
+    from hubinit.models.names import resolve
     from hubinit.tasks import SUITES
 
     if method is not None:
         methods.get(method)  # knows what the user may have meant
     tasks = SUITES.get(task, (task,)) if task is not None else ()
-    base = models.resolve(model).id if model else None
+    base = resolve(model).id if model else None
     found = find(HfApi(), model=base, tasks=tasks, method=method, kind=kind)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=1))
@@ -121,8 +122,8 @@ def run_sync(*, as_json: bool) -> None:
 
 def run_leaderboard(out: Path, *, push_to: str | None, public: bool, as_json: bool) -> None:
     """Prints the ranking of a folder of results, and publishes their rows when asked to."""
-    from hubinit.bench.results import ResultStore
     from hubinit.hub.delivery import deliver_leaderboard
+    from hubinit.records import ResultStore
     from leaderboard import aggregate, render
 
     results = list(ResultStore(out).results())

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi
 from rich.progress import Progress
 
-from hubinit.bench.costs import Stopwatch
-from hubinit.bench.sweep import command_line
 from hubinit.commands import console, errors, folding, say
+from hubinit.runs.costs import Stopwatch
+from hubinit.runs.sweep import command_line
 
 if TYPE_CHECKING:
     from hubinit.hub.manifest import Manifest
-    from hubinit.making import Report
-    from hubinit.matrix import MatrixRequest
-    from hubinit.starting import PlannedStart, StartRequest
+    from hubinit.inits.make import Report
+    from hubinit.inits.matrix import MatrixRequest
+    from hubinit.inits.plan import PlannedStart, StartRequest
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def run_init(
 ) -> None:
     """Makes a start point, publishes it when asked to, and prints how to load it."""
     from hubinit.hub.publication import repo_name
-    from hubinit.starting import plan_start
+    from hubinit.inits.plan import plan_start
 
     planned = plan_start(request)
     suite = planned.group if planned.spec.data and len(planned.spec.data.tasks) > 1 else None
@@ -88,7 +88,7 @@ def start_in(planned: "PlannedStart", out: Path, request: "StartRequest") -> tup
         Its manifest, and how many of the user's examples were longer than the calibration's limit (0 when it was there).
     """
     from hubinit.calibration.shared import need_of
-    from hubinit.making import finished, load_base, make_start, pool_of
+    from hubinit.inits.make import finished, load_base, make_start, pool_of
 
     spec = planned.spec
     if (manifest := finished(out, spec)) is not None:
@@ -117,9 +117,9 @@ def start_in(planned: "PlannedStart", out: Path, request: "StartRequest") -> tup
 
 def too_long(pool: Any, tokenizer: Any, limit: int) -> int:
     """How many examples have more tokens than the limit."""
-    from hubinit import data
+    from hubinit.data.encode import encode
 
-    return sum(len(data.encode(example, tokenizer, limit + 1)["input_ids"]) > limit for example in pool)
+    return sum(len(encode(example, tokenizer, limit + 1)["input_ids"]) > limit for example in pool)
 
 
 def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, repo_id: str, *, private: bool) -> Any:
@@ -142,7 +142,7 @@ def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, re
 
 def print_planned_init(planned: "PlannedStart", out: Path, repo_id: str | None, as_json: bool) -> None:
     """Prints what `init` would do."""
-    from hubinit.making import finished
+    from hubinit.inits.make import finished
 
     there = finished(out, planned.spec) is not None
     rows = len(planned.own.rows) if planned.own else None
@@ -174,8 +174,8 @@ def run_publish_inits(request: "MatrixRequest", namespace: str, *, public: bool,
     Returns:
         How many things failed.
     """
-    from hubinit.making import finished
-    from hubinit.matrix import CATALOGUE, plan_matrix, publish_matrix
+    from hubinit.inits.make import finished
+    from hubinit.inits.matrix import CATALOGUE, plan_matrix, publish_matrix
 
     planned = plan_matrix(request)
     if dry_run:

@@ -1,7 +1,7 @@
 """From run results to the leaderboard's table: one row per (run, task, metric).
 
 Pure functions on data frames, and `rank` from `leaderboard.ranking`. Reading results and writing repos is done elsewhere
-(`hubinit.bench.results`, `hubinit.hub.publish`).
+(`hubinit.records`, `hubinit.hub.publish`).
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from hubinit.bench.results import RunResult, Score
+from hubinit.records import RunResult, Score
 from leaderboard.ranking import rank as rank
 
 SCHEMA = pa.schema(

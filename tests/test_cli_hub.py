@@ -318,9 +318,9 @@ def test_offline_publications_wait_and_are_sent_once(chats, tmp_path, home):
 
 
 def test_a_benchmark_offline_queues_its_adapters_and_rows(tmp_path, home, monkeypatch):
-    from hubinit.bench.results import ResultStore
     from hubinit.hub import delivery
     from hubinit.hub.outbox import sync, waiting
+    from hubinit.records import ResultStore
     from tests.hub.builders import run, run_folder
 
     monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))
@@ -356,7 +356,7 @@ def test_catalogue_rows_wait_offline_too(tmp_path):
 
 
 def test_the_leaderboard_of_a_folder(tmp_path):
-    from hubinit.bench.results import ResultStore
+    from hubinit.records import ResultStore
     from tests.hub.builders import run
 
     store = ResultStore(tmp_path)

@@ -16,8 +16,8 @@ from hubinit.adapters.passthrough import attach_config
 from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
 from hubinit.adapters.solving import solve
 from hubinit.errors import CalibrationError, InitialisationError
-from hubinit.layers import is_quantised, left_out, shape_of, target_layers
 from hubinit.methods.spec import Method, MethodOptions
+from hubinit.models.layers import is_quantised, left_out, shape_of, target_layers
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftConfig, TaskType
 from torch import nn
 from transformers.models.auto import modeling_auto
 
-from hubinit.layers import is_conv1d, linear_layers, output_heads
+from hubinit.models.layers import is_conv1d, linear_layers, output_heads
 
 
 def lora_config(

@@ -16,8 +16,8 @@ from hubinit.adapters.anchor import ADAPTER, add_anchor
 from hubinit.adapters.base import detach, remember_trainable
 from hubinit.adapters.configs import base_revision, lora_config, task_type
 from hubinit.errors import InitialisationError
-from hubinit.layers import is_conv1d, is_quantised
 from hubinit.methods.spec import Method, MethodOptions
+from hubinit.models.layers import is_conv1d, is_quantised
 
 
 def attach_config(

@@ -14,7 +14,7 @@ from hubinit.adapters.base import adapted_layers, remember_trainable
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError, first_line
-from hubinit.layers import is_quantised, target_layers
+from hubinit.models.layers import is_quantised, target_layers
 
 
 def load_initialized(

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from hubinit.adapters.report import ModuleReport
 from hubinit.calibration.passes import device_of
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import CalibrationError, InitialisationError
-from hubinit.layers import is_quantised, shape_of, weight_of
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
-from hubinit.methods.threads import solvers
+from hubinit.models.layers import is_quantised, shape_of, weight_of
+from hubinit.numerics.statistics import LayerStatistics, Statistic
+from hubinit.numerics.threads import solvers
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.lazy import importer
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 if TYPE_CHECKING:
     from hubinit.calibration.cache import cached

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hubinit.calibration.result import MANIFEST, Calibration
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import CalibrationError
+from hubinit.numerics.statistics import Statistic
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:

@@ -24,9 +24,9 @@ from hubinit.calibration.passes import Counts, Progress, Task, all_reduce_, devi
 from hubinit.calibration.plan import LayerShape, Plan, plan_memory
 from hubinit.calibration.result import Calibration, fingerprint
 from hubinit.calibration.rows import disambiguated, first_example
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import CalibrationError
-from hubinit.layers import shape_of, target_layers
+from hubinit.models.layers import shape_of, target_layers
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 MethodName = str | tuple[str, dict[str, Any]]
 
@@ -58,7 +58,7 @@ def calibrate(
             classes; or `pixel_values`, `labels` (B,). A list or DataLoader; a plain iterator where one pass is enough.
         methods: names of methods, or (name, options) where options change what a method needs.
         statistics: sums to accumulate besides those.
-        target_modules: which layers, see `hubinit.layers.target_layers`.
+        target_modules: which layers, see `hubinit.models.layers.target_layers`.
         fisher: whose labels the output moments use: the data's (`empirical`, both papers' choice) or labels drawn from the
             model's own distribution (`sampled`, a second backward pass). GRADIENT always uses the data's.
         tokens: which tokens count: all attended ones, or the label positions only (labels ≠ −100, not shifted). Image patches

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubinit.calibration.products import ROWS, gram, matmul, sum_of_squares
+from hubinit.numerics.products import ROWS, gram, matmul, sum_of_squares
 
 
 @dataclass(frozen=True)

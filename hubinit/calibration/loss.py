@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hubinit.calibration.products import sum_dtype
 from hubinit.errors import CalibrationError
+from hubinit.numerics.products import sum_dtype
 
 IGNORED = -100  # the label that masks a position
 CHUNK_BYTES = 1 << 28  # float32 logits handled at a time

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from hubinit.calibration.fisher_energy import Candidates, divided
 from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
 from hubinit.calibration.plan import Key, Kind, Moment, Plan
-from hubinit.calibration.products import gram, sum_dtype
 from hubinit.calibration.rows import disambiguated, rows_of
-from hubinit.calibration.statistics import Statistic
 from hubinit.calibration.taps import BACKWARD, Taps, taps_of
 from hubinit.errors import CalibrationError
-from hubinit.layers import is_conv1d, is_quantised, weight_of
+from hubinit.models.layers import is_conv1d, is_quantised, weight_of
+from hubinit.numerics.products import gram, sum_dtype
+from hubinit.numerics.statistics import Statistic
 
 Progress = Callable[[int], None]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import CalibrationError
+from hubinit.numerics.statistics import Statistic
 
 
 class Moment(StrEnum):

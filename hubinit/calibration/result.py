@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import CalibrationError
-from hubinit.layers import is_quantised, linear_layers, shape_of
+from hubinit.models.layers import is_quantised, linear_layers, shape_of
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 MANIFEST = "calibration.json"
 FORMAT = 1

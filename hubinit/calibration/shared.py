@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubinit import data
 from hubinit.calibration.cache import cached
 from hubinit.calibration.engine import calibrate
 from hubinit.calibration.loss import Batch
 from hubinit.calibration.plan import Plan
 from hubinit.calibration.result import Calibration
-from hubinit.calibration.statistics import Statistic
-from hubinit.config import CalibrationSpec, MethodSpec
-from hubinit.data import Example, ImageExample, TokenExample
+from hubinit.data import encode
+from hubinit.data.encode import Example, ImageExample, TokenExample
+from hubinit.numerics.statistics import Statistic
+from hubinit.specs import CalibrationSpec, MethodSpec
 
 if TYPE_CHECKING:
-    from hubinit.models import Loaded
+    from hubinit.models.base import Loaded
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def shared_calibration(
         segment = pool[start:end]
         key = {
             "model": loaded.spec.canonical_json(),
-            "data": data.data_hash(segment),
+            "data": encode.data_hash(segment),
             "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
             "target_modules": target_modules,
         }
-        batches = data.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
+        batches = encode.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
 
         def compute(missing: frozenset[Statistic], batches: list[Batch] = batches) -> Calibration:
             return calibrate(

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from hubinit.calibration.fisher_energy import streamed_input, streamed_output
 from hubinit.calibration.plan import Accumulator, Key, Kind, Moment, Plan
-from hubinit.calibration.products import add_gram_, add_product_, mirrored, sum_dtype, sum_of_squares
 from hubinit.calibration.rows import Rows
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import CalibrationError
-from hubinit.layers import bias_of, is_conv1d, is_quantised, weight_of
+from hubinit.models.layers import bias_of, is_conv1d, is_quantised, weight_of
+from hubinit.numerics.products import add_gram_, add_product_, mirrored, sum_dtype, sum_of_squares
+from hubinit.numerics.statistics import Statistic
 
 # What each sum is made from; x and y come with the forward pass, g and h with the backward pass.
 FROM_INPUT: frozenset[Kind] = frozenset({Statistic.INPUT_SUM, Statistic.INPUT_MOMENT})

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from hubinit.endpoint import home
 from hubinit.errors import HubinitError
+from hubinit.paths import home
 
 app = typer.Typer(
     help="The embedded Hub: a local one for development and machines without internet.", no_args_is_help=True

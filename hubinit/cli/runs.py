@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hubinit.cli.environment import connected
 from hubinit.cli.options import (
     DryRun,
     Force,
@@ -27,7 +28,6 @@ from hubinit.cli.options import (
     numbers,
     whole_numbers,
 )
-from hubinit.endpoint import connected
 
 app = typer.Typer()
 
@@ -55,8 +55,8 @@ def bench(
 
     Example: `hubinit bench --models llama3-8b --methods all --dry-run`
     """
-    from hubinit.bench.plan import Request
     from hubinit.commands import run_bench
+    from hubinit.runs.plan import Request
 
     request = Request(
         models=names(models),
@@ -95,8 +95,8 @@ def train(
 
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
-    from hubinit.bench.plan import Request
     from hubinit.commands import run_train
+    from hubinit.runs.plan import Request
 
     request = Request(
         models=(model,),

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hubinit.cli.environment import connected
 from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, Samples, finite, names, whole_numbers
-from hubinit.endpoint import connected
 from hubinit.errors import HubinitError
 
 app = typer.Typer()
@@ -62,7 +62,7 @@ def init(
     """
     with connected(hub):
         from hubinit.commands_start import run_init
-        from hubinit.starting import StartRequest
+        from hubinit.inits.plan import StartRequest
 
         request = StartRequest(
             model=model,
@@ -109,7 +109,7 @@ def publish_inits(
     chosen = whole_numbers(ranks, "--ranks", 1)
     with connected(hub):
         from hubinit.commands_start import run_publish_inits
-        from hubinit.matrix import MatrixRequest
+        from hubinit.inits.matrix import MatrixRequest
 
         request = MatrixRequest(
             models=names(models),

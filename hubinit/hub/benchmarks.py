@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import HfApi
 
-from hubinit.bench.results import RunResult
-from hubinit.hub.client import HUB_ERRORS
+from hubinit.records import RunResult
+from hubinit.remote import HUB_ERRORS
 
 OFFICIAL = "benchmark:official"
 _UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, yaml.YAMLError, UnicodeDecodeError)

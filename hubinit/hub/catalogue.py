@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi
 from pydantic import TypeAdapter, ValidationError
 
-from hubinit.bench.results import Record
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card, initialisation_seconds
-from hubinit.hub.client import Operation, commit, ensure_repo, read_file, show
 from hubinit.hub.manifest import CARD, Manifest, check_text
 from hubinit.hub.publish import PublishedRepo
+from hubinit.records import Record
+from hubinit.remote import Operation, commit, ensure_repo, read_file, show
 
 Start = Literal["keep", "shift"]
 CATALOGUE_FILE = "data/adapters-00000-of-00001.parquet"

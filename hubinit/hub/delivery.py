@@ -6,14 +6,14 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, is_offline_mode
 
-from hubinit.bench.results import ResultStore, RunResult
-from hubinit.endpoint import home
 from hubinit.errors import HubinitError, first_line
 from hubinit.hub import outbox
 from hubinit.hub.catalogue import CatalogueRow, publish_catalogue
-from hubinit.hub.client import RepoType
 from hubinit.hub.publication import Publication, of_run
 from hubinit.hub.publish import PublishedRepo, publish_leaderboard, send
+from hubinit.paths import home
+from hubinit.records import ResultStore, RunResult
+from hubinit.remote import RepoType
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
-from hubinit.hub.client import call
+from hubinit.remote import call
 
 
 @dataclass(frozen=True)

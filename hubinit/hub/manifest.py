@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from hubinit.bench.results import Record, RunResult
 from hubinit.errors import HubError
-from hubinit.hub.client import SECRET, known_tokens
+from hubinit.records import Record, RunResult
+from hubinit.remote import SECRET, known_tokens
 
 FILE_NAME = "hubinit.json"
 CARD = "README.md"

@@ -18,13 +18,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from pydantic import TypeAdapter, ValidationError
 
-from hubinit.bench.results import Record, RunResult
 from hubinit.errors import HubError
 from hubinit.hub.catalogue import ROWS, CatalogueRow, catalogue_message, publish_catalogue
-from hubinit.hub.client import call
 from hubinit.hub.manifest import FILE_NAME, check_text, read_manifest
 from hubinit.hub.publication import Publication, content_hash
 from hubinit.hub.publish import PublishedRepo, leaderboard_message, publish_leaderboard, send
+from hubinit.records import Record, RunResult
+from hubinit.remote import call
 
 _RESULTS = TypeAdapter(list[RunResult])
 

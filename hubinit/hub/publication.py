@@ -11,13 +11,13 @@ from typing import Any, Literal
 from huggingface_hub import HfApi, ModelCard
 from safetensors import safe_open
 
-from hubinit.bench.results import RunResult, write_atomically
-from hubinit.config import RunSpec
 from hubinit.errors import HubError
 from hubinit.hub.benchmarks import Benchmark, eval_results, registered
 from hubinit.hub.cards import adapter_card
-from hubinit.hub.client import HUB_ERRORS
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
+from hubinit.records import RunResult, write_atomically
+from hubinit.remote import HUB_ERRORS
+from hubinit.specs import RunSpec
 
 Kind = Literal["initialised", "trained"]
 FOLDERS: dict[Kind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run

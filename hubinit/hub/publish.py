@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from hubinit.bench.results import RunResult
 from hubinit.errors import HubError
 from hubinit.hub.cards import leaderboard_card
-from hubinit.hub.client import Commit, Operation, RepoType, commit, ensure_repo, read_file, show
 from hubinit.hub.manifest import CARD, FILE_NAME, check_text, read_manifest
 from hubinit.hub.publication import Publication
+from hubinit.records import RunResult
+from hubinit.remote import Commit, Operation, RepoType, commit, ensure_repo, read_file, show
 from leaderboard.aggregate import SCHEMA, failures, frame, merge, rank, table
 from leaderboard.render import markdown
 

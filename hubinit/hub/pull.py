@@ -9,9 +9,9 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import one_line
-from hubinit.hub.client import call, read_file
 from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, FILE_NAME, Manifest, read_manifest, sha256
 from hubinit.hub.publication import num_labels
+from hubinit.remote import call, read_file
 
 if TYPE_CHECKING:
     from peft import PeftModel

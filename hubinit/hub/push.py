@@ -5,11 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hubinit.bench.results import read_result
 from hubinit.errors import HubError
 from hubinit.hub.manifest import FILE_NAME, Manifest, checked_files, read_manifest
 from hubinit.hub.publication import FOLDERS, Kind, Publication, base_licence, content_hash, of_adapter
 from hubinit.hub.publish import PublishedRepo, send
+from hubinit.records import read_result
 
 
 def push(

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import Damped, damped_cholesky, minor_svd, top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import Damped, damped_cholesky, minor_svd, top_svd
+from hubinit.numerics.statistics import Statistic
 
 
 class CordaOptions(MethodOptions):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import Eigenpairs, eigenpairs
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import Eigenpairs, eigenpairs
+from hubinit.numerics.statistics import Statistic
 
 
 class EvaOptions(MethodOptions):

@@ -21,10 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import Damped, Eigenpairs, Operator, damped_cholesky, eigenpairs, top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import Damped, Eigenpairs, Operator, damped_cholesky, eigenpairs, top_svd
+from hubinit.numerics.statistics import Statistic
 
 # Residual of the eigenvectors relative to the largest wanted |eigenvalue|, below which LOBPCG is believed. The trace
 # tr(A Ω Aᵀ) is then right to about its square.

@@ -6,10 +6,10 @@ PEFT's `lora_ga` is another formula (A unscaled, B times the gradient's singular
 from pydantic import Field
 from torch import Tensor
 
-from hubinit.calibration.statistics import Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import top_svd
+from hubinit.numerics.statistics import Statistic
 
 
 class LoraGaOptions(MethodOptions):

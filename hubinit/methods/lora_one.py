@@ -5,10 +5,10 @@ The paper's preconditioned optimiser is not part of the initialisation.
 
 from pydantic import Field
 
-from hubinit.calibration.statistics import Statistic
-from hubinit.methods.linalg import top_svd
 from hubinit.methods.lora_ga import nonzero_gradient
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import top_svd
+from hubinit.numerics.statistics import Statistic
 
 
 class LoraOneOptions(MethodOptions):

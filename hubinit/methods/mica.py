@@ -1,7 +1,7 @@
 """MiCA: B is fixed to the minor left singular vectors, A starts at zero and is trained (arXiv:2604.01694)."""
 
-from hubinit.methods.linalg import minor_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import minor_svd
 
 
 def factors(layer: Layer, options: MethodOptions) -> Factors:

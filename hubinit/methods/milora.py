@@ -1,8 +1,8 @@
 """MiLoRA: the minor singular components are trained, the principal ones stay frozen (Wang et al., arXiv:2406.09044)."""
 
-from hubinit.methods.linalg import minor_svd
 from hubinit.methods.pissa import from_triples
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
+from hubinit.numerics.linalg import minor_svd
 
 
 def factors(layer: Layer, options: MethodOptions) -> Factors:

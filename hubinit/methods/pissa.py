@@ -1,7 +1,7 @@
 """PiSSA: the principal singular components are trained, the rest is frozen (Meng et al., arXiv:2404.02948)."""
 
-from hubinit.methods.linalg import Triples, top_svd
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions, finish
+from hubinit.numerics.linalg import Triples, top_svd
 
 
 def from_triples(layer: Layer, triples: Triples) -> Factors:

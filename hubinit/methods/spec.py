@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import InitialisationError
-from hubinit.methods.linalg import effective_rank
+from hubinit.numerics.linalg import effective_rank
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 Result = TypeVar("Result")
 

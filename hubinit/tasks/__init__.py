@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from hubinit.config import DataSpec
-from hubinit.data import Example, ImageExample
+from hubinit.data.encode import Example, ImageExample
 from hubinit.errors import HubinitError, nearest
+from hubinit.remote import commit_sha
+from hubinit.specs import DataSpec
 from hubinit.tasks import (
     arc_challenge,
     arc_easy,
@@ -67,8 +68,6 @@ def pin(name: str) -> str | None:
     Raises:
         HubError: no such data set, no access, or no Hub and no copy in the cache.
     """
-    from hubinit.models import commit_sha
-
     task = get(name)
     return None if Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
 

@@ -12,12 +12,10 @@ from typing import Any
 import yaml
 from huggingface_hub import HfApi
 
-from hubinit.data import Example
+from hubinit.data.encode import Example
 from hubinit.errors import HubError
-from hubinit.hub.client import HUB_ERRORS, explained
+from hubinit.remote import DATA_ERRORS, explained
 from hubinit.tasks.spec import Task
-
-DATA_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)  # what loading a data set may raise
 
 
 @dataclass(frozen=True)

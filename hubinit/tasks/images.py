@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, overload
 
-from hubinit.data import ImageExample
+from hubinit.data.encode import ImageExample
 from hubinit.errors import HubinitError
-from hubinit.tasks.harness import DATA_ERRORS, data_error
+from hubinit.remote import DATA_ERRORS
+from hubinit.tasks.harness import data_error
 from hubinit.tasks.spec import Task
 
 

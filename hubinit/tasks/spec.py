@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hubinit.config import ModelKind
+from hubinit.specs import ModelKind
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hubinit
-from hubinit.bench.gates import check_reload, check_start, check_trained
+from hubinit.adapters.gates import check_reload, check_start, check_trained
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods import METHODS, get
 from tests import cases

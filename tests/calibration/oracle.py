@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hubinit.calibration import Statistic
-from hubinit.layers import bias_of, target_layers, weight_of
+from hubinit.models.layers import bias_of, target_layers, weight_of
 from tests.cases import CLASSIFIERS, SEQ2SEQ, Batch
 
 

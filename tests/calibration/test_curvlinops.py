@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hubinit.calibration import Statistic, calibrate
-from hubinit.layers import target_layers
+from hubinit.models.layers import target_layers
 from tests import cases
 from tests.calibration.test_calibrate import error_of
 

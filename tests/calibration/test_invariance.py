@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubinit.calibration import Calibration, Statistic, calibrate
-from hubinit.layers import target_layers
+from hubinit.models.layers import target_layers
 from tests import cases
 from tests.calibration.test_calibrate import EVERY, FILET, assert_same, error_of
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from hubinit import data
 from hubinit.calibration import calibrate
 from hubinit.calibration.shared import Need, need_of, segment_ends, shared_calibration
-from hubinit.calibration.statistics import Statistic
-from hubinit.config import CalibrationSpec, MethodSpec, ModelSpec
-from hubinit.data import Example
-from hubinit.models import Loaded
+from hubinit.data import encode as data
+from hubinit.data.encode import Example
+from hubinit.models.base import Loaded
+from hubinit.numerics.statistics import Statistic
+from hubinit.specs import CalibrationSpec, MethodSpec, ModelSpec
 from tests import texts
 
 POOL = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(9)]

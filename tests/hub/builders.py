@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from hubinit.bench.results import Cost, Provenance, RunResult, Score
-from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.hub.publication import of_run
 from hubinit.hub.publish import PublishedRepo, send
+from hubinit.records import Cost, Provenance, RunResult, Score
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
 if TYPE_CHECKING:
     import torch

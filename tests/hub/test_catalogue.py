@@ -65,7 +65,7 @@ def test_hostile_names_stay_in_their_cell():
 def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monkeypatch):
     from hubinit import matrix
     from hubinit.hub import delivery
-    from hubinit.starting import PlannedStart
+    from hubinit.inits.plan import PlannedStart
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.bench.results import ResultStore
 from hubinit.errors import HubError, first_line
 from hubinit.hub.delivery import Publisher
 from hubinit.hub.manifest import Manifest, sha256
 from hubinit.hub.outbox import queue_leaderboard
 from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, read_leaderboard
+from hubinit.records import ResultStore
 from leaderboard.aggregate import merge, table
 from tests.hub.builders import adapter_files, logits, publish_run, publish_tiny_llama, run, run_folder, visible_adapter
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubinit.bench.results import Cost, Provenance, RunResult, Score
-from hubinit.config import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+from hubinit.records import Cost, Provenance, RunResult, Score
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from leaderboard.aggregate import COLUMNS, failures, frame, merge, rank, rows, table
 from leaderboard.render import boards, markdown
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.methods.spec import Layer
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 SCALING = 2.0
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import hubinit
-from hubinit.layers import target_layers
 from hubinit.methods import METHODS, Layer, parse_options
+from hubinit.models.layers import target_layers
 from tests import cases
 from tests.calibration.oracle import examples_of, loss_of
 from tests.methods.layers import case

@@ -12,8 +12,8 @@ from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from torch import Tensor, nn
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.methods import METHODS, Factors, Layer, get, parse_options
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 M, N, RANK, ALPHA = 12, 16, 4, 8
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hubinit.adapters.solving import redistribute
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import InitialisationError
 from hubinit.methods import METHODS, Factors, Layer, lora_da, parse_options
-from hubinit.methods.linalg import eigenpairs
+from hubinit.numerics.linalg import eigenpairs
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 from tests.methods.layers import Case, case, statistics_of
 
 PLAIN = sorted(name for name, method in METHODS.items() if method.factors)

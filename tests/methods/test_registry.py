@@ -8,10 +8,10 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from hubinit.calibration.statistics import LayerStatistics, Statistic
 from hubinit.errors import HubinitError, InitialisationError
 from hubinit.methods import METHODS, Layer, get, parse_options
 from hubinit.methods.lora_da import resolve
+from hubinit.numerics.statistics import LayerStatistics, Statistic
 from tests.methods.layers import case
 
 EXPECTED = {

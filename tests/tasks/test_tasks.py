@@ -11,9 +11,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from PIL import Image
 
 from hubinit import tasks
-from hubinit.config import DataSpec
-from hubinit.data import Example, ImageExample
+from hubinit.data.encode import Example, ImageExample
 from hubinit.errors import HubError, HubinitError
+from hubinit.specs import DataSpec
 from hubinit.tasks import harness
 from tests.texts import SHARED, save_arc, save_dataset, save_gsm8k
 

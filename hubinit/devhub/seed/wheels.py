@@ -21,8 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from hubinit.endpoint import home
 from hubinit.errors import HubinitError
+from hubinit.paths import home
 
 Echo = Callable[[str], None]
 

@@ -15,9 +15,9 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hubinit.bench.results import RunResult, Score
-from hubinit.config import RunSpec
 from hubinit.hub.manifest import Manifest
+from hubinit.records import RunResult, Score
+from hubinit.specs import RunSpec
 
 if TYPE_CHECKING:
     from hubinit.methods.spec import Method

@@ -1,0 +1,115 @@
+"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere, always on standard error."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hubinit.runs.plan import PlannedRun
+
+STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
+
+
+class SweepDisplay:
+    """Shows the state of each run of a sweep from the events of the workers."""
+
+    def __init__(self, planned: Sequence[PlannedRun], console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._runs = {run.spec.key: run for run in planned}
+        self._states = {run.spec.key: "cached" if run.state == "cached" else "waiting" for run in planned}
+        self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
+        self._started = time.monotonic()
+        self._last_line: tuple[str, str] | None = None
+
+    def __enter__(self) -> "SweepDisplay":
+        if self.console.is_terminal:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.console.is_terminal:
+            self._live.__exit__(*error)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Takes in one event."""
+        if event["event"] == "loading" and not self.console.is_terminal:
+            self.console.print(self._clock(), f"loading {event['model']}", markup=False, highlight=False)
+        key = event.get("key")
+        if key not in self._runs:
+            return
+        state = describe(event)
+        self._states[key] = state
+        line = (str(key), event.get("stage") or state)
+        if not self.console.is_terminal and line != self._last_line:
+            self._last_line = line
+            self.console.print(self._clock(), name(self._runs[key]), state, markup=False, highlight=False)
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self._started)
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+
+    def _table(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        for column in ("model", "method", "trains on", "lr", "seed", "state"):
+            table.add_column(column)
+        for key, run in self._runs.items():
+            state = self._states[key]
+            style = next((STYLES[word] for word in STYLES if state.startswith(word)), "cyan")
+            table.add_row(*run_cells(run), Text(state, style=style))
+        return table
+
+
+def describe(event: dict[str, Any]) -> str:
+    """One event in a few words."""
+    if event["event"] == "finished":
+        return str(event["status"]) + (f": {event['reason']}" if event.get("reason") else "")
+    if event["event"] == "started":
+        return "started"
+    words = str(event.get("stage", event["event"]))
+    if event.get("steps"):
+        words += f" {event['step']}/{event['steps']}"
+    if event.get("loss") is not None:
+        words += f" loss {event['loss']:.3f}"
+    if "task" in event:
+        words += f" {event['task']}"
+    return words
+
+
+def name(run: PlannedRun) -> str:
+    """A run in one short line."""
+    return " ".join(cell for cell in run_cells(run) if cell != "-")
+
+
+def run_cells(run: PlannedRun) -> list[str]:
+    """Model, method, training data, learning rate and seed of a run, as table cells."""
+    spec = run.spec
+    trained = spec.method.name != "none"
+    return [
+        spec.model.id.split("/")[-1],
+        spec.method.name + (f" r{spec.rank}" if trained else ""),
+        run.group if trained else "-",
+        f"{spec.learning_rate:g}" if trained else "-",
+        f"seed {spec.seed}" if trained else "-",
+    ]
+
+
+def plan_table(planned: Sequence[PlannedRun], estimates: Sequence[float | None]) -> Table:
+    """The table of `--dry-run`: every run, whether it is cached, and its estimated time."""
+    table = Table(title="Planned runs", title_justify="left")
+    for column in ("key", "model", "method", "trains on", "lr", "seed", "evaluated on", "state", "about"):
+        table.add_column(column, overflow="fold")
+    for run, seconds in zip(planned, estimates, strict=True):
+        tasks = ", ".join(e.task for e in run.evaluations)
+        table.add_row(run.spec.key, *run_cells(run), tasks, run.state, "-" if seconds is None else duration(seconds))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,76 @@
+"""Which Hub a command talks to. Set in the environment *before* any Hub library is imported: they read it at import.
+
+This module must therefore import none of them.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hubinit.errors import HubinitError, Interrupted
+from hubinit.paths import home
+
+HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
+
+
+@contextmanager
+def connected(hub: str | None) -> Iterator[str]:
+    """Points every Hub library of this process and its children at a Hub for the time of the block.
+
+    Args:
+        hub: None: `HF_ENDPOINT`, or huggingface.co when unset. `embedded`: start the embedded Hub under `home()` on a free
+            port. `offline`: only what is in the local cache. Anything else: the URL of a Hub.
+
+    Yields:
+        The endpoint's URL.
+
+    Raises:
+        HubinitError: the value is none of these.
+        Interrupted: the user pressed Ctrl-C inside the block.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # commands show their own
+    try:
+        if hub is None:
+            yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        elif hub == "embedded":
+            from hubinit.devhub.server import running
+
+            with running(home() / "hub") as server:
+                point_at(server.url)
+                os.environ["HF_TOKEN"] = server.token
+                yield server.url
+        elif hub == "offline":
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            yield "offline"
+        elif hub.startswith(("http://", "https://")):
+            point_at(hub)
+            yield hub
+        else:
+            raise HubinitError(
+                f"--hub wants 'embedded', 'offline' or a URL such as http://127.0.0.1:8321, not '{hub}'."
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted; what is finished is kept, and the same command goes on where this one stopped."
+        ) from None
+
+
+def point_at(url: str) -> None:
+    """Sets the environment for the Hub at `url`; loopback ones get a download cache of their own and no Xet.
+
+    Raises:
+        HubinitError: a Hub library is already imported with another endpoint.
+    """
+    loaded = [name for name in HUB_LIBRARIES if name in sys.modules]
+    if loaded and os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") != url.rstrip("/"):
+        raise HubinitError(
+            f"The Hub can't be changed to {url} after {loaded[0]} was imported; set HF_ENDPOINT instead."
+        )
+    os.environ["HF_ENDPOINT"] = url.rstrip("/")
+    if "://127.0.0.1" in url or "://localhost" in url:
+        # The embedded Hub speaks plain LFS only, and its repos may share names with huggingface.co's.
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+        os.environ.setdefault("HF_HOME", str(home() / "hf"))

@@ -1,0 +1,1 @@
+"""Examples: how they become tokens, and the user's own."""

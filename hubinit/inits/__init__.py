@@ -1,0 +1,1 @@
+"""Start points: planned, made, published."""

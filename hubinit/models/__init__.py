@@ -1,0 +1,1 @@
+"""Base models: their names, kinds and layers, and how they come into memory."""

@@ -1,0 +1,57 @@
+"""The kinds of model that hubinit knows: one object each, with everything that differs between them. A new kind is one more."""
+
+from dataclasses import dataclass
+
+from hubinit.specs import Dtype, ModelKind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of model.
+
+    Attributes:
+        name: as in specifications.
+        noun: for messages, with its article.
+        auto_class: transformers' class that loads the model.
+        processor_class: transformers' class that loads its tokenizer or image processor.
+        pipeline: the Hub's name of what its adapters do.
+        pipelines: pipelines that a repo of such a base may declare.
+        default_suite: what `--tasks` is when nobody says.
+        labelled: its head has the classes of one task. The head is new, so the untrained base has no score, every task needs a
+            base of its own in memory, and a mixture of tasks cannot be trained.
+        dtype: the floating-point type where the user leaves the choice.
+    """
+
+    name: ModelKind
+    noun: str
+    auto_class: str
+    processor_class: str
+    pipeline: str
+    pipelines: frozenset[str]
+    default_suite: str
+    labelled: bool
+    dtype: Dtype = "auto"
+
+
+LANGUAGE = Kind(
+    name="language",
+    noun="a causal language model",
+    auto_class="AutoModelForCausalLM",
+    processor_class="AutoTokenizer",
+    pipeline="text-generation",
+    pipelines=frozenset({"text-generation"}),
+    default_suite="commonsense",
+    labelled=False,
+)
+VISION = Kind(
+    name="vision",
+    noun="an image classifier",
+    auto_class="AutoModelForImageClassification",
+    processor_class="AutoImageProcessor",
+    pipeline="image-classification",
+    pipelines=frozenset({"image-classification", "image-feature-extraction"}),
+    default_suite="image",
+    labelled=True,
+    dtype="float32",  # the new head is trained as it is
+)
+KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}

@@ -1,0 +1,85 @@
+"""What a base model is called: from a short name, a Hub id or a folder to one exact revision. Loads nothing."""
+
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from hubinit.errors import HubinitError, nearest
+from hubinit.models.kinds import KINDS
+from hubinit.remote import commit_sha
+from hubinit.specs import ModelKind, ModelSpec
+
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # files of a base model that loading needs
+
+
+@cache
+def registry() -> dict[str, ModelSpec]:
+    """The short names of `registry/models.yaml`."""
+    text = (files("hubinit") / "registry" / "models.yaml").read_text(encoding="utf-8")
+    return {alias: ModelSpec(**entry) for alias, entry in yaml.safe_load(text).items()}
+
+
+def resolve(name: str) -> ModelSpec:
+    """The model that a short name, a Hub id (`org/name`) or a local folder means; asks no Hub.
+
+    Raises:
+        HubinitError: a bare name that is neither an alias nor a folder.
+    """
+    if name in registry():
+        return registry()[name]
+    if is_folder(name):
+        return ModelSpec(id=name, kind=folder_kind(Path(name)))
+    known = next((spec for spec in registry().values() if spec.id == name), None)
+    if known is not None:
+        return known
+    if name.count("/") != 1:
+        raise HubinitError(f"Unknown model '{name}': {nearest(name, list(registry()))}")
+    return ModelSpec(id=name)
+
+
+def pin(spec: ModelSpec) -> ModelSpec:
+    """The same model at one exact revision: the commit sha, or for a local folder the hash of its content.
+
+    Raises:
+        HubError: no such repo or revision, no access, or no Hub and no copy in the cache.
+    """
+    if is_folder(spec.id):
+        return spec.model_copy(update={"revision": folder_hash(Path(spec.id))})
+    sha, pipeline = commit_sha(spec.id, "model", spec.revision)
+    kind = next((kind.name for kind in KINDS.values() if pipeline in kind.pipelines), spec.kind)
+    return spec.model_copy(update={"revision": sha, "kind": kind})
+
+
+def is_folder(name: str) -> bool:
+    """Whether the name means a model folder on this machine."""
+    return (Path(name) / "config.json").is_file()
+
+
+def folder_kind(folder: Path) -> ModelKind:
+    """Language or vision, by the model type in `config.json`."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise HubinitError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    is_image = model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return "vision" if is_image and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "language"
+
+
+def folder_hash(folder: Path) -> str:
+    """The first 40 hex digits of the sha256 over the names and contents of the files that loading reads."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:40]

@@ -1,0 +1,1 @@
+"""Numerics as pure functions: statistics, products, factorisations."""

@@ -1,0 +1,172 @@
+"""The result of a run: one JSON per run, written last and atomically; everything after (cards, leaderboard) reads only these."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hubinit.errors import HubinitError, first_line
+from hubinit.paths import write_atomically
+from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
+
+SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
+Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
+
+
+class Record(BaseModel):
+    """Base of stored records: immutable and strict about its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # JSON itself has no NaN
+
+
+class Score(Record):
+    """One metric of one task. `value` and `stderr` are on the scale 0–1 for accuracies."""
+
+    task: str
+    metric: str
+    value: float
+    n: int = Field(ge=1, description="scored examples")
+    stderr: float | None = None
+    invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
+    primary: bool = Field(default=False, description="the metric that ranks the task")
+    eval: EvalSpec
+
+
+class Cost(Record):
+    """What one stage cost."""
+
+    seconds: float
+    peak_memory_bytes: int | None = None
+
+
+class CurvePoint(Record):
+    """One logged optimiser step."""
+
+    step: int
+    loss: float
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+
+
+class Provenance(Record):
+    """Where a result comes from."""
+
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+    command: str
+    created: str
+
+
+class RunResult(Record):
+    """Everything known about a finished run. `partial`: trained, but some evaluation failed; `reason` says why."""
+
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    key: str
+    spec: RunSpec
+    status: Literal["ok", "partial", "failed", "diverged"]
+    reason: str | None = None
+    scores: tuple[Score, ...] = ()
+    validation_loss: float | None = None
+    costs: dict[Stage, Cost] = Field(default_factory=dict)
+    trainable_parameters: int | None = None
+    adapter_bytes: int | None = None
+    adapter_sha256: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
+    initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
+    provenance: Provenance
+
+    def scored(self, evaluation: EvalSpec) -> bool:
+        """Whether this result already holds the scores of `evaluation`."""
+        return any(score.eval == evaluation for score in self.scores)
+
+
+class ResultStore:
+    """A folder with one folder per run key, each holding `result.json` and the adapters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """The folder of one run."""
+        return self.root / "runs" / key
+
+    def read(self, key: str) -> RunResult | None:
+        """The stored result, or None when the run has not finished.
+
+        Raises:
+            HubinitError: the file is damaged.
+        """
+        path = self.folder(key) / "result.json"
+        return read_result(path) if path.exists() else None
+
+    def write(self, result: RunResult) -> RunResult:
+        """Stores a result; a run counts as finished from this moment on.
+
+        A failure never replaces scores: where the run has some, they stay, and only the reason is added.
+
+        Returns:
+            What is stored now.
+        """
+        before = self.readable(result.key)
+        if result.status in {"failed", "diverged"} and before is not None and before.status in {"ok", "partial"}:
+            result = before.model_copy(update={"status": "partial", "reason": result.reason})
+        folder = self.folder(result.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "result.json", result.model_dump_json(indent=1) + "\n")
+        return result
+
+    def forget(self, key: str) -> None:
+        """Drops a stored result, before its adapter is made anew."""
+        (self.folder(key) / "result.json").unlink(missing_ok=True)
+
+    def readable(self, key: str, on_problem: Callable[[str], None] = lambda problem: None) -> RunResult | None:
+        """As `read`, but a damaged result counts as missing; `on_problem` is told."""
+        try:
+            return self.read(key)
+        except HubinitError as error:
+            on_problem(str(error))
+            return None
+
+    def results(self, on_problem: Callable[[str], None] = lambda problem: None) -> Iterator[RunResult]:
+        """All stored results, by key; one that cannot be read is passed over, and `on_problem` is told."""
+        for path in sorted(self.root.glob("runs/*/result.json")):
+            try:
+                yield read_result(path)
+            except HubinitError as error:
+                on_problem(str(error))
+
+
+def read_result(path: Path) -> RunResult:
+    """Reads one result JSON, of this version of hubinit or of an older one.
+
+    Raises:
+        HubinitError: the file is damaged, edited, not a result, or of a newer version.
+    """
+    try:
+        raw = json.loads(path.read_bytes())
+        if (
+            isinstance(raw, dict)
+            and isinstance(raw.get("schema_version"), int)
+            and raw["schema_version"] > SCHEMA_VERSION
+        ):
+            raise ValueError("a newer hubinit wrote it: update hubinit")
+        result = RunResult.model_validate(raw)
+    except (OSError, ValueError) as error:
+        raise HubinitError(
+            f"{path} is not a readable run result ({first_line(error)}); delete it to run it again."
+        ) from error
+    if result.key != expected_key(raw):
+        raise HubinitError(f"{path} was edited: its key does not match its specification; delete it to run it again.")
+    return result
+
+
+def expected_key(raw: dict[str, Any]) -> str:
+    """The key that a stored result must have: version 0.1 hashed the specification as it is stored, defaults included."""
+    if raw.get("schema_version", 1) == 1:
+        return key_of(canonical(raw["spec"], without=frozenset({"memory_budget"})))
+    return RunSpec.model_validate(raw["spec"]).key

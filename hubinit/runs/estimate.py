@@ -1,0 +1,107 @@
+"""How long the planned runs will take: from what earlier runs of the same model took here, else from counted FLOPs.
+
+An estimate to decide by, not a promise: the FLOP count assumes half-filled sequences and a fixed share of the matmul speed.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from hubinit.models.dtype import choose_dtype
+from hubinit.records import ResultStore, RunResult
+from hubinit.runs.costs import hardware
+from hubinit.runs.plan import PlannedRun
+from hubinit.specs import ModelSpec, RunSpec
+
+EFFICIENCY = 0.35  # of the probed matmul speed that training and scoring reach
+EVALUATED = 1000  # test examples of a task without a limit
+SCORED_TOKENS = 400  # tokens of one scored example, all its answers together
+
+
+def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> list[float | None]:
+    """Seconds for each planned run; 0 for cached ones, None where even the model's size is unknown."""
+    here = hardware()
+    history = [result for result in store.results() if result.provenance.hardware == here]
+    speed: float | None = None
+    seconds: list[float | None] = []
+    for run in planned:
+        if run.state == "cached":
+            seconds.append(0.0)
+            continue
+        known = from_history(run, history)
+        if known is None and (size := parameters(run.spec.model)) is not None:
+            speed = speed or matmul_speed()
+            known = flops(run, size) / (EFFICIENCY * speed)
+        seconds.append(known)
+    return seconds
+
+
+def from_history(run: PlannedRun, history: Sequence[RunResult]) -> float | None:
+    """What the same method and model took per trained and per scored example, times what is planned."""
+    alike = [
+        result
+        for result in history
+        if result.spec.model.id == run.spec.model.id
+        and result.spec.method.name == run.spec.method.name
+        and result.status == "ok"
+        and (result.spec.recipe is None) == (run.spec.recipe is None)
+    ]
+    if not alike:
+        return None
+    last = max(alike, key=lambda result: result.provenance.created)
+    once = ("load", "calibrate", "initialise") if run.state == "run" else ("load",)  # before the first step or answer
+    seconds = sum(last.costs[stage].seconds for stage in once if stage in last.costs)
+    if run.state == "run" and "train" in last.costs:
+        seconds += last.costs["train"].seconds * trained_examples(run.spec) / max(trained_examples(last.spec), 1)
+    scored = {(score.eval.task, score.n) for score in last.scores}
+    if "evaluate" in last.costs and scored:
+        per_example = last.costs["evaluate"].seconds / sum(n for _, n in scored)
+        seconds += per_example * sum(e.limit or EVALUATED for e in run.missing)
+    return seconds
+
+
+def trained_examples(spec: RunSpec) -> int:
+    """Examples seen in training; epochs over an unknown number of examples count as 10,000 each."""
+    if spec.recipe is None or spec.data is None:
+        return 0
+    if spec.recipe.steps is not None:
+        return spec.recipe.steps * spec.recipe.batch_size
+    return round(spec.recipe.epochs * (spec.data.samples or 10_000))
+
+
+def flops(run: PlannedRun, size: int) -> float:
+    """Forward 2 and activation backward 2 per parameter and token; the weights themselves get no gradient."""
+    total = sum(e.limit or EVALUATED for e in run.missing) * SCORED_TOKENS * 2.0 * size
+    if run.state == "run" and run.spec.recipe is not None:
+        tokens = run.spec.recipe.max_length / 2
+        total += 4.0 * size * tokens * trained_examples(run.spec)
+        if run.spec.calibration is not None:
+            total += 8.0 * size * run.spec.calibration.samples * run.spec.calibration.max_length / 2
+    return total
+
+
+def parameters(model: ModelSpec) -> int | None:
+    """Parameters of a model, from the size of its safetensors files on the Hub (two bytes each); None when unknown."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        info = HfApi().model_info(model.id, revision=model.revision, files_metadata=True)
+    except (HfHubHTTPError, OSError, ValueError):
+        return None
+    sizes = [file.size or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
+    return sum(sizes) // 2 or None
+
+
+def matmul_speed() -> float:
+    """FLOP/s of a matrix product on the device and in the dtype that would be used, measured for a moment."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(ModelSpec(id="any"), device)  # bfloat16 where it is fast: elsewhere one product takes seconds
+    a = torch.randn(2048, 2048, device=device, dtype=dtype)  # (k, k)
+    (a @ a).sum().item()  # warm-up
+    start, products = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.3:
+        (a @ a).sum().item()
+        products += 1
+    return products * 2 * 2048**3 / (time.perf_counter() - start)

@@ -1,0 +1,1 @@
+"""Scorers: from a model and a task to scores."""

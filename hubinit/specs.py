@@ -1,0 +1,171 @@
+"""What a run is: frozen specifications and the content hash that names them.
+
+A run is model × method (and its options) × rank × training recipe × learning rate × seed. It is trained once and evaluated
+on a list of tasks, so the tasks are not part of its key: asking for one more task scores the adapter that is already there.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+
+ModelKind = Literal["language", "vision"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0)]
+
+# Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
+EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
+
+
+class Spec(BaseModel):
+    """Base of all specifications: immutable, and no field that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical_json(self) -> str:
+        """The one JSON text of what this specifies: sorted keys, no spaces, no `EXECUTION`, nothing at its default.
+
+        Defaults are left out, nested ones too, so that a new field changes no key. A default must therefore never change its
+        value: the golden keys in the tests hold it.
+        """
+        return canonical(self.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def key(self) -> str:
+        """The first 16 hex digits of the sha256 of the canonical JSON."""
+        return key_of(self.canonical_json())
+
+
+def canonical(value: Any, without: frozenset[str] = EXECUTION) -> str:
+    """JSON with sorted keys, without spaces and without the fields named in `without`."""
+
+    def kept(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: kept(inner) for name, inner in part.items() if name not in without}
+        return [kept(inner) for inner in part] if isinstance(part, list) else part
+
+    return json.dumps(kept(value), sort_keys=True, separators=(",", ":"))
+
+
+def key_of(text: str) -> str:
+    """The first 16 hex digits of the sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class ModelSpec(Spec):
+    """A base model on a Hub (or a local folder), at one exact revision."""
+
+    id: str
+    revision: str | None = Field(default=None, description="commit sha; resolved when the plan is made")
+    kind: ModelKind = "language"
+    dtype: Dtype = Field(default="auto", description="of the weights; a plan holds the type itself, never `auto`")
+    trust_remote_code: bool = False
+
+
+class MethodSpec(Spec):
+    """An initialisation method with its options; `version` changes when its mathematics does."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    version: int = 1
+
+
+class DataSpec(Spec):
+    """Training data: the train splits of one or more tasks, at exact revisions."""
+
+    tasks: tuple[str, ...]
+    revisions: tuple[str | None, ...] = ()
+    samples: int | None = Field(default=None, ge=1, description="at most this many examples after the seeded shuffle")
+    validation_samples: int = Field(
+        default=0, ge=0, description="held out of the training split to choose between settings"
+    )
+
+
+class CalibrationSpec(Spec):
+    """The calibration pass: how many training examples, how long, which Fisher, which tokens."""
+
+    samples: int = Field(default=256, ge=1)
+    max_length: int = Field(default=512, ge=1)
+    fisher: Literal["empirical", "sampled"] = "empirical"
+    tokens: Literal["attended", "labels"] = "attended"
+    seed: int = 0
+    memory_budget: Annotated[ByteSize, Field(ge=1)] | None = Field(
+        default=None, description="for the sums on the model's device, e.g. 2GiB; None: half of what a GPU has free"
+    )
+
+
+class Recipe(Spec):
+    """How a run is trained. The loss is on the completion only."""
+
+    epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    steps: int | None = Field(default=None, ge=1, description="optimiser steps; overrides epochs")
+    batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
+    micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
+    max_length: int = Field(default=512, ge=1)
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "Recipe":
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; change one"
+            )
+        return self
+
+
+class RunSpec(Spec):
+    """One run. `none` (the base as it is) has neither data nor recipe nor calibration, and rank 0."""
+
+    model: ModelSpec
+    method: MethodSpec
+    rank: int = Field(ge=0)
+    alpha: float = Field(ge=0, allow_inf_nan=False)
+    rslora: bool = False
+    target_modules: str | tuple[str, ...] = "all-linear"
+    data: DataSpec | None = None
+    recipe: Recipe | None = None
+    calibration: CalibrationSpec | None = None
+    learning_rate: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    seed: int = 0
+
+
+class EvalSpec(Spec):
+    """One evaluation of a run: a task at an exact data revision, on how many of its test examples."""
+
+    task: str
+    revision: str | None = None
+    limit: int | None = Field(default=None, ge=1, description="only the first `limit` test examples")
+    shots: int = Field(default=0, ge=0)
+
+
+class Protocol(Spec):
+    """A recipe for many runs, read from `registry/protocols/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
+
+    `methods` holds options by method name: `{"lora-da": {"preset": "paper"}}`.
+    """
+
+    description: str = ""
+    source: str = Field(default="", description="paper or repository and commit that the values come from")
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="None: twice the rank")
+    rslora: bool = False
+    target_modules: str | tuple[str, ...] = "all-linear"
+    learning_rates: tuple[Rate, ...] = (2e-4,)
+    seeds: tuple[Seed, ...] = (0,)
+    recipe: Recipe = Recipe()
+    samples: int | None = Field(default=None, ge=1, description="training examples; None: the whole training split")
+    validation_samples: int = Field(default=120, ge=0, description="held out of the training split")
+    calibration: CalibrationSpec = CalibrationSpec()
+    calibration_samples: int | None = Field(
+        default=None, ge=1, description="None: what the method's source used, else 256"
+    )
+    limit: int | None = Field(default=None, ge=1, description="test examples per task; None: all")
+    shots: int = Field(default=0, ge=0)
+    eval_batch_size: int = Field(default=16, ge=1)
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)

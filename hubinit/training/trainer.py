@@ -1,0 +1,284 @@
+"""Fine-tuning with transformers' Trainer: loss on the completion only, one record per optimiser step, no noise."""
+
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode, pad_id
+from hubinit.errors import DivergedError, HubinitError
+from hubinit.records import CurvePoint
+from hubinit.specs import Recipe
+
+CURVE_POINTS = 200  # at most about this many steps of a run are kept
+CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
+OnLog = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What training did; losses are means per completion token (per image for classifiers)."""
+
+    curve: tuple[CurvePoint, ...]
+    steps: int
+    validation_loss: float | None
+    seconds: float
+
+
+def train(
+    model: Any,
+    processor: Any,
+    examples: Sequence[Example] | Sequence[ImageExample],
+    recipe: Recipe,
+    *,
+    learning_rate: float,
+    seed: int,
+    validation: Sequence[Example] | Sequence[ImageExample] = (),
+    output_dir: Path,
+    on_log: OnLog | None = None,
+) -> TrainOutcome:
+    """Trains whatever parameters of the model require a gradient; which adapters are active does not change.
+
+    Every label token of an optimiser step weighs the same, however the step is cut into micro batches. For one seed, two runs
+    on the same machine are bit-equal (on a GPU, as far as its kernels are deterministic). A long run leaves a checkpoint every
+    ten minutes and, started again with the same `output_dir`, goes on from there; the checkpoints go when it is finished.
+
+    Args:
+        model: with its adapters attached, on its device.
+        processor: its tokenizer or image processor.
+        examples: training examples; their order is shuffled by `seed`.
+        recipe: schedule, batch sizes and lengths.
+        learning_rate: peak learning rate of AdamW.
+        seed: of the data order (and of dropout, if there is any).
+        validation: examples for `validation_loss`, scored after the last step.
+        output_dir: where checkpoints go.
+        on_log: called with (step, steps, loss) after every optimiser step.
+
+    Raises:
+        DivergedError: a loss or a gradient norm is not finite.
+        HubinitError: nothing to train, or batch sizes that do not fit together.
+    """
+    device = check(model, examples, recipe)
+    started = time.perf_counter()
+    images = isinstance(examples[0], ImageExample)
+    with prepared(model, recipe):
+        trainer = AdapterTrainer(
+            model=model,
+            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
+            train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
+            data_collator=partial(collate_images, processor=processor)
+            if images
+            else partial(collate, pad_id=pad_id(processor)),
+            compute_loss_func=image_loss if images else completion_loss,
+            callbacks=[Watch(on_log)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    remove_checkpoints(output_dir)
+    return TrainOutcome(
+        curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
+        steps=trainer.state.global_step,
+        validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def check(model: Any, examples: Sequence[Any], recipe: Recipe) -> torch.device:
+    """Refuses what cannot be trained, and says on which device the model is."""
+    if not examples:
+        raise HubinitError("There are no training examples.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise HubinitError("No parameter of the model requires a gradient, so there is nothing to train.")
+    if recipe.batch_size % min(recipe.micro_batch_size, recipe.batch_size):
+        raise HubinitError(
+            f"batch_size {recipe.batch_size} is not a multiple of micro_batch_size {recipe.micro_batch_size}; change one."
+        )
+    device: torch.device = next(model.parameters()).device
+    if device.type == "cuda" and device.index:
+        raise HubinitError(
+            f"The model is on {device}, and training uses the first GPU it sees; set CUDA_VISIBLE_DEVICES."
+        )
+    return device
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint: the Trainer writes its state last."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[-1]))) if complete else None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Deletes the checkpoints of a finished run, and the folder if nothing else is in it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def total_steps(recipe: Recipe, examples: int) -> int:
+    """Optimiser steps of a run; the last step of an epoch may hold fewer examples."""
+    return recipe.steps or math.ceil(recipe.epochs * math.ceil(examples / recipe.batch_size))
+
+
+def trainer_arguments(
+    recipe: Recipe, examples: int, learning_rate: float, seed: int, output_dir: Path, device: torch.device
+) -> TrainingArguments:
+    """The recipe in the Trainer's words."""
+    micro = min(recipe.micro_batch_size, recipe.batch_size)
+    steps = total_steps(recipe, examples)
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=recipe.batch_size // micro,
+        learning_rate=learning_rate,
+        lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
+        optim="adamw_torch",
+        seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
+        save_strategy="no",  # `Watch` decides
+        save_total_limit=1,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    if device.type == "cuda":
+        arguments._n_gpu = 1  # one process per device: never torch's DataParallel over all that are visible
+    return arguments
+
+
+class AdapterTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer with checkpoints of what is trained and nothing else.
+
+    The Trainer's own loading of PEFT checkpoints switches all but one active adapter off, an anchor for example.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._trained(), folder / "trained.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        stored = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(stored[name])
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports each optimiser step, stops at the first that is not finite, and asks for a checkpoint now and then."""
+
+    def __init__(self, report: OnLog | None) -> None:
+        self.report = report
+        self.saved = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Called by the Trainer after each optimiser step, and once more with totals, which are no step."""
+        point = curve_point({"step": state.global_step, **(logs or {})})
+        if point is None:
+            return
+        if not (math.isfinite(point.loss) and math.isfinite(point.grad_norm or 0.0)):
+            raise DivergedError(
+                f"Training diverged at step {point.step} of {state.max_steps}: loss {point.loss}, gradient norm "
+                f"{point.grad_norm}; a lower learning rate may help."
+            )
+        if self.report is not None:
+            self.report(point.step, state.max_steps, point.loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after each optimiser step."""
+        if time.monotonic() - self.saved > CHECKPOINT_SECONDS and state.global_step < state.max_steps:
+            self.saved = time.monotonic()
+            control.should_save = True
+
+
+def curve_point(log: dict[str, Any]) -> CurvePoint | None:
+    """One record of the Trainer's log, None when it is not an optimiser step."""
+    if "loss" not in log:
+        return None
+    return CurvePoint(
+        step=log["step"], loss=log["loss"], grad_norm=log.get("grad_norm"), learning_rate=log.get("learning_rate")
+    )
+
+
+def thinned(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
+    """Every k-th point, so that about `CURVE_POINTS` remain, and the last."""
+    every = max(1, math.ceil(len(points) / CURVE_POINTS))
+    return tuple(point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1)
+
+
+def completion_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """The negative log-likelihood of the label tokens, divided by the label tokens of the whole optimiser step."""
+    targets = labels[:, 1:]  # (B, T - 1): position t predicts token t + 1
+    kept = targets != IGNORED  # (B, T - 1)
+    logits = outputs.logits[:, :-1][kept].float()  # (label tokens, V)
+    total = cross_entropy(logits, targets[kept], reduction="sum")
+    return total / (num_items_in_batch if num_items_in_batch is not None else kept.sum())
+
+
+def image_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """The cross-entropy of the classes, divided by the images of the whole optimiser step."""
+    total = cross_entropy(outputs.logits.float(), labels, reduction="sum")  # logits (B, classes)
+    return total / (num_items_in_batch if num_items_in_batch is not None else len(labels))
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
+) -> float:
+    """The loss over all examples per label token (per image for classifiers), in the recipe's micro batches."""
+    device = next(model.parameters()).device
+    loss = image_loss if isinstance(examples[0], ImageExample) else completion_loss
+    total, count = 0.0, 0
+    for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length):
+        labels = batch.pop("labels").to(device)
+        outputs = model(**{name: value.to(device) for name, value in batch.items()})
+        total += float(loss(outputs, labels, num_items_in_batch=1))
+        count += int((labels != IGNORED).sum())
+    return total / count
+
+
+@contextmanager
+def prepared(model: Any, recipe: Recipe) -> Iterator[None]:
+    """Sets the model up for training and, however that ends, back for use: evaluation mode, caches for generation.
+
+    With `gradient_checkpointing`, activations are recomputed in the backward pass: less memory, about a third more time.
+    """
+    caches = getattr(model.config, "use_cache", None)  # the Trainer switches it off
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # older transformers
+    if recipe.gradient_checkpointing:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the Trainer's calls of its own deprecated names
+            yield
+    finally:
+        if recipe.gradient_checkpointing:
+            getattr(model, f"{name}_checkpointing_disable")()
+        if caches is not None:
+            model.config.use_cache = caches
+        model.eval()

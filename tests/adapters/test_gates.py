@@ -1,0 +1,168 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import hubinit
+from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored
+from hubinit.adapters.base import adapted_layers
+from hubinit.adapters.gates import check_reload, check_start, check_trained
+from hubinit.adapters.report import adapter_checksum
+from hubinit.errors import GateError
+from tests import cases
+from tests.adapters.small import MINUTE, RESIDUAL, SHIFT, train
+
+DTYPES = (torch.float32, torch.bfloat16)
+NAMES = ("llama", "gpt2", "vit", "t5")
+
+
+def start(method: Any, name: str = "llama", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    model = hubinit.initialize(cases.build(name, dtype=dtype), method, rank=4)
+    return model, cases.batches(name, dtype=dtype)[0]
+
+
+def forget(layer: Any) -> None:
+    """The anchor is there and nobody uses it."""
+    assert isinstance(layer.lora_variant.pop(ADAPTER), Anchored)
+
+
+def flip(layer: Any) -> None:
+    layer.lora_B[ANCHOR].weight.data.neg_()
+
+
+def stale(layer: Any) -> None:
+    """The anchor of another seed."""
+    layer.lora_A[ANCHOR].weight.data = layer.lora_A[ANCHOR].weight.data.flip(0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["lora", "pissa", RESIDUAL, MINUTE], ids=["lora", "pissa", "visible", "minute"])
+def test_right_starts_pass_and_nothing_is_changed(method: Any, name: str, dtype: torch.dtype) -> None:
+    model, batch = start(method, name, dtype)
+    before = adapter_checksum(model)
+    assert check_start(model, batch, "keep") == 0
+    assert adapter_checksum(model) == before
+    assert model.training is False
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("sabotage", [forget, flip, stale])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", [RESIDUAL, MINUTE], ids=["visible", "minute"])
+def test_a_missing_or_wrong_anchor_is_caught(method: Any, name: str, dtype: torch.dtype, sabotage: Any) -> None:
+    model, batch = start(method, name, dtype)
+    for layer in adapted_layers(model).values():
+        sabotage(layer)
+    with pytest.raises(GateError, match=r"relative deviation \d\.\d+e[-+]\d+, tolerance"):
+        check_start(model, batch, "keep")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_wrong_module_is_enough(dtype: torch.dtype) -> None:
+    for name in adapted_layers(start(MINUTE, dtype=dtype)[0]):
+        model, batch = start(MINUTE, dtype=dtype)
+        flip(adapted_layers(model)[name])
+        with pytest.raises(GateError):
+            check_start(model, batch, "keep")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_shift_must_shift(dtype: torch.dtype) -> None:
+    model, batch = start(SHIFT, dtype=dtype)
+    assert check_start(model, batch, "shift") > 1e-3
+    with pytest.raises(GateError, match="not the base's"):
+        check_start(model, batch, "keep")
+    model, batch = start(RESIDUAL, dtype=dtype)  # anchored by mistake
+    with pytest.raises(GateError, match="exactly the base's"):
+        check_start(model, batch, "shift")
+
+
+@pytest.mark.parametrize("method", ["kasa", "dora", "neat"])
+def test_methods_with_adapters_of_their_own(method: str, tmp_path: Path) -> None:
+    for dtype in DTYPES:
+        model, batch = start(method, dtype=dtype)
+        assert check_start(model, batch, "shift" if method == "kasa" else "keep") >= 0
+        train(model)
+        assert check_trained(model, batch) > 1e-2
+        hubinit.export(model, tmp_path)
+        check_reload(model, tmp_path, batch)
+
+
+def test_a_merged_residual_is_measured_as_it_is(tmp_path: Path) -> None:
+    model = hubinit.initialize(cases.build("llama"), RESIDUAL, rank=4, merge_residual=True)
+    batch = cases.batches("llama")[0]
+    assert 0 < check_start(model, batch, "keep") < 1e-5
+    train(model)
+    hubinit.export(model, tmp_path)
+    assert check_reload(model, tmp_path, batch) < 1e-5
+    model = hubinit.initialize(cases.build("llama"), RESIDUAL, rank=4, merge_residual=True)
+    for layer in adapted_layers(model).values():
+        layer.get_base_layer().weight.data.copy_(layer.hubinit_original)
+    with pytest.raises(GateError):
+        check_start(model, batch, "keep")
+
+
+def test_training_that_did_nothing_is_caught() -> None:
+    model, batch = start(SHIFT)
+    with pytest.raises(GateError, match="step 0"):
+        check_trained(model, batch)
+    train(model)
+    assert check_trained(model, batch) > 1e-3
+    model, batch = start("lora")
+    with torch.no_grad():
+        for layer in adapted_layers(model).values():
+            layer.lora_A[ADAPTER].weight += 1  # B is still zero
+    with pytest.raises(GateError, match="exactly the base's"):
+        check_trained(model, batch)
+
+
+def test_logits_that_are_not_finite_are_caught() -> None:
+    model, batch = start("lora")
+    next(iter(adapted_layers(model).values())).lora_B[ADAPTER].weight.data.fill_(torch.nan)
+    with pytest.raises(GateError, match="NaN or infinity"):
+        check_trained(model, batch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("method", ["lora", RESIDUAL, MINUTE, SHIFT], ids=["lora", "visible", "minute", "shift"])
+def test_the_reload_gate_passes_what_is_exact_and_catches_a_dropped_anchor(
+    method: Any, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, batch = start(method, dtype=dtype)
+    train(model, size=1e-6 if method is MINUTE else 0.05)
+    hubinit.export(model, tmp_path)
+    before = adapter_checksum(model)
+    fresh = cases.build("llama", dtype=dtype)
+    measured = check_reload(model, tmp_path, batch)
+    assert measured <= (1e-5 if dtype == torch.float32 else 2e-2)
+    assert check_reload(model, tmp_path, batch, fresh) == measured
+    assert check_reload(model, tmp_path, batch, lambda: cases.build("llama", dtype=dtype)) == measured
+    assert not adapted_layers(fresh)
+    assert adapter_checksum(model) == before
+    assert {name.split(".")[-2] for name, p in model.named_parameters() if p.requires_grad} == {ADAPTER}
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor[:, 4:] = 0  # the anchor's columns, where there are any
+            if method in ("lora", SHIFT):
+                tensor.neg_()
+    save_file(tensors, file)
+    with pytest.raises(GateError, match="not the one in memory"):
+        check_reload(model, tmp_path, batch)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "opt"])
+def test_dora_passes_in_bf16_on_layers_with_a_bias(name: str) -> None:
+    model, batch = start("dora", name, torch.bfloat16)
+    check_start(model, batch, "keep")
+
+
+def test_a_gate_leaves_the_forward_passes_as_they_were() -> None:
+    model, batch = start(RESIDUAL)
+    check_start(model, batch, "keep")
+    assert not [layer for layer in adapted_layers(model).values() if "forward" in layer.get_base_layer().__dict__]

@@ -1,0 +1,181 @@
+"""The main job as a user runs it: the command line, the embedded Hub, a tiny model, every stage, twice."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from hubinit.records import ResultStore
+from tests import texts
+
+METHODS = "none,lora,pissa,filet,lora-da"
+SMALL = ("recipe.steps=3", "samples=24", "validation_samples=4", "limit=6", "calibration_samples=6", "rank=2")
+
+
+def hubinit(*arguments, code=0):
+    """Runs the command line in a process of its own, as a user would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hubinit.cli", *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == code, done.stderr[-3000:] + done.stdout[-3000:]
+    assert "Traceback" not in done.stderr
+    assert "hf_alice" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def seeded(hub, tmp_path_factory):
+    """A tiny model and a tiny ARC-Easy on the embedded Hub."""
+    folder = texts.save_model(tmp_path_factory.mktemp("model"))
+    store = hub.store
+    files = {path.name: path for path in folder.iterdir()}
+    store.create_repo("model", "tiny/llama")
+    store.commit("model", "tiny/llama", files, message="seed", author="tests")
+    data = tmp_path_factory.mktemp("data")
+    splits = {"train": texts.arc(40), "validation": texts.arc(8, first=40), "test": texts.arc(12, first=48)}
+    for name, rows in splits.items():
+        rows.to_parquet(str(data / f"{name}.parquet"))
+    card = "---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n" + "".join(
+        f"  - split: {name}\n    path: ARC-Easy/{name}.parquet\n" for name in splits
+    )
+    content = {f"ARC-Easy/{name}.parquet": data / f"{name}.parquet" for name in splits}
+    store.create_repo("dataset", "allenai/ai2_arc", exist_ok=True)
+    store.commit(
+        "dataset", "allenai/ai2_arc", {**content, "README.md": (card + "---\n").encode()}, message="s", author="t"
+    )
+    return hub
+
+
+@pytest.fixture(scope="module")
+def bench(seeded, tmp_path_factory):
+    """The command with its options, the folder of its results, and what it printed the first time."""
+    out = tmp_path_factory.mktemp("runs")
+    command = ["bench", "--models", "tiny/llama", "--methods", METHODS, "--tasks", "arc-easy", "--preset", "quickstart"]
+    command += [part for setting in SMALL for part in ("--set", setting)]
+    command += ["--out", str(out), "--push-to", "alice", "--json"]
+    return command, ResultStore(out), json.loads(hubinit(*command).stdout)
+
+
+def test_every_run_ends_with_scores_costs_and_gates(bench):
+    _, store, printed = bench
+    results = {result.spec.method.name: result for result in store.results()}
+    assert set(results) == set(METHODS.split(","))
+    assert [result["status"] for result in printed["results"]] == ["ok"] * 5
+    assert printed["errors"] == []
+    for name, result in results.items():
+        assert {score.metric for score in result.scores} == {"acc", "acc_norm"}
+        assert all(score.n == 6 for score in result.scores)
+        assert result.spec.model.revision == HfApi().model_info("tiny/llama").sha
+        if name == "none":
+            continue
+        assert set(result.gates) == {"start", "trained", "reload"}
+        assert len(result.curve) == 3
+        assert result.validation_loss > 0
+        assert result.adapter_bytes > 0
+        stages = {"load", "initialise", "train", "evaluate"}
+        assert set(result.costs) == stages | ({"calibrate"} if name in {"filet", "lora-da"} else set())
+
+
+def test_calibration_is_shared(bench):
+    _, store, _ = bench
+    assert len(list((store.root / "calibrations").iterdir())) == 1, "FILet and LoRA-DA share one pass"
+
+
+def test_a_rerun_is_free_and_publishes_nothing_new(bench):
+    command, store, first = bench
+    before = {path: path.stat().st_mtime_ns for path in store.root.glob("runs/*/result.json")}
+    heads = {repo: HfApi().repo_info(repo).sha for repo in published_models(first)}
+    again = json.loads(hubinit(*command).stdout)
+    assert {path: path.stat().st_mtime_ns for path in store.root.glob("runs/*/result.json")} == before
+    assert again["ranking"] == first["ranking"]
+    assert {repo: HfApi().repo_info(repo).sha for repo in published_models(again)} == heads
+    rows = json.loads(hubinit(*command, "--dry-run").stdout)
+    assert {row["state"] for row in rows} == {"cached"}
+
+
+def test_one_more_evaluation_reuses_the_trained_adapter(bench):
+    command, store, _ = bench
+    trained = {result.key: result.adapter_sha256 for result in store.results()}
+    hubinit(*command[: command.index("--push-to")], "--set", "limit=9", "--json")
+    results = list(store.results())
+    assert {result.key: result.adapter_sha256 for result in results} == trained
+    assert all({score.n for score in result.scores} == {6, 9} for result in results)
+
+
+def test_the_published_start_point_loads_as_printed(bench, tmp_path):
+    """In a process that has only transformers and peft, the card's snippet rebuilds the start point of FILet."""
+    _, store, printed = bench
+    repo = next(name for name in published_models(printed) if "filet-init" in name)
+    card = HfApi().hf_hub_download(repo, "README.md")
+    snippet = Path(card).read_text().split("```python\n")[1].split("```")[0]
+    key = next(result.key for result in store.results() if result.spec.method.name == "filet")
+    check = f"""
+import sys, torch
+assert "hubinit" not in sys.modules
+ids = torch.arange(1, 20)[None]
+with torch.inference_mode():
+    found = model(input_ids=ids).logits
+    base = AutoModelForCausalLM.from_pretrained("tiny/llama", dtype=torch.float32).eval()(input_ids=ids).logits
+print((found - base).norm().item() / base.norm().item(), sum(p.requires_grad for p in model.parameters()))
+from safetensors.torch import load_file
+stored = load_file({str(store.folder(key) / "init" / "adapter_model.safetensors")!r})
+state = {{name.replace(".default", ""): value for name, value in model.state_dict().items()}}
+assert all(torch.equal(state[name], value) for name, value in stored.items())
+"""
+    script = tmp_path / "snippet.py"
+    script.write_text(snippet + check)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr[-2000:]
+    deviation, trainable = done.stdout.split()[-2:]
+    assert float(deviation) < 1e-5
+    assert int(trainable) == 28, "A and B of 14 linear layers train, the anchor and the base do not"
+
+
+def test_the_leaderboard_data_set_has_every_row(bench):
+    from datasets import load_dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = load_dataset("alice/hubinit-leaderboard", split="train").to_pandas()
+    assert set(runs["method"]) == set(METHODS.split(","))
+    assert len(runs[runs["limit"] == 6]) == 10
+    text = Path(HfApi().hf_hub_download("alice/hubinit-leaderboard", "README.md", repo_type="dataset")).read_text()
+    assert "filet" in text
+    assert "| method" in text
+
+
+def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
+    """A learning rate of 0 trains nothing: the gate says so, and the base's run is not touched by it."""
+    done = hubinit(
+        *("bench", "--models", "tiny/llama", "--methods", "none,lora", "--tasks", "arc-easy", "--preset", "quickstart"),
+        *(part for setting in SMALL for part in ("--set", setting)),
+        *("--lrs", "0", "--out", tmp_path, "--json"),
+        code=1,
+    )
+    status = {r["spec"]["method"]["name"]: (r["status"], r["reason"]) for r in json.loads(done.stdout)["results"]}
+    assert status["none"][0] == "ok"
+    assert status["lora"][0] == "failed"
+    assert "step 0" in status["lora"][1]
+
+
+def test_train_and_eval_alone(seeded, tmp_path):
+    sets = [part for setting in SMALL for part in ("--set", setting)]
+    hubinit(
+        *("train", "tiny/llama", "--task", "arc-easy", "--method", "pissa", "--preset", "quickstart", *sets),
+        *("--out", tmp_path),
+    )
+    (result,) = ResultStore(tmp_path).results()
+    assert result.scores == ()
+    adapter = tmp_path / "runs" / result.key / "adapter"
+    scores = json.loads(hubinit("eval", adapter, "--tasks", "arc-easy", "--limit", "6", "--json").stdout)
+    base = json.loads(hubinit("eval", "tiny/llama", "--tasks", "arc-easy", "--limit", "6", "--json").stdout)
+    assert [score["n"] for score in scores + base] == [6] * 4
+
+
+def published_models(printed):
+    return ["/".join(url.split("/")[-2:]) for url in printed["published"] if "/datasets/" not in url]

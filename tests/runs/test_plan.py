@@ -1,0 +1,184 @@
+"""What a request expands to, without a Hub: revisions are fixed, models are names only."""
+
+from dataclasses import replace
+
+import pytest
+
+from hubinit import tasks
+from hubinit.errors import HubinitError
+from hubinit.methods import METHODS
+from hubinit.models import names
+from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
+from hubinit.runs.estimate import from_history
+from hubinit.runs.plan import Request, plan, read_protocol
+from hubinit.specs import EvalSpec
+
+PROVENANCE = Provenance(versions={}, hardware={}, command="", created="2026-01-01")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "pin", lambda spec: spec.model_copy(update={"revision": "a" * 40}))
+    monkeypatch.setattr(tasks, "pin", lambda name: f"{name:0<40}")
+    return ResultStore(tmp_path)
+
+
+def finished(run, evaluations=None, status="ok"):
+    scores = tuple(Score(task=e.task, metric="acc", value=0.5, n=1, eval=e) for e in evaluations or run.evaluations)
+    return RunResult(key=run.spec.key, spec=run.spec, status=status, scores=scores, provenance=PROVENANCE)
+
+
+def test_the_command_of_the_mission(store):
+    planned = plan(Request(models=("llama3-8b",)), store)
+    names = [run.spec.method.name for run in planned]
+    assert names == [name for name in METHODS if name not in ("kasa", "lora-dash")]  # their training is not there yet
+    assert {run.spec.model.id for run in planned} == {"meta-llama/Meta-Llama-3-8B"}
+    assert {run.group for run in planned} == {"commonsense"}
+    assert all(len(run.evaluations) == 8 for run in planned)
+    samples = {run.spec.method.name: run.spec.calibration.samples for run in planned if run.spec.calibration}
+    assert samples["filet"] == 320
+    assert samples["lora-da"] == 256
+    assert samples["lora-ga"] == samples["lora-one"] == 8
+    named = plan(Request(models=("llama3-8b",), methods=("kasa", "lora-dash")), store)
+    assert [run.spec.method.name for run in named] == ["kasa", "lora-dash"]
+    assert planned[0].spec.calibration is None, "weight-only methods must not depend on calibration settings"
+
+
+def test_vision_models_default_to_one_run_per_image_task(store):
+    planned = plan(Request(models=("vit-b32",), methods=("lora",)), store)
+    assert [run.group for run in planned] == list(tasks.SUITES["image"])
+    assert all(len(run.evaluations) == 1 for run in planned)
+
+
+def test_every_method_gets_the_same_grid(store):
+    request = Request(models=("smollm2-135m",), methods=("lora", "pissa"), seeds=(0, 1), learning_rates=(1e-3, 1e-4))
+    planned = plan(Request(**{**vars(request), "tasks": ("arc-easy",)}), store)
+    grids = {
+        name: {(r.spec.learning_rate, r.spec.seed) for r in planned if r.spec.method.name == name}
+        for name in ("lora", "pissa")
+    }
+    assert len(planned) == 8
+    assert grids["lora"] == grids["pissa"]
+
+
+def test_the_base_runs_once_for_all_groups(store):
+    request = Request(models=("smollm2-135m",), methods=("none",), tasks=("arc-easy", "piqa"), seeds=(0, 1))
+    (run,) = plan(request, store)
+    assert [e.task for e in run.evaluations] == ["arc-easy", "piqa"]
+
+
+def test_a_rerun_is_free_and_a_new_task_only_scores(store):
+    request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",))
+    (run,) = plan(request, store)
+    assert run.state == "run"
+    store.write(finished(run))
+    (again,) = plan(request, store)
+    assert again.state == "cached"
+    (forced,) = plan(request, store, force=True)
+    assert forced.state == "run"
+    (limited,) = plan(Request(**{**vars(request), "overrides": ("limit=5",)}), store)
+    assert limited.state == "evaluate"
+    assert limited.missing == (EvalSpec(task="arc-easy", revision=f"{'arc-easy':0<40}", limit=5),)
+
+
+@pytest.mark.parametrize(("status", "state"), [("failed", "run"), ("diverged", "cached"), ("partial", "cached")])
+def test_what_is_tried_again(store, status, state):
+    request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",))
+    (run,) = plan(request, store)
+    store.write(finished(run, status=status))
+    assert plan(request, store)[0].state == state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": 4},
+        {"seeds": (7,)},
+        {"learning_rates": (0.5,)},
+        {"calibration_samples": 9},
+        {"overrides": ("recipe.steps=3",)},
+        {"overrides": ("filet.selection=P",)},
+        {"overrides": ("samples=17",)},
+        {"models": ("llama3-8b",)},
+    ],
+)
+def test_any_changed_input_is_a_new_run(store, change):
+    request = Request(models=("smollm2-135m",), methods=("filet",), tasks=("arc-easy",))
+    changed = Request(**{**vars(request), **change})
+    assert plan(request, store)[0].spec.key != plan(changed, store)[0].spec.key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ("llama3-8B",)}, "did you mean llama3-8b"),
+        ({"methods": ("filett",)}, "Unknown method 'filett': did you mean filet"),
+        ({"tasks": ("arc-esy",)}, "Unknown task 'arc-esy': did you mean arc-easy"),
+        ({"tasks": ("digits",)}, "'digits' is a vision task"),
+        ({"preset": "quickstrat"}, "There is no preset or YAML file 'quickstrat': did you mean quickstart"),
+        ({"overrides": ("rank",)}, "--set wants key=value"),
+        ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
+        ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
+        ({"overrides": ("rank=[",)}, r"--set rank=\[: '\[' is not valid YAML"),
+        *(
+            ({"overrides": (override,)}, f"'{override.split('=')[0]}")
+            for override in (
+                *("rank=0", "limit=0", "samples=-1", "validation_samples=-1", "eval_batch_size=0", "shots=-1"),
+                *("recipe.steps=0", "recipe.epochs=0", "recipe.batch_size=0", "recipe.micro_batch_size=-4"),
+                *("recipe.warmup_ratio=1.5", "recipe.weight_decay=-1", "recipe.max_length=0", "recipe.epochs=.nan"),
+                *("calibration.samples=0", "seeds=[-1]", "learning_rates=[.inf]", "alpha=0"),
+            )
+        ),
+        ({"overrides": ("filett.selection=M",)}, "unknown method 'filett'"),
+        ({"overrides": ("filet.selektion=M",)}, "selektion"),
+    ],
+)
+def test_mistakes_are_named(store, change, message):
+    request = Request(models=("smollm2-135m",), methods=("filet",), tasks=("arc-easy",))
+    with pytest.raises(HubinitError, match=message):
+        plan(Request(**{**vars(request), **change}), store)
+
+
+def test_overrides_reach_every_level():
+    protocol = read_protocol(
+        "default", ["rank=4", "recipe.steps=7", "lora-da.preset=paper", "recipe.weight_decay=1e-2"]
+    )
+    assert (protocol.rank, protocol.recipe.steps, protocol.recipe.weight_decay) == (4, 7, 0.01)
+    assert protocol.methods == {"lora-da": {"preset": "paper"}}
+
+
+def test_a_preset_may_be_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("rank: 3\nlearning_rates: [1.0e-3, 1.0e-4]\n")
+    assert read_protocol(str(tmp_path / "mine.yaml")).learning_rates == (1e-3, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- rank: 3\n", "mine.yaml' is no mapping"),
+        (b"sixteen", "mine.yaml' is no mapping"),
+        (b"rank: \xff\n", "mine.yaml' is not UTF-8"),
+        (b"rank: [\n", "mine.yaml' is not valid YAML"),
+        (b"recipe: 3\n", "'recipe'"),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(HubinitError, match=message):
+        read_protocol(str(tmp_path / "mine.yaml"))
+
+
+def test_the_estimate_follows_the_latest_run_and_counts_what_is_left(store):
+    request = Request(models=("smollm2-135m",), methods=("filet",), tasks=("arc-easy",), overrides=("limit=10",))
+    (run,) = plan(request, store)
+
+    def took(seconds, created):  # nothing scored yet: scoring costs nothing known
+        stages = dict.fromkeys(("load", "calibrate", "initialise", "train"), Cost(seconds=seconds))
+        provenance = PROVENANCE.model_copy(update={"created": created})
+        return finished(run).model_copy(update={"costs": stages, "provenance": provenance, "scores": ()})
+
+    history = [took(5.0, "2026-03-01T00:00:00+00:00"), took(1.0, "2026-02-01T00:00:00+00:00")]
+    assert from_history(run, history) == pytest.approx(20.0)  # load, calibrate, initialise, train
+    trained = replace(run, stored=finished(run).model_copy(update={"scores": ()}))
+    assert trained.state == "evaluate"
+    assert from_history(trained, history) == pytest.approx(5.0)  # load

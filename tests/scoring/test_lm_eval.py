@@ -1,0 +1,205 @@
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
+from lm_eval.api.instance import Instance
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from hubinit import tasks
+from hubinit.errors import HubinitError
+from hubinit.scoring import lm_eval as evaluation
+from hubinit.scoring.lm_eval import evaluate, evaluate_one
+from hubinit.specs import EvalSpec
+from tests.texts import arc, language_model, save_arc, save_dataset, save_gsm8k, tokenizer
+
+ARC = EvalSpec(task="arc-easy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, path in (("arc-easy", save_arc(folder / "arc", test=6)), ("gsm8k", save_gsm8k(folder / "gsm8k"))):
+            patch.setitem(tasks.TASKS, name, replace(tasks.get(name), dataset=str(path)))
+        yield
+
+
+def log_likelihood(model: Any, prompt: str, completion: str) -> float:
+    """The oracle: one sequence at a time, in float64, no batching and no padding."""
+    tokens = tokenizer()
+    start = len(tokens(prompt)["input_ids"])
+    ids = torch.tensor(tokens(prompt + completion)["input_ids"])
+    with torch.no_grad():
+        logs = model(ids[None]).logits[0].double().log_softmax(-1)
+    return sum(float(logs[position - 1, ids[position]]) for position in range(start, len(ids)))
+
+
+def adapted(seed: int = 0) -> PeftModel:
+    """Two adapters of visible size, both active, as a residual method trains them."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(language_model(), config)
+    model.add_adapter("anchor", config)
+    model.base_model.set_adapter(["default", "anchor"])
+    return model
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    model = language_model()
+    plain, normalised = [], []
+    for row in arc(6, first=1000):
+        prompt = f"Question: {row['question']}\nAnswer:"
+        texts = row["choices"]["text"]
+        sums = torch.tensor([log_likelihood(model, prompt, f" {text}") for text in texts])
+        gold = row["choices"]["label"].index(row["answerKey"])
+        plain.append(float(sums.argmax() == gold))
+        normalised.append(float((sums / torch.tensor([len(text) for text in texts])).argmax() == gold))
+    acc, acc_norm = evaluate_one(model, tokenizer(), ARC, batch_size=4)
+    assert plain != normalised  # the two rules differ on these data
+    for score, values in ((acc, plain), (acc_norm, normalised)):
+        mean = sum(values) / 6
+        assert score.value == pytest.approx(mean)
+        assert score.stderr == pytest.approx(math.sqrt(sum((value - mean) ** 2 for value in values) / 5 / 6))
+        assert (score.n, score.invalid_rate, score.eval) == (6, None, ARC)
+    assert (acc.metric, acc.primary) == ("acc", True)
+    assert (acc_norm.metric, acc_norm.primary) == ("acc_norm", False)
+
+
+def test_all_active_adapters_count() -> None:
+    model, base = adapted(), language_model()
+    prompt, completion = "Question: What is the color?\nAnswer:", " blue"
+    request = Instance("loglikelihood", {}, (prompt, completion), 0)
+
+    def scored(model: Any) -> float:
+        return evaluation.lm_eval_model(model, tokenizer(), 4, lambda done, total: None).loglikelihood([request])[0][0]
+
+    both = scored(model)
+    assert both == pytest.approx(log_likelihood(model, prompt, completion), abs=1e-4)
+    assert scored(base) == pytest.approx(log_likelihood(base, prompt, completion), abs=1e-4)
+    model.base_model.set_adapter(["default"])
+    one = scored(model)
+    with model.disable_adapter():
+        none = scored(model)
+    assert none == pytest.approx(scored(base), abs=1e-4)
+    assert min(abs(both - one), abs(one - none), abs(both - none)) > 1e-2
+
+
+def test_a_scored_model_can_still_be_trained() -> None:
+    model = adapted()
+    evaluate_one(model, tokenizer(), ARC, batch_size=4)
+    ids = torch.tensor([tokenizer()("What is the color?")["input_ids"]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_bfloat16_scores_are_summed_in_float32() -> None:
+    """lm-eval would take the logarithms in bfloat16, whose steps near −8 are 1/32."""
+    model = language_model().bfloat16()
+    prompt, completion = "Question: What is the color?\nAnswer:", " the small bird can fly"
+    request = Instance("loglikelihood", {}, (prompt, completion), 0)
+    scorer = evaluation.lm_eval_model(model, tokenizer(), 1, lambda done, total: None)
+    assert scorer.loglikelihood([request])[0][0] == pytest.approx(log_likelihood(model, prompt, completion), abs=1e-3)
+
+
+def test_limit_progress_and_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[int, int]] = []
+    spec = ARC.model_copy(update={"limit": 2})
+    scores = evaluate(
+        language_model(),
+        tokenizer(),
+        [spec, ARC],
+        batch_size=3,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [score.n for score in scores] == [2, 2, 6, 6]
+    assert [done for done, total in seen if total == 9] == [3, 6, 9]  # four and five answers
+    assert seen[-1] == (24, 24)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(HubinitError, match="limit=0"):
+        evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 0}), batch_size=4)
+
+
+class Parrot:
+    """A language model that answers from a list and remembers what it was asked."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, answers: list[str]) -> None:
+        self.answers, self.prompts = answers, []
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        self.prompts = [request.args[0] for request in requests]
+        return self.answers
+
+
+def test_generation_counts_right_wrong_and_unusable_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    parrot = Parrot([" 100 + 1 = 101\n#### 101", " I think it is 102", " no idea"])
+    monkeypatch.setattr(evaluation, "lm_eval_model", lambda *arguments: parrot)
+    strict, flexible = evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k"), batch_size=4)
+    assert (strict.metric, strict.primary) == ("exact_match,strict-match", True)
+    assert (strict.value, strict.invalid_rate) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (flexible.metric, flexible.primary) == ("exact_match,flexible-extract", False)
+    assert (flexible.value, flexible.invalid_rate) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert strict.stderr == pytest.approx(math.sqrt(1 / 9))
+    assert parrot.prompts[0] == "Question: What is 100 plus 1?\nAnswer:"
+
+
+def test_shots_are_solved_examples_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    parrot = Parrot([""] * 3)
+    monkeypatch.setattr(evaluation, "lm_eval_model", lambda *arguments: parrot)
+    for shots in (2, 0):
+        evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k", shots=shots), batch_size=4)
+        assert [prompt.count("####") for prompt in parrot.prompts] == [shots] * 3
+        assert all(prompt.count("What is 10") == 1 for prompt in parrot.prompts)  # test questions only as the question
+
+
+def test_a_real_model_generates(capfd: pytest.CaptureFixture[str]) -> None:
+    spec = EvalSpec(task="gsm8k", limit=2)
+    strict, _ = evaluate_one(adapted(), tokenizer(), spec, batch_size=2)
+    assert (strict.n, strict.value, strict.invalid_rate) == (2, 0.0, 1.0)  # its weights are random
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_single_example_has_no_standard_error() -> None:
+    scores = evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 1}), batch_size=4)
+    assert [score.stderr for score in scores] == [None, None]
+
+
+def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8,
+        num_labels=3, initializer_range=0.5,
+    )  # fmt: skip
+    model, processor = ViTForImageClassification(config).eval(), ViTImageProcessor(size={"height": 16, "width": 16})
+    images = [Image.effect_noise((16, 16), 40 * index + 20) for index in range(5)]
+    with torch.no_grad():
+        pixels = processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        predicted = model(pixels).logits.argmax(-1).tolist()
+    labels = [predicted[0], predicted[1], predicted[2], (predicted[3] + 1) % 3, (predicted[4] + 1) % 3]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b", "c"])})
+    split = Dataset.from_dict({"image": images, "label": labels}, features=features)
+    folder = save_dataset(tmp_path / tmp_path.name, "default", {"train": split.select([0]), "test": split})
+    monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
+    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
+    assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)
+    (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3)
+    assert (score.value, score.n) == (pytest.approx(0.75), 4)
+
+
+def test_a_context_too_short_to_generate_is_one_sentence() -> None:
+    model = language_model()
+    model.config.max_position_embeddings = 128
+    with pytest.raises(HubinitError, match=r"Task 'gsm8k' cannot be scored on this model: .*128"):
+        evaluate_one(model, tokenizer(), EvalSpec(task="gsm8k", limit=1), batch_size=1)

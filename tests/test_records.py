@@ -1,0 +1,79 @@
+"""Results are stored whole or not at all, and a damaged or edited one is noticed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubinit.errors import HubinitError
+from hubinit.records import Provenance, ResultStore, RunResult, Score, write_atomically
+from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
+
+PROVENANCE = Provenance(versions={"torch": "1"}, hardware={"cpu": "x"}, command="hubinit bench", created="2026-01-01")
+
+
+def result(seed: int = 0, **fields) -> RunResult:
+    spec = RunSpec(
+        model=ModelSpec(id="org/name"), method=MethodSpec(name="lora"), rank=4, alpha=8, seed=seed, learning_rate=1e-3
+    )
+    return RunResult(key=spec.key, spec=spec, status="ok", provenance=PROVENANCE, **fields)
+
+
+def test_round_trip(tmp_path):
+    store = ResultStore(tmp_path)
+    score = Score(task="arc-easy", metric="acc", value=0.5, n=10, stderr=0.1, eval=EvalSpec(task="arc-easy"))
+    first, second = result(0, scores=(score,)), result(1)
+    store.write(first)
+    store.write(second)
+    assert store.read(first.key) == first
+    assert {r.key for r in store.results()} == {first.key, second.key}
+    assert store.read("0" * 16) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"key": "x"}', b"\xff\xfe"])
+def test_damaged_result_is_named(tmp_path, damage):
+    store = ResultStore(tmp_path)
+    path = store.folder("abc") / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(damage)
+    with pytest.raises(HubinitError, match=r"result\.json is not a readable run result .* delete it"):
+        store.read("abc")
+
+
+def test_edited_specification_is_noticed(tmp_path):
+    store = ResultStore(tmp_path)
+    stored = result()
+    store.write(stored)
+    path = store.folder(stored.key) / "result.json"
+    content = json.loads(path.read_text())
+    content["spec"]["learning_rate"] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(HubinitError, match="was edited"):
+        store.read(stored.key)
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+@given(st.floats(1e-6, 1, allow_nan=False), st.floats(1e-6, 1, allow_nan=False), st.integers(0, 9), st.integers(0, 9))
+def test_key_follows_every_input(lr, other_lr, seed, other_seed):
+    def key(rate: float, seed: int) -> str:
+        spec = RunSpec(
+            model=ModelSpec(id="a/b"), method=MethodSpec(name="lora"), rank=4, alpha=8, learning_rate=rate, seed=seed
+        )
+        return spec.key
+
+    assert (key(lr, seed) == key(other_lr, other_seed)) == ((lr, seed) == (other_lr, other_seed))
+
+
+def test_key_does_not_depend_on_the_order_of_options():
+    one = MethodSpec(name="filet", options={"selection": "M", "scaling": "fisher"})
+    two = MethodSpec(name="filet", options={"scaling": "fisher", "selection": "M"})
+    assert one.key == two.key
