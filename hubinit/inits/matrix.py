@@ -16,7 +16,7 @@ from hubinit.errors import HubinitError, first_line
 from hubinit.inits.make import Report, finished, load_base, make_start, pool_of
 from hubinit.inits.plan import PlannedStart, checked_methods, start_spec, task_data
 from hubinit.runs.costs import Stopwatch
-from hubinit.runs.plan import read_protocol
+from hubinit.runs.protocol import read_protocol
 from hubinit.specs import ModelSpec
 
 if TYPE_CHECKING:

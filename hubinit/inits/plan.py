@@ -11,7 +11,8 @@ from typing import Any
 from hubinit.data.own import UserData
 from hubinit.errors import HubinitError
 from hubinit.paths import home
-from hubinit.runs.plan import calibration_spec, expand_methods, method_spec, read_protocol
+from hubinit.runs.plan import calibration_spec, expand_methods, method_spec
+from hubinit.runs.protocol import read_protocol
 from hubinit.specs import DataSpec, ModelSpec, Protocol, RunSpec
 
 
@@ -142,7 +143,9 @@ def start_spec(
 ) -> RunSpec:
     """A run that ends before training: no recipe, no learning rate, and no data where the start does not depend on them."""
     method = method_spec(name, protocol)
-    calibration = calibration_spec(method, protocol, samples)
+    calibration = calibration_spec(
+        method, protocol.model_copy(update={"calibration_samples": samples or protocol.calibration_samples})
+    )
     return RunSpec(
         model=model,
         method=method,
