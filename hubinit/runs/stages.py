@@ -62,6 +62,8 @@ def run_stages(
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
         scores, reasons = score(model, loaded, missing, job, report)
+    if stored is not None:  # these may come from another machine and other versions than the adapter
+        scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
