@@ -5,7 +5,7 @@ from hubinit.adapters.base import detach, untouched_base
 from hubinit.adapters.calibrating import calibrate
 from hubinit.adapters.reload import load_initialized
 from hubinit.adapters.report import InitReport, ModuleReport
-from hubinit.adapters.saving import SavedAdapter, export, save_initialized
+from hubinit.adapters.saving import SavedAdapter, export, head_size, save_initialized
 
 __all__ = [
     "InitReport",
@@ -14,6 +14,7 @@ __all__ = [
     "calibrate",
     "detach",
     "export",
+    "head_size",
     "initialize",
     "load_initialized",
     "save_initialized",
