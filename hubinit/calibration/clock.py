@@ -1,7 +1,7 @@
 """What each part of a calibration took, so that a method can be charged with what it needs, whoever shared the pass."""
 
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ class Work:
         return not self.needed_by.isdisjoint(statistics) and self.spared_by not in statistics
 
 
+Label = Work | tuple[str, str]  # a part of a pass by who needs it, or a sum by its key
 FORWARD_PASS = Work(frozenset(Statistic))
 BACKWARD_PASS = Work(OF_GRADIENTS)
 GRADIENT_PASS = Work(frozenset({Statistic.GRADIENT}))  # with sampled labels there are two backward passes
@@ -39,8 +40,8 @@ PASSES = (FORWARD_PASS, BACKWARD_PASS, GRADIENT_PASS, SAMPLED_PASS)
 class Clock:
     """Adds up the seconds of labelled parts. On a GPU, events are recorded and read later, so that nothing waits."""
 
-    seconds: dict[Hashable, float] = field(default_factory=dict)
-    _events: list[tuple[Hashable, Hashable | None, Any, Any]] = field(default_factory=list)
+    seconds: dict[Label, float] = field(default_factory=dict)
+    _events: list[tuple[Label, Label | None, Any, Any]] = field(default_factory=list)
 
     def start(self, device: torch.device) -> Any:
         """Begins a part; give what is returned to `stop`."""
@@ -50,7 +51,7 @@ class Clock:
         event.record(torch.cuda.current_stream(device))
         return event
 
-    def stop(self, label: Hashable, begun: Any, device: torch.device, inside: Hashable | None = None) -> None:
+    def stop(self, label: Label, begun: Any, device: torch.device, inside: Label | None = None) -> None:
         """Ends a part: what it took is added to its label, and taken from that of the part which it happened in."""
         if device.type != "cuda":
             self._add(label, inside, time.perf_counter() - begun)
@@ -60,7 +61,7 @@ class Clock:
         self._events.append((label, inside, begun, event))
 
     @contextmanager
-    def measure(self, label: Hashable, device: torch.device, inside: Hashable | None = None) -> Iterator[None]:
+    def measure(self, label: Label, device: torch.device, inside: Label | None = None) -> Iterator[None]:
         """Measures the block, see `stop`."""
         begun = self.start(device)
         yield
@@ -73,7 +74,7 @@ class Clock:
             self._add(label, inside, begun.elapsed_time(ended) / 1000)
         self._events.clear()
 
-    def _add(self, label: Hashable, inside: Hashable | None, seconds: float) -> None:
+    def _add(self, label: Label, inside: Label | None, seconds: float) -> None:
         self.seconds[label] = self.seconds.get(label, 0.0) + seconds
         if inside is not None:
             self.seconds[inside] = self.seconds.get(inside, 0.0) - seconds

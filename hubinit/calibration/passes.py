@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -138,16 +138,12 @@ def _share_out(plan: MemoryPlan, turn: int, clock: Clock, total: float) -> dict[
     proportion to their size.
     """
     work = {label: seconds for label, seconds in clock.seconds.items() if isinstance(label, Work)}
-    sums = {key: seconds for key, seconds in clock.seconds.items() if not isinstance(key, Work)}
-    work[FORWARD_PASS] = total - sum(work.values()) - sum(sums.values())
-    if turn:
-        bare = sum(work.pop(part, 0.0) for part in PASSES)
-        size = sum(item.size for item in plan.accumulators.values())
-        for key, item in plan.accumulators.items():
-            sums[key] = sums.get(key, 0.0) + bare * item.size / size
-    for key, seconds in sums.items():
-        parts = plan.works[cast(Key, key)]
-        work = add_up(work, {part: share * seconds for part, share in parts.items()})
+    work[FORWARD_PASS] = total - sum(clock.seconds.values())
+    again = sum(work.pop(part, 0.0) for part in PASSES) if turn else 0.0
+    size = sum(item.size for item in plan.accumulators.values())
+    for key, item in plan.accumulators.items():
+        seconds = clock.seconds.get(key, 0.0) + again * item.size / size
+        work = add_up(work, {part: share * seconds for part, share in plan.works[key].items()})
     return work
 
 
