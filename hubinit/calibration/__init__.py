@@ -6,7 +6,7 @@ from hubinit.lazy import importer
 from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 if TYPE_CHECKING:
-    from hubinit.calibration.cache import cached
+    from hubinit.calibration.cache import load_or_compute
     from hubinit.calibration.engine import calibrate
     from hubinit.calibration.memory import MemoryPlan, plan_memory
     from hubinit.calibration.result import Calibration
@@ -17,10 +17,10 @@ __getattr__ = importer(
     {
         "Calibration": "hubinit.calibration.result",
         "MemoryPlan": "hubinit.calibration.memory",
-        "cached": "hubinit.calibration.cache",
+        "load_or_compute": "hubinit.calibration.cache",
         "calibrate": "hubinit.calibration.engine",
         "plan_memory": "hubinit.calibration.memory",
     },
 )
 
-__all__ = ["Calibration", "LayerStatistics", "MemoryPlan", "Statistic", "cached", "calibrate", "plan_memory"]
+__all__ = ["Calibration", "LayerStatistics", "MemoryPlan", "Statistic", "calibrate", "load_or_compute", "plan_memory"]

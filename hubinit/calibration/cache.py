@@ -18,7 +18,7 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def cached(
+def load_or_compute(
     folder: str | Path,
     key: Mapping[str, Any],
     statistics: Iterable[Statistic],

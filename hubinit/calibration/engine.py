@@ -24,7 +24,7 @@ from hubinit.calibration.loss import Batch, model_inputs
 from hubinit.calibration.memory import LayerShape, MemoryPlan, plan_memory
 from hubinit.calibration.passes import Counts, Progress, Request, all_reduce_, device_of, dtype_of, run_pass, to_model
 from hubinit.calibration.result import Calibration, fingerprint
-from hubinit.calibration.rows import disambiguated, first_example
+from hubinit.calibration.rows import disambiguate, first_example
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import shape_of, target_layers
 from hubinit.numerics.statistics import LayerStatistics, Statistic
@@ -77,7 +77,7 @@ def calibrate(
         raise CalibrationError("there is nothing to calibrate: name a statistic, or a method that needs one.")
     layers = target_layers(model, target_modules)
     first, batches = _peek(batches)
-    with _frozen(model):
+    with _freeze(model):
         leaders = _discover(model, layers, first)
         layers = {name: layers[name] for name in leaders}
         plan = _plan(layers, leaders, wanted, memory_budget)
@@ -158,7 +158,7 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def _freeze(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen weights, and gradient checkpointing that works in evaluation mode; all restored."""
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -196,7 +196,7 @@ def _discover(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -
 
     handles = [module.register_forward_pre_hook(partial(note, name)) for name, module in layers.items()]
     try:
-        example = disambiguated(model, first_example(batch))
+        example = disambiguate(model, first_example(batch))
         with torch.no_grad():
             model(**to_model(model, model_inputs(model, example, None)))
     finally:

@@ -107,7 +107,7 @@ def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Su
     if labels.ndim == 1:
         example = (labels != IGNORED).nonzero().squeeze(1)
         return Supervision(example, labels[example], example, (labels != IGNORED).long())
-    valid = predicting(model, batch)  # (B, S)
+    valid = predicting_positions(model, batch)  # (B, S)
     if _shifts(model):
         labels = labels.roll(-1, dims=1)
     columns = valid.any(0).nonzero().squeeze(1)  # positions that any example needs
@@ -124,7 +124,7 @@ def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Su
     return Supervision(row, labels[example, position], example, valid.sum(1), keep)
 
 
-def predicting(model: nn.Module, batch: Batch) -> Tensor:
+def predicting_positions(model: nn.Module, batch: Batch) -> Tensor:
     """(B, S) bool: the positions whose logits predict a label, for token labels (B, S)."""
     valid = batch["labels"] != IGNORED  # (B, S)
     mask = batch.get("attention_mask")
@@ -182,7 +182,7 @@ def loss_gradient(logits: Tensor, supervision: Supervision, uniform: Tensor | No
     return gradient, total
 
 
-def uniforms(batch: Batch, supervision: Supervision, seed: int) -> Tensor:
+def draw_uniforms(batch: Batch, supervision: Supervision, seed: int) -> Tensor:
     """One number in [0, 1) per supervised position, from the seed and the example's content.
 
     So the labels drawn do not depend on the batch size, the padding, the order of the examples or the number of processes.

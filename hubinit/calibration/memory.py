@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import ByteSize
+
 from hubinit.calibration.clock import Work
 from hubinit.errors import CalibrationError
 from hubinit.numerics.statistics import Statistic
@@ -120,26 +122,22 @@ class MemoryPlan:
             rows.setdefault((str(kind), item.place, item.turn), []).append(item.size)
         lines = [f"{'sum':<24}{'place':<8}{'pass':>5}{'layers':>8}{'bytes':>12}"]
         for (label, place, turn), sizes in rows.items():
-            lines.append(f"{label:<24}{place:<8}{turn + 1:>5}{len(sizes):>8}{human(sum(sizes)):>12}")
+            lines.append(f"{label:<24}{place:<8}{turn + 1:>5}{len(sizes):>8}{in_units(sum(sizes)):>12}")
         return "\n".join([*lines, self.summary])
 
     @property
     def summary(self) -> str:
         """The plan in one line."""
-        budget = "no limit" if self.budget is None else human(self.budget)
+        budget = "no limit" if self.budget is None else in_units(self.budget)
         return (
-            f"{self.passes} pass{'es' if self.passes > 1 else ''}; on the device at most {human(self.device_bytes())} "
-            f"+ {human(self.scratch if self.budget is not None else 0)} scratch of {budget}; host {human(self.host_bytes)}"
+            f"{self.passes} pass{'es' if self.passes > 1 else ''}; on the device at most {in_units(self.device_bytes())} "
+            f"+ {in_units(self.scratch if self.budget is not None else 0)} scratch of {budget}; host {in_units(self.host_bytes)}"
         )
 
 
-def human(size: float) -> str:
+def in_units(size: int) -> str:
     """Bytes with a binary unit: `1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+    return ByteSize(size).human_readable(separator=" ")
 
 
 def plan_memory(
@@ -258,7 +256,7 @@ def _place(
     fixed = sum(item.size for item in vectors)
     if fixed > budget:
         raise CalibrationError(
-            f"the smallest sums take {human(fixed)}, more than the memory budget of {human(budget)}: raise memory_budget."
+            f"the smallest sums take {in_units(fixed)}, more than the memory budget of {in_units(budget)}: raise memory_budget."
         )
     if fixed + sum(item.size for item in matrices) <= budget:
         placed = vectors + matrices
@@ -284,8 +282,8 @@ def _place(
             if item.size > room[turn]:
                 name, kind = item.key
                 raise CalibrationError(
-                    f"{kind} of {name} alone takes {human(item.size)}, more than the memory budget of {human(budget)}: "
-                    f"raise memory_budget to {human(item.size + fixed)}, or leave that layer out of target_modules."
+                    f"{kind} of {name} alone takes {in_units(item.size)}, more than the memory budget of {in_units(budget)}: "
+                    f"raise memory_budget to {in_units(item.size + fixed)}, or leave that layer out of target_modules."
                 )
             room[turn] -= item.size
             placed.append(Accumulator(item.key, item.shape, item.itemsize, "device", turn))

@@ -21,10 +21,10 @@ from hubinit.calibration.clock import (
     Work,
     add_up,
 )
-from hubinit.calibration.fisher_energy import Candidates, divided
-from hubinit.calibration.loss import Batch, Supervision, loss_gradient, model_inputs, supervise, uniforms
+from hubinit.calibration.fisher_energy import Candidates, divide
+from hubinit.calibration.loss import Batch, Supervision, draw_uniforms, loss_gradient, model_inputs, supervise
 from hubinit.calibration.memory import Key, Kind, MemoryPlan, Moment
-from hubinit.calibration.rows import disambiguated, rows_of
+from hubinit.calibration.rows import disambiguate, rows_of
 from hubinit.calibration.taps import BACKWARD, Taps, taps_of
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import is_conv1d, is_quantised, weight_of
@@ -149,7 +149,7 @@ def _share_out(plan: MemoryPlan, turn: int, clock: Clock, total: float) -> dict[
 
 def _one_batch(request: Request, taps: Taps, batch: Batch, index: int, counts: Counts) -> None:
     """Forward, and the backward passes that the sums of this turn need."""
-    batch = disambiguated(request.model, {key: value.cpu() for key, value in batch.items()})
+    batch = disambiguate(request.model, {key: value.cpu() for key, value in batch.items()})
     supervision = supervise(request.model, batch, all_logits=request.all_logits) if taps.backward else None
     taps.batch = rows_of(request.model, batch, supervision, request.tokens)
     counts.examples += taps.batch.examples
@@ -182,7 +182,7 @@ def _differentiate(
     if request.fisher == "empirical":
         turns: list[tuple[frozenset[Kind], Tensor | None, Work]] = [(kinds, None, BACKWARD_PASS)]
     else:  # G needs the data's labels, the Fisher the model's own
-        drawn = uniforms(batch, supervision, request.seed)
+        drawn = draw_uniforms(batch, supervision, request.seed)
         turns = [
             (kinds & {Statistic.GRADIENT}, None, GRADIENT_PASS),
             (kinds - {Statistic.GRADIENT}, drawn, SAMPLED_PASS),
@@ -269,9 +269,9 @@ def _energies(candidates: Candidates, statistic: Statistic, kind: Kind, total: T
     """FILet's sums (n,) from what was accumulated for them."""
     match kind:
         case Statistic.FISHER_INPUT:
-            return divided(total, candidates.v_squares)
+            return divide(total, candidates.v_squares)
         case Statistic.FISHER_OUTPUT:
-            return divided(total, candidates.uv_squares)
+            return divide(total, candidates.uv_squares)
         case Statistic.INPUT_MOMENT:
             return candidates.input_energies(input_moment=total)
         case Moment.LINEAR_OUTPUT_MOMENT:

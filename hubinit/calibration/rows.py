@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hubinit.calibration.loss import IGNORED, Batch, Supervision, is_encoder_decoder, predicting
+from hubinit.calibration.loss import IGNORED, Batch, Supervision, is_encoder_decoder, predicting_positions
 from hubinit.errors import CalibrationError
 
 
@@ -106,7 +106,7 @@ def rows_of(
         if mask is not None and not is_encoder_decoder(model):
             labelled = labelled & mask.bool()
         inputs = {**attended, labels.numel(): labelled.reshape(-1)}
-        gradients = {**attended, labels.numel(): predicting(model, batch).reshape(-1)}
+        gradients = {**attended, labels.numel(): predicting_positions(model, batch).reshape(-1)}
     masks = {Side.INPUT: inputs, Side.GRADIENT: gradients, Side.ALL: attended}
     return Rows(batch_size(batch), masks, None if supervision is None else supervision.scales)
 
@@ -126,7 +126,7 @@ def batch_size(batch: Batch) -> int:
     )
 
 
-def disambiguated(model: nn.Module, batch: Batch) -> Batch:
+def disambiguate(model: nn.Module, batch: Batch) -> Batch:
     """In an encoder-decoder, one more masked label when both sequences are equally long, so that row counts differ."""
     labels, ids = batch.get("labels"), batch.get("input_ids")
     if not is_encoder_decoder(model) or labels is None or ids is None or labels.shape != ids.shape:

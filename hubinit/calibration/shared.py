@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubinit.calibration.cache import cached
+from hubinit.calibration.cache import load_or_compute
 from hubinit.calibration.engine import calibrate
 from hubinit.calibration.loss import Batch
 from hubinit.calibration.memory import MemoryPlan
@@ -24,7 +24,7 @@ class Need:
     statistics: frozenset[Statistic]
 
 
-def shared_calibration(
+def calibrate_shared(
     loaded: Loaded,
     pool: Sequence[Example | TokenExample] | Sequence[ImageExample],
     settings: CalibrationSpec,
@@ -77,7 +77,7 @@ def shared_calibration(
                 on_batch=lambda done: on_batch(done, len(batches)),
             )
 
-        part = cached(folder, key, needed, compute)
+        part = load_or_compute(folder, key, needed, compute)
         total = part if total is None else total + part
         start = end
     assert total is not None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hubinit.calibration.clock import Clock, Work
-from hubinit.calibration.fisher_energy import streamed_input, streamed_output
+from hubinit.calibration.fisher_energy import stream_input, stream_output
 from hubinit.calibration.memory import Accumulator, Key, Kind, MemoryPlan, Moment
 from hubinit.calibration.rows import Rows, Side
 from hubinit.errors import CalibrationError
@@ -217,7 +217,7 @@ class Taps:
                     case Moment.LINEAR_OUTPUT_MOMENT:
                         total.add_gram(y if bias is None else y - bias)
                     case Statistic.FISHER_INPUT:
-                        total.add(streamed_input(tap.weight, x, y, bias, self.scratch))
+                        total.add(stream_input(tap.weight, x, y, bias, self.scratch))
 
     @torch.no_grad()
     def _input_gradient(self, tap: Tap, gradient: Tensor) -> None:
@@ -229,7 +229,7 @@ class Taps:
                 if kind == Moment.INPUT_GRADIENT_MOMENT:
                     tap.totals[kind].add_gram(h)
                 else:
-                    tap.totals[kind].add(streamed_output(tap.weight, h, self.scratch))
+                    tap.totals[kind].add(stream_output(tap.weight, h, self.scratch))
 
     @torch.no_grad()
     def _output_gradient(self, tap: Tap, x: Tensor | None, gradient: Tensor) -> None:

@@ -135,13 +135,13 @@ def make_start(
     from hubinit import adapters, methods
     from hubinit.adapters import gates
     from hubinit.adapters.calibrating import need_of
-    from hubinit.calibration.shared import shared_calibration
+    from hubinit.calibration.shared import calibrate_shared
 
     calibration = None
     if spec.calibration is not None:
         report("calibrating", 0, 0)
         with watch.stage("calibrate"):
-            calibration = shared_calibration(
+            calibration = calibrate_shared(
                 loaded,
                 pool,
                 spec.calibration,

@@ -13,7 +13,7 @@ from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
 from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
-from hubinit.calibration.shared import shared_calibration
+from hubinit.calibration.shared import calibrate_shared
 from hubinit.data.encode import Example, ImageExample, TokenExample, batches
 from hubinit.errors import HubinitError, first_line
 from hubinit.models.base import Loaded
@@ -139,7 +139,7 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
     needs = [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None]
     pool, _ = tasks.training_examples(spec.data, spec.calibration.seed)
     with watch.stage("calibrate"):
-        calibration = shared_calibration(
+        calibration = calibrate_shared(
             loaded,
             pool,
             spec.calibration,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubinit.calibration import MemoryPlan, Statistic, calibrate, plan_memory
-from hubinit.calibration.memory import LayerShape, Moment, human
+from hubinit.calibration.memory import LayerShape, Moment, in_units
 from hubinit.calibration.taps import Total
 from hubinit.errors import CalibrationError
 from tests import cases
@@ -122,7 +122,7 @@ def test_table() -> None:
     assert "gradient" in text
     assert "host" in text
     assert "1 pass;" in text
-    assert human(1536) == "1.5 KiB"
+    assert in_units(1536) == "1.5 KiB"
 
 
 @pytest.fixture

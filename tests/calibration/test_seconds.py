@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from hubinit.calibration import Calibration, Statistic, calibrate
+from hubinit.calibration.clock import Clock
 from hubinit.calibration.memory import LayerShape, plan_memory
 from hubinit.calibration.result import MANIFEST
 from hubinit.calibration.taps import Total
@@ -130,3 +132,40 @@ def test_a_guest_of_a_larger_sum_needs_its_own_size() -> None:
     assert sum(share for work, share in parts.items() if work.needed_for(CORDA | mine)) == 1
     same = plan.works["up", Statistic.INPUT_MOMENT]  # FILet alone keeps this one too
     assert [work.needed_by for work in same] == [CORDA | mine]
+
+
+def test_a_gpu_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read before `settle`, and what happens inside a part is taken off it."""
+    recorded: list[object] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.reached = False
+
+        def record(self, stream: object) -> None:
+            self.at = float(2 ** len(recorded))  # milliseconds
+            recorded.append(self)
+
+        def synchronize(self) -> None:
+            self.reached = True
+
+        def elapsed_time(self, end: "Event") -> float:
+            assert end.reached
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    clock, gpu = Clock(), torch.device("cuda")
+    with clock.measure(("all", "outer"), gpu), clock.measure(("layer", "sum"), gpu, ("all", "outer")):
+        pass
+    assert not clock.seconds
+    clock.settle()
+    clock.settle()
+    assert clock.seconds == {("layer", "sum"): pytest.approx(0.002), ("all", "outer"): pytest.approx(0.007 - 0.002)}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_parts_are_the_whole() -> None:
+    found = run(cases.build("llama").cuda(), EVERY)
+    assert found.seconds_for(EVERY) == pytest.approx(found.seconds)
+    assert 0 < found.seconds_for(CORDA) < found.seconds_for(LORA_DA) < found.seconds
