@@ -92,17 +92,18 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         HubinitError: a line is not UTF-8, or a row has another number of cells than the header.
     """
     csv.field_size_limit(sys.maxsize)  # texts are longer than its default of 128 KiB
-    table = csv.DictReader((line for _, line in text_lines(path)), strict=True)
+    table = csv.reader((line for _, line in text_lines(path)), strict=True)
+    header: list[str] = []
     begins = 1
     try:
-        table.fieldnames  # noqa: B018  (reads the header)
-        begins = table.line_num + 1
-        for row in table:
-            if None in row:
+        for cells in table:
+            if len(cells) > len(header) > 0:
                 raise HubinitError(
                     f"{path}, line {begins} has more cells than the header; put texts with commas in double quotes."
                 )
-            yield begins, row
+            if cells and header:
+                yield begins, dict(zip(header, cells, strict=False))
+            header = header or cells
             begins = table.line_num + 1
     except csv.Error as error:
         raise HubinitError(f"{path}, line {begins} is not CSV: {first_line(error)}.") from error
