@@ -1,6 +1,8 @@
 """Options that several commands share, and the reading of their values."""
 
 import math
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -38,12 +40,51 @@ DryRun = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
+MOST = 10_000  # numbers of one range
 
-def names(text: str) -> tuple[str, ...]:
-    """A comma-separated list of names, without repetitions."""
+
+class DtypeName(StrEnum):
+    """What `--dtype` takes."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+Dtype = Annotated[
+    DtypeName, typer.Option("--dtype", help="Type of the base's weights. `auto`: bfloat16 where that is fast.")
+]
+
+
+def announce(what: str) -> None:
+    """Says at once that a command has begun: what it imports takes seconds."""
+    print(f"hubinit {what}", file=sys.stderr, flush=True)
+
+
+def names(text: str, option: str = "An option that takes a list of names") -> tuple[str, ...]:
+    """A comma-separated list of names, without repetitions.
+
+    Raises:
+        HubinitError: it is empty.
+    """
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
-        raise HubinitError("An option that takes a comma-separated list got an empty one.")
+        raise HubinitError(f"{option} got an empty list; give at least one name.")
+    return found
+
+
+def pairs(text: str, option: str) -> dict[str, str]:
+    """A comma-separated list of `name=value`.
+
+    Raises:
+        HubinitError: something else.
+    """
+    found: dict[str, str] = {}
+    for part in names(text, option):
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not (name and separator and value):
+            raise HubinitError(f"{option} wants pairs such as prompt=question,completion=answer, not '{part}'.")
+        found[name] = value
     return found
 
 
@@ -54,12 +95,14 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         HubinitError: something else.
     """
     found: list[float] = []
-    for part in names(text):
+    for part in names(text, option):
         first, dash, last = part.partition("-")
         try:
             if dash and first.isdigit() and last.isdigit():
                 if int(first) > int(last):
                     raise HubinitError(f"{option} wants a range from low to high, not '{part}'.")
+                if int(last) - int(first) >= MOST:
+                    raise HubinitError(f"{option} takes at most {MOST:,} numbers; '{part}' is more.")
                 found += range(int(first), int(last) + 1)
             else:
                 found.append(finite(float(part), option))

@@ -44,7 +44,9 @@ def read_rows(path: Path, wanted: Collection[str]) -> tuple[Numbered, Unit]:
         return csv_rows(path), "line"
     if kind == "parquet":
         return parquet_rows(path, wanted), "row"
-    raise HubinitError(f"{path} is neither .jsonl, .csv (or one of them with .gz) nor .parquet; convert it to one of them.")
+    raise HubinitError(
+        f"{path} is neither .jsonl, .csv (or one of them with .gz) nor .parquet; convert it to one of them."
+    )
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -110,7 +110,7 @@ def _read_dataset(name: str, config: str | None, split: str) -> tuple[str, Any]:
             configs = datasets.get_dataset_config_names(name, revision=sha)
         except DATA_ERRORS:
             configs = []
-        if len(configs) > 1 and config not in (*configs, None) or "Config name is missing" in str(error):
+        if (len(configs) > 1 and config not in (*configs, None)) or "Config name is missing" in str(error):
             raise HubinitError(_which_config(name, config, configs)) from error
         raise explained(error, f"load the data set {name}", HfApi()) from error
 
@@ -133,7 +133,11 @@ def _forms_with(columns: Mapping[str, str]) -> tuple[Form, ...]:
 
 
 def check(
-    rows: Numbered, where: str, unit: Unit, forms: Sequence[Form] = tuple(FORMS), columns: Mapping[str, str] | None = None
+    rows: Numbered,
+    where: str,
+    unit: Unit,
+    forms: Sequence[Form] = tuple(FORMS),
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[Form, list[tuple[int, Mapping[str, Any]]], str]:
     """The form of the rows, which the first one decides, all rows, and the sha256 of their content and order.
 
@@ -184,7 +188,7 @@ def _canonical(value: Any) -> str:
 
 
 def _surrogate_problem(row: Mapping[str, Any]) -> str | None:
-    """JSON can spell half of a character (`"\\ud83d"` without its second half), which no UTF-8 text and no tokenizer has."""
+    """JSON can spell one half of a surrogate pair, which no UTF-8 text and no tokenizer has."""
     for column, value in row.items():
         try:
             _canonical(value).encode()

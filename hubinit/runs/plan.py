@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from hubinit.errors import HubinitError, nearest
+from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
 
@@ -97,28 +98,57 @@ def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[P
 
 
 def task_groups(request: Request, model: ModelSpec) -> list[str]:
-    """What each run of a model trains on. Image tasks have classes of their own, so a suite of them is one run per task.
+    """What each run of a model trains on.
 
     Raises:
-        HubinitError: unknown task, one of another kind than the model's, or the untrained base of an image classifier.
+        HubinitError: unknown task, one of another kind than the model's, or the untrained base of a labelled kind.
     """
-    from hubinit import tasks
-
-    groups: list[str] = []
-    for group in request.tasks or ("image" if model.kind == "vision" else "commonsense",):
-        members = tasks.members(group)
-        for name in members:
-            if tasks.get(name).kind != model.kind:
-                raise HubinitError(
-                    f"'{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; "
-                    "choose other tasks with --tasks."
-                )
-        groups += members if model.kind == "vision" else (group,)
-    if model.kind == "vision" and "none" in request.methods:
+    kind = KINDS[model.kind]
+    if kind.labelled and "none" in request.methods:
         raise HubinitError(
             "Method 'none' has no score for image tasks: the classifier's head is untrained; leave it out."
         )
-    return groups
+    return groups_for(request.tasks or (kind.default_suite,), model)
+
+
+def groups_for(tasks: Sequence[str], model: ModelSpec) -> list[str]:
+    """Tasks and suites for a model; a suite of a labelled kind task by task, because each has classes of its own.
+
+    Raises:
+        HubinitError: an unknown task, or one of another kind than the model's.
+    """
+    groups: list[str] = []
+    for group in tasks:
+        members = fitting_tasks(group, model)
+        groups += members if KINDS[model.kind].labelled else (group,)
+    return list(dict.fromkeys(groups))
+
+
+def fitting_tasks(group: str, model: ModelSpec) -> tuple[str, ...]:
+    """The tasks of a suite, or the one of that name: all of the model's kind.
+
+    Raises:
+        HubinitError: an unknown task, or one of another kind.
+    """
+    from hubinit import tasks
+
+    members = tasks.members(group)
+    for name in members:
+        if tasks.get(name).kind != model.kind:
+            raise HubinitError(
+                f"'{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; choose other tasks for it."
+            )
+    return members
+
+
+def data_spec(members: Sequence[str], protocol: Protocol, pin_task: Callable[[str], str | None]) -> DataSpec:
+    """The training splits of tasks at the revisions that `pin_task` gives, cut as the protocol says."""
+    return DataSpec(
+        tasks=tuple(members),
+        revisions=tuple(pin_task(name) for name in members),
+        samples=protocol.samples,
+        validation_samples=protocol.validation_samples,
+    )
 
 
 def run_specs(
@@ -130,38 +160,50 @@ def run_specs(
     pin_task: Callable[[str], str | None],
 ) -> list[RunSpec]:
     """The runs of one model on one task group."""
-    rank = request.rank or protocol.rank
-    data = DataSpec(
-        tasks=tuple(members),
-        revisions=tuple(pin_task(name) for name in members),
-        samples=protocol.samples,
-        validation_samples=protocol.validation_samples,
-    )
+    data = data_spec(members, protocol, pin_task)
     specs = []
     for name in methods:
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
-        method = method_spec(name, protocol)
-        calibration = calibration_spec(method, protocol, request.calibration_samples)
         for learning_rate in request.learning_rates or protocol.learning_rates:
             for seed in request.seeds if request.seeds is not None else protocol.seeds:
-                specs.append(
-                    RunSpec(
-                        model=model,
-                        method=method,
-                        rank=rank,
-                        alpha=protocol.alpha if protocol.alpha is not None else 2 * rank,
-                        rslora=protocol.rslora,
-                        target_modules=protocol.target_modules,
-                        data=data,
-                        recipe=protocol.recipe,
-                        calibration=calibration,
-                        learning_rate=learning_rate,
-                        seed=seed,
-                    )
+                spec = run_spec(
+                    model, name, data, protocol, rank=request.rank, samples=request.calibration_samples, seed=seed
                 )
+                specs.append(spec.model_copy(update={"learning_rate": learning_rate}))
     return specs
+
+
+def run_spec(
+    model: ModelSpec,
+    name: str,
+    data: DataSpec | None,
+    protocol: Protocol,
+    *,
+    rank: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> RunSpec:
+    """A run as a protocol has it, but for its learning rate. `rank` and `samples` (of the calibration) win over the protocol.
+
+    Raises:
+        HubinitError: an unknown method, or an option that it does not take.
+    """
+    method = method_spec(name, protocol)
+    rank = rank or protocol.rank
+    return RunSpec(
+        model=model,
+        method=method,
+        rank=rank,
+        alpha=protocol.alpha if protocol.alpha is not None else 2 * rank,
+        rslora=protocol.rslora,
+        target_modules=protocol.target_modules,
+        data=data,
+        recipe=protocol.recipe,
+        calibration=calibration_spec(method, protocol, samples),
+        seed=seed,
+    )
 
 
 def merge_same_key(planned: Sequence[PlannedRun]) -> list[PlannedRun]:

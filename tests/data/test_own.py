@@ -86,8 +86,14 @@ def test_the_three_forms_are_read_from_every_source(tmp_path, api, row, form):
         ([{"messages": ["a"]}], "message 1 of 'messages' is a text, not an object"),
         ([{"messages": [{"role": "user"}]}], "'content' of message 1 of 'messages' is missing"),
         ([{"messages": [ASKED]}], "ends with the role 'user'"),
-        ([{"text": "a"}, '{"text": "smile \\ud83d"}'], r"line 2: 'text' holds half of a character (the lone surrogate \ud83d)"),
-        (['{"messages": [{"role": "assistant", "content": "\\udc00"}]}'], "line 1: 'messages' holds half of a character"),
+        (
+            [{"text": "a"}, '{"text": "smile \\ud83d"}'],
+            r"line 2: 'text' holds half of a character (the lone surrogate \ud83d)",
+        ),
+        (
+            ['{"messages": [{"role": "assistant", "content": "\\udc00"}]}'],
+            "line 1: 'messages' holds half of a character",
+        ),
         ([{"messages": [ASKED, {"role": "assistant", "content": ""}]}], "the last message of 'messages' is empty"),
     ],
 )
@@ -129,7 +135,7 @@ RENAMED = {"prompt": "question", "completion": "answer"}
 
 
 def write_csv(path, *rows, columns=tuple(QUESTION)):
-    with (gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="")) as file:
+    with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)
@@ -173,7 +179,12 @@ def test_every_other_row_order_or_mapping_is_another_identity(tmp_path):
         ("own.jsonl.gz", b"no", None, "cannot be unpacked as gzip"),
         ("own.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9], None, "cannot be unpacked as gzip"),
         ("own.parquet.gz", b"", None, "convert it"),
-        ("own.csv", b"q,a\nx,y\n", {"prompt": "question", "completion": "a"}, "'q', 'a'; .* it needs 'question' and 'a'"),
+        (
+            "own.csv",
+            b"q,a\nx,y\n",
+            {"prompt": "question", "completion": "a"},
+            "'q', 'a'; .* it needs 'question' and 'a'",
+        ),
         ("own.csv", b"q,a\nx,y\n", {"prompt": "q", "text": "a"}, "maps 'prompt' and 'text'; map"),
     ],
 )
@@ -199,7 +210,9 @@ def test_a_data_set_with_several_configurations_and_splits(tmp_path, api):
             card += f"  - split: {split}\n    path: {config}-{split}.jsonl\n"
             path = jsonl(tmp_path, {"text": f"{config} {split}"}, name=f"{config}-{split}.jsonl")
             api.upload_file(path_or_fileobj=path, path_in_repo=path.name, repo_id=repo, repo_type="dataset")
-    api.upload_file(path_or_fileobj=f"{card}---\n".encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset")
+    api.upload_file(
+        path_or_fileobj=f"{card}---\n".encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset"
+    )
     found = [own.read(repo, config=config, split=split) for config in ("easy", "hard") for split in ("train", "test")]
     assert [data.rows[0][1]["text"] for data in found] == ["easy train", "easy test", "hard train", "hard test"]
     specs = {DataSpec(tasks=(repo,), revisions=(data.revision,), own=data.identity).key for data in found}
