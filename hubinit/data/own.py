@@ -152,7 +152,7 @@ def check(
         place = f"{where}, {unit} {number}"
         row = {**raw, **{column: raw.get(own) for column, own in columns.items()}}
         if form is None:
-            form = form_of(row, place, forms, columns)
+            form = form_of(row, list(raw), place, forms, columns)
         kept = {column: row.get(column) for column in FORMS[form]}
         problem = PROBLEMS[form](kept) or _surrogate_problem(kept)
         if problem:
@@ -164,8 +164,10 @@ def check(
     return form, checked, digest.hexdigest()
 
 
-def form_of(row: Mapping[str, Any], place: str, forms: Sequence[Form], columns: Mapping[str, str]) -> Form:
-    """The form that a row's columns show.
+def form_of(
+    row: Mapping[str, Any], names: Sequence[str], place: str, forms: Sequence[Form], columns: Mapping[str, str]
+) -> Form:
+    """The form that a row's columns show; `names` are what the data call them.
 
     Raises:
         HubinitError: none of the three.
@@ -173,7 +175,7 @@ def form_of(row: Mapping[str, Any], place: str, forms: Sequence[Form], columns: 
     for form in forms:
         if all(row.get(column) is not None for column in FORMS[form]):
             return form
-    found = ", ".join(repr(name) for name in list(row)[:8] if name not in columns) or "nothing"
+    found = ", ".join(map(repr, names[:8])) or "nothing"
     if columns:
         needed = " and ".join(repr(columns.get(column, column)) for column in FORMS[forms[0]])
         raise HubinitError(f"{place} has {found}; with these --columns it needs {needed}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from peft import PeftModel
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
@@ -15,7 +15,7 @@ from hubinit.calibration import Calibration
 from hubinit.calibration.shared import Need, shared_calibration
 from hubinit.data import chat
 from hubinit.data.encode import Example, ImageExample, TokenExample, batches
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.hub.cards import adapter_card
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, read_manifest
 from hubinit.hub.publication import base_licence, describe, num_labels
@@ -135,7 +135,7 @@ def make_start(
     try:
         with watch.stage("initialise"):
             model = initialised(spec, loaded, calibration)
-        measured = gates.check_start(model, batch, methods.get(spec.method.name).start)
+        measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
         result = RunResult(
             key=spec.key,
@@ -156,6 +156,24 @@ def make_start(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         adapters.detach(loaded.model)
+
+
+def check_gate(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> float:
+    """The deviation that the start gate measures.
+
+    Raises:
+        HubinitError: the start is not the promised one, or an adapter of PEFT does not run on this model.
+    """
+    method = methods.get(spec.method.name)
+    try:
+        return gates.check_start(model, batch, method.start)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        if method.factors is not None or isinstance(error, OutOfMemoryError):
+            raise
+        raise InitialisationError(
+            f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
+            "try --dtype float32, or choose another method."
+        ) from error
 
 
 def calibrate_start(

@@ -81,7 +81,9 @@ def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
             for group in groups
             for method in names
         ]
-        check_targets(max((start.spec for start in starts), key=lambda spec: spec.rank))
+        largest = {start.spec.method.name: start.spec for start in sorted(starts, key=lambda start: start.spec.rank)}
+        for spec in largest.values():
+            check_targets(spec)
         for group in {start.group for start in starts if start.spec.calibration}:
             if group is not None:
                 check_examples(data[group], None, request.calibration_samples or protocol.calibration_samples)

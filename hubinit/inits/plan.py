@@ -21,6 +21,12 @@ from hubinit.runs.plan import data_spec, expand_methods, fitting_tasks, read_pro
 from hubinit.runs.preflight import check_samples, check_targets
 from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
 
+# Methods whose start point plain PEFT does not rebuild from a saved adapter, and why.
+WITHOUT_LINES = {
+    "kasa": "it truncates the base's weights when PEFT attaches it, and truncates them again when the adapter is loaded; "
+    "use `hubinit bench` or `train`"
+}
+
 
 @dataclass(frozen=True)
 class StartRequest:
@@ -177,4 +183,6 @@ def check_methods(methods: Sequence[str]) -> list[str]:
         if name == "none":
             raise HubinitError("Method 'none' is the base itself: it has no start point to make.")
         registry.get(name)
+        if name in WITHOUT_LINES:
+            raise HubinitError(f"Method '{name}' has no start point of its own: {WITHOUT_LINES[name]}.")
     return expanded

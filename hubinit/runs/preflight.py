@@ -1,7 +1,12 @@
 """What is found before the work: everything about a run that can be wrong and is known without weights and without a pass."""
 
+from torch import nn
+
+from hubinit import adapters, methods
 from hubinit.adapters.attach import check_rank
-from hubinit.errors import HubinitError
+from hubinit.adapters.configs import classification_heads
+from hubinit.adapters.passthrough import attach_config
+from hubinit.errors import HubinitError, InitialisationError
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
 from hubinit.specs import RunSpec
@@ -11,10 +16,31 @@ def check_targets(spec: RunSpec) -> None:
     """Checks the target modules, the rank and alpha of a run against the shapes of its model; `none` has none of them.
 
     Raises:
-        HubinitError: targets that match nothing, a rank above a layer's, or a model whose configuration cannot be had.
+        HubinitError: targets that match nothing, a rank above a layer's, options that PEFT refuses on this model, or a model
+            whose configuration cannot be had.
     """
-    if spec.method.name != "none":
-        check_rank(spec.rank, spec.alpha, target_layers(empty_model(spec.model), spec.target_modules))
+    if spec.method.name == "none":
+        return
+    model = empty_model(spec.model)
+    layers = target_layers(model, spec.target_modules)
+    check_rank(spec.rank, spec.alpha, layers)
+    if methods.get(spec.method.name).peft_config is not None:
+        _check_peft(spec, model, layers)
+
+
+def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    """Lets PEFT attach its adapter to the empty model: what it refuses there, it refuses with the weights in memory too."""
+    method = methods.get(spec.method.name)
+    options = methods.parse_options(method, spec.method.options)
+    heads = classification_heads(model)
+    run = {"rank": spec.rank, "alpha": spec.alpha, "rslora": spec.rslora, "seed": spec.seed}
+    try:
+        attach_config(model, method, options, layers, heads, **run)
+    except InitialisationError as error:
+        if "meta" not in str(error):  # it looked at a weight, and there are none
+            raise
+    finally:
+        adapters.detach(model)
 
 
 def check_samples(asked: int | None, available: int, name: str) -> None:
