@@ -21,7 +21,7 @@ RECORDS = ROOT / "benchmarks" / "results"
 OUT = ROOT / "runs" / "quickstart"
 START, END = "<!-- quickstart: written by `python benchmarks/quickstart.py --record` -->", "<!-- /quickstart -->"
 BENCH = [
-    *("bench", "--hub", "embedded", "--preset", "quickstart"),
+    *("bench", "--hub", "embedded", "--protocol", "quickstart"),
     *("--models", "smollm2-135m", "--methods", "none,lora,pissa,filet,lora-da", "--tasks", "arc-easy"),
     *("--push-to", "local", "--out", "runs/quickstart"),
 ]

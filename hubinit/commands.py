@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.records import ResultStore
-from hubinit.runs.plan import PlannedRun, Request, plan, read_protocol
+from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.sweep import sweep
 from hubinit.specs import EvalSpec
 
@@ -22,6 +22,11 @@ errors = Console(stderr=True)
 def say(line: object) -> None:
     """Prints one line as it is: no markup, no wrapping."""
     console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Prints one line to standard error as it is."""
+    errors.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_bench(
@@ -36,13 +41,16 @@ def run_bench(
     from leaderboard import aggregate, render
 
     store = ResultStore(out)
-    planned = plan(request, store, force=force)
+    lost: list[str] = []
+    planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
+    for reason in lost:
+        warn(reason)
     if dry_run:
         print_plan(planned, store, as_json)
-        return 0
+        return len(lost)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
-    protocol = read_protocol(request.preset, request.overrides)
+    protocol = request.read_protocol()
     with SweepDisplay(planned, errors) as display:
         results = sweep(
             planned,
@@ -62,7 +70,7 @@ def run_bench(
             "results": [json.loads(result.model_dump_json()) for result in results],
             "ranking": json.loads(ranking.to_json(orient="records")),
             "published": publisher.published if publisher else [],
-            "errors": publisher.failures if publisher else [],
+            "errors": [*lost, *(publisher.failures if publisher else [])],
         }
         print(json.dumps(summary, indent=1))
     else:
@@ -72,7 +80,7 @@ def run_bench(
             console.print(f"Published: {line}", markup=False, highlight=False, soft_wrap=True)
     for failure in publisher.failures if publisher else []:
         errors.print(failure, markup=False)
-    return len(bad) + len(publisher.failures if publisher else [])
+    return len(bad) + len(lost) + len(publisher.failures if publisher else [])
 
 
 def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
@@ -108,7 +116,7 @@ def run_eval(
     from rich.progress import Progress, TaskID
 
     from hubinit import tasks
-    from hubinit.scoring.lm_eval import evaluate_one
+    from hubinit.scoring.evaluate import evaluate_one
     from hubinit.scoring.target import load_target
 
     members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))

@@ -149,7 +149,11 @@ def read_result(path: Path) -> RunResult:
     """
     try:
         raw = json.loads(path.read_bytes())
-        if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > SCHEMA_VERSION:
+        if (
+            isinstance(raw, dict)
+            and isinstance(raw.get("schema_version"), int)
+            and raw["schema_version"] > SCHEMA_VERSION
+        ):
             raise ValueError("a newer hubinit wrote it: update hubinit")
         result = RunResult.model_validate(raw)
     except (OSError, ValueError) as error:

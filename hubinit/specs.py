@@ -8,11 +8,12 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 ModelKind = Literal["language", "vision"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A step of Adam moves a factor's entries, which are below 1, by about the learning rate: above 1 every run diverges.
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
@@ -118,6 +119,7 @@ class Recipe(Spec):
     batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
     micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
     max_length: int = Field(default=512, ge=1)
+    optimiser: str = Field(default="adamw", description="see `hubinit.training.optimisers`")
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -170,8 +172,8 @@ class Protocol(Spec):
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="None: twice the rank")
     rslora: bool = False
     target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rates: tuple[Rate, ...] = (2e-4,)
-    seeds: tuple[Seed, ...] = (0,)
+    learning_rates: tuple[Rate, ...] = Field(default=(2e-4,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     recipe: Recipe = Recipe()
     samples: int | None = Field(default=None, ge=1, description="training examples; None: the whole training split")
     validation_samples: int = Field(default=120, ge=0, description="held out of the training split")
@@ -184,9 +186,13 @@ class Protocol(Spec):
     eval_batch_size: int = Field(default=16, ge=1)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    @field_validator("calibration")
-    @classmethod
-    def _one_number_of_samples(cls, calibration: CalibrationSpec) -> CalibrationSpec:
-        if "samples" in calibration.model_fields_set:
-            raise ValueError("calibration.samples would be ignored, each method has a number: set calibration_samples")
-        return calibration
+    @property
+    def alpha_or_default(self) -> float:
+        """Alpha, or twice the rank."""
+        return self.alpha if self.alpha is not None else 2.0 * self.rank
+
+    @model_validator(mode="after")
+    def _samples_have_one_place(self) -> "Protocol":
+        if "samples" in self.calibration.model_fields_set:
+            raise ValueError("calibration.samples is set per method; say calibration_samples instead")
+        return self

@@ -1,13 +1,15 @@
 """Results are stored whole or not at all, and a damaged or edited one is noticed."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubinit.errors import HubinitError
-from hubinit.records import Provenance, ResultStore, RunResult, Score, write_atomically
+from hubinit.paths import write_atomically
+from hubinit.records import Provenance, ResultStore, RunResult, Score, read_result
 from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
 
 PROVENANCE = Provenance(versions={"torch": "1"}, hardware={"cpu": "x"}, command="hubinit bench", created="2026-01-01")
@@ -77,3 +79,41 @@ def test_key_does_not_depend_on_the_order_of_options():
     one = MethodSpec(name="filet", options={"selection": "M", "scaling": "fisher"})
     two = MethodSpec(name="filet", options={"scaling": "fisher", "selection": "M"})
     assert one.key == two.key
+
+
+STORED = sorted((Path(__file__).parent / "stored" / "v0.1").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_results_of_version_0_1_load_for_ever(path):
+    result = read_result(path)
+    assert result.key == path.stem
+    assert result.schema_version == 1
+    assert result.spec.model.dtype == "auto", "version 0.1 did not say which"
+    assert RunResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_an_edited_result_of_version_0_1_is_noticed(tmp_path):
+    content = json.loads(STORED[0].read_text())
+    content["spec"]["seed"] += 1
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(HubinitError, match="was edited"):
+        read_result(tmp_path / "result.json")
+
+
+def test_a_result_of_a_newer_version_says_so(tmp_path):
+    (tmp_path / "result.json").write_text('{"schema_version": 3, "colour": "blue"}')
+    with pytest.raises(HubinitError, match="a newer hubinit wrote it"):
+        read_result(tmp_path / "result.json")
+
+
+def test_what_cannot_be_read_is_passed_over_and_told(tmp_path):
+    store = ResultStore(tmp_path)
+    store.write(result(0))
+    store.folder("abc").mkdir(parents=True)
+    (store.folder("abc") / "result.json").write_text("{")
+    problems = []
+    assert list(store.results(problems.append)) == [result(0)]
+    assert store.readable("abc", problems.append) is None
+    assert len(problems) == 2
+    assert all("abc" in problem and "delete it" in problem for problem in problems)

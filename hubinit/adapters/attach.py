@@ -171,12 +171,11 @@ def check_rank(rank: int, alpha: float, layers: Mapping[str, nn.Module]) -> None
     """
     if rank < 1 or not alpha > 0:
         raise InitialisationError(f"rank must be at least 1 and alpha positive (got rank {rank}, alpha {alpha:g}).")
-    for name, layer in layers.items():
-        m, n = shape_of(layer)
-        if rank > min(m, n):
-            raise InitialisationError(
-                f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
-            )
+    name, (m, n) = min(((name, shape_of(layer)) for name, layer in layers.items()), key=lambda found: min(found[1]))
+    if rank > min(m, n):
+        raise InitialisationError(
+            f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
+        )
 
 
 def _check_merge(layers: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hubinit.runs.job import Died, Event, Finished, Loading, Progress
 from hubinit.runs.plan import PlannedRun
 
 STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
@@ -34,19 +35,16 @@ class SweepDisplay:
         if self.console.is_terminal:
             self._live.__exit__(*error)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Takes in one event."""
-        if event["event"] == "loading" and not self.console.is_terminal:
-            self.console.print(self._clock(), f"loading {event['model']}", markup=False, highlight=False)
-        key = event.get("key")
-        if key not in self._runs:
+        if event.key not in self._runs:
             return
         state = describe(event)
-        self._states[key] = state
-        line = (str(key), event.get("stage") or state)
+        self._states[event.key] = state
+        line = (event.key, event.stage if isinstance(event, Progress) else state)
         if not self.console.is_terminal and line != self._last_line:
             self._last_line = line
-            self.console.print(self._clock(), name(self._runs[key]), state, markup=False, highlight=False)
+            self.console.print(self._clock(), name(self._runs[event.key]), state, markup=False, highlight=False)
 
     def _clock(self) -> str:
         seconds = int(time.monotonic() - self._started)
@@ -63,20 +61,20 @@ class SweepDisplay:
         return table
 
 
-def describe(event: dict[str, Any]) -> str:
+def describe(event: Event) -> str:
     """One event in a few words."""
-    if event["event"] == "finished":
-        return str(event["status"]) + (f": {event['reason']}" if event.get("reason") else "")
-    if event["event"] == "started":
-        return "started"
-    words = str(event.get("stage", event["event"]))
-    if event.get("steps"):
-        words += f" {event['step']}/{event['steps']}"
-    if event.get("loss") is not None:
-        words += f" loss {event['loss']:.3f}"
-    if "task" in event:
-        words += f" {event['task']}"
-    return words
+    if isinstance(event, Loading):
+        return f"loading {event.model}"
+    if isinstance(event, Finished):
+        return event.status + (f": {event.reason}" if event.reason else "")
+    if isinstance(event, Died):
+        return event.reason
+    words = event.stage
+    if event.steps:
+        words += f" {event.step}/{event.steps}"
+    if event.loss is not None:
+        words += f" loss {event.loss:.3f}"
+    return words + (f" {event.task}" if event.task else "")
 
 
 def name(run: PlannedRun) -> str:

@@ -2,9 +2,8 @@
 
 import math
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,10 +17,20 @@ Tasks = Annotated[
         help="Comma-separated tasks or suites; each is trained on by itself. Default: commonsense (image for vision)."
     ),
 ]
+EvalTasks = Annotated[
+    str | None, typer.Option(help="Comma-separated tasks or suites to score on. Default: those that are trained on.")
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        help="Type of the base's weights. Default: bfloat16 where this machine computes it fast, else float32."
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the preset's.")]
-Preset = Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")]
+Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
+Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
+Preset = Protocol
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.steps=40 or lora-da.preset=paper. Repeatable.")
 ]
@@ -40,20 +49,7 @@ DryRun = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
-MOST = 10_000  # numbers of one range
-
-
-class DtypeName(StrEnum):
-    """What `--dtype` takes."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-Dtype = Annotated[
-    DtypeName, typer.Option("--dtype", help="Type of the base's weights. `auto`: bfloat16 where that is fast.")
-]
+LONGEST = 100_000  # numbers of a range
 
 
 def announce(what: str) -> None:
@@ -101,13 +97,13 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
             if dash and first.isdigit() and last.isdigit():
                 if int(first) > int(last):
                     raise HubinitError(f"{option} wants a range from low to high, not '{part}'.")
-                if int(last) - int(first) >= MOST:
-                    raise HubinitError(f"{option} takes at most {MOST:,} numbers; '{part}' is more.")
+                if int(last) - int(first) >= LONGEST:
+                    raise HubinitError(f"{option} takes at most {LONGEST:,} numbers, and '{part}' is more.")
                 found += range(int(first), int(last) + 1)
             else:
                 found.append(finite(float(part), option))
         except ValueError:
-            raise HubinitError(f"{option} wants numbers separated by commas; '{part}' is none.") from None
+            raise HubinitError(f"{option} wants numbers separated by commas; '{part}' is not one.") from None
     return tuple(found)
 
 
@@ -128,7 +124,7 @@ def finite(number: float, option: str) -> float:
     """The number itself.
 
     Raises:
-        HubinitError: it is negative, infinite or none.
+        HubinitError: it is negative, infinite or NaN.
     """
     if not (math.isfinite(number) and number >= 0):
         raise HubinitError(f"{option} wants finite numbers from 0, not {number:g}.")

@@ -8,7 +8,6 @@ import typer
 from hubinit.cli.environment import connected
 from hubinit.cli.options import (
     Dtype,
-    DtypeName,
     Hub,
     Json,
     Methods,
@@ -60,7 +59,7 @@ def init(
     target_modules: Annotated[
         str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
     ] = None,
-    dtype: Dtype = DtypeName.auto,
+    dtype: Dtype = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the method as key=value, e.g. selection=M. Repeatable.")
     ] = None,
@@ -98,7 +97,7 @@ def init(
             calibration_samples=calibration_samples,
             max_length=max_length,
             target_modules=names(target_modules, "--target-modules") if target_modules is not None else (),
-            dtype=dtype.value,
+            dtype=dtype,
             overrides=tuple(set_ or ()),
         )
         run_init(request, out=out, push=push, public=public, dry_run=dry_run, as_json=json_)
@@ -113,7 +112,7 @@ def publish_inits(
     ranks: Annotated[str, typer.Option(help="Comma-separated LoRA ranks.")] = "16",
     seed: Seed = 0,
     calibration_samples: Samples = None,
-    dtype: Dtype = DtypeName.auto,
+    dtype: Dtype = "auto",
     preset: Preset = "default",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
@@ -142,7 +141,7 @@ def publish_inits(
             ranks=chosen,
             seed=seed,
             calibration_samples=calibration_samples,
-            dtype=dtype.value,
+            dtype=dtype,
             preset=preset,
             overrides=tuple(set_ or ()),
         )

@@ -16,7 +16,8 @@ from hubinit.hub.benchmarks import Benchmark, eval_results, registered
 from hubinit.hub.cards import adapter_card
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
 from hubinit.models.kinds import start_of
-from hubinit.records import RunResult, write_atomically
+from hubinit.paths import write_atomically
+from hubinit.records import RunResult
 from hubinit.remote import HUB_ERRORS
 from hubinit.specs import RunSpec
 

@@ -14,7 +14,7 @@ from hubinit.adapters import gates
 from hubinit.calibration import Calibration
 from hubinit.calibration.shared import Need, shared_calibration
 from hubinit.data import chat
-from hubinit.data.encode import Example, ImageExample, TokenExample, batches
+from hubinit.data.encode import Example
 from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.hub.cards import adapter_card
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, read_manifest
@@ -27,10 +27,10 @@ from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home, sha256_of
 from hubinit.records import RunResult
 from hubinit.runs.costs import Stopwatch, provenance
+from hubinit.runs.stages import Pool, attach_start, gate_batch
 from hubinit.specs import RunSpec
 from hubinit.tasks import TASKS
 
-Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
 Report = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
 ANY_TEXT = Example(
     "The sky on a clear day is", " blue, and at night it is black."
@@ -79,27 +79,6 @@ def pool_of(planned: PlannedStart, loaded: Loaded, samples: int) -> Pool:
     return tasks.training_examples(few, seed)[0]
 
 
-def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
-    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
-    (batch,) = batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
-    return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
-
-
-def initialised(spec: RunSpec, loaded: Loaded, calibration: Calibration | None) -> PeftModel:
-    """The base with the adapter that a run starts from."""
-    return adapters.initialize(
-        loaded.model,
-        spec.method.name,
-        rank=spec.rank,
-        alpha=spec.alpha,
-        calibration=calibration,
-        target_modules=spec.target_modules,
-        rslora=spec.rslora,
-        seed=spec.seed,
-        **spec.method.options,
-    )
-
-
 def make_start(
     spec: RunSpec,
     loaded: Loaded,
@@ -134,7 +113,7 @@ def make_start(
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         with watch.stage("initialise"):
-            model = initialised(spec, loaded, calibration)
+            model = attach_start(spec, loaded, calibration)
         measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
         result = RunResult(

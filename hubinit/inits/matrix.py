@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from huggingface_hub import HfApi
 
-from hubinit import methods
+from hubinit import methods as registry
 from hubinit.calibration.shared import need_of
 from hubinit.errors import HubinitError, first_line
 from hubinit.hub.catalogue import CatalogueRow, row
@@ -23,9 +23,10 @@ from hubinit.inits.publish import publish_start, repo_of
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.runs.costs import Stopwatch
-from hubinit.runs.plan import groups_for, read_protocol, run_spec
+from hubinit.runs.plan import groups_for, run_spec
 from hubinit.runs.preflight import check_targets
-from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
+from hubinit.runs.protocol import read_protocol
+from hubinit.specs import Dtype, RunSpec
 
 CATALOGUE = "hubinit-catalogue"
 MOST = 10_000  # start points of one command
@@ -63,47 +64,31 @@ def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
         HubinitError: an unknown or malformed name or option, a task of another kind than a model's, a rank above a layer, too
             many start points, or a Hub that does not answer.
     """
-    names = check_methods(request.methods)
+    methods = check_methods(request.methods)
     protocol = read_protocol(request.preset, request.overrides)
+    if request.calibration_samples is not None:
+        protocol = protocol.model_copy(update={"calibration_samples": request.calibration_samples})
     planned: dict[str, PlannedStart] = {}
     for name in request.models:
         model = chosen_model(name, request.dtype)
         groups = groups_for(request.tasks, model)
-        many = len(request.models) * len(groups) * len(names) * len(request.ranks)
+        many = len(request.models) * len(groups) * len(methods) * len(request.ranks)
         if many > MOST:
             raise HubinitError(
                 f"This asks for {many:,} start points; one command makes at most {MOST:,}: choose fewer ranks, tasks or methods."
             )
-        data = {group: task_data(group, model, protocol) for group in groups}
-        starts = [
-            start_of_group(model, method, group, data[group], rank, protocol, request)
-            for rank in request.ranks
-            for group in groups
-            for method in names
-        ]
-        largest = {start.spec.method.name: start.spec for start in sorted(starts, key=lambda start: start.spec.rank)}
-        for spec in largest.values():
-            check_targets(spec)
-        for group in {start.group for start in starts if start.spec.calibration}:
-            if group is not None:
-                check_examples(data[group], None, request.calibration_samples or protocol.calibration_samples)
-        planned = {start.spec.key: start for start in starts} | planned
+        ranked = [protocol.model_copy(update={"rank": rank}) for rank in sorted(request.ranks)]
+        for group in groups:
+            data = task_data(group, model, protocol)
+            for method in methods:
+                specs = [start_of(run_spec(model, method, data, own)) for own in ranked]
+                specs = [spec.model_copy(update={"seed": request.seed}) for spec in specs]
+                check_targets(specs[-1])
+                if specs[-1].calibration is not None:
+                    check_examples(data, None, protocol.calibration_samples)
+                for spec in specs:
+                    planned.setdefault(spec.key, PlannedStart(spec, group if spec.data else None))
     return sorted(planned.values(), key=shares)
-
-
-def start_of_group(
-    model: ModelSpec,
-    method: str,
-    group: str,
-    data: DataSpec,
-    rank: int,
-    protocol: Protocol,
-    request: MatrixRequest,
-) -> PlannedStart:
-    """One start point; the group is forgotten where it does not depend on data."""
-    samples, seed = request.calibration_samples, request.seed
-    spec = start_of(run_spec(model, method, data, protocol, rank=rank, samples=samples, seed=seed))
-    return PlannedStart(spec, group if spec.data else None)
 
 
 def shares(start: PlannedStart) -> tuple[str, str, str]:
@@ -178,7 +163,7 @@ def publish_safely(
         return None
     outcome.published.append(repo_id)
     publishing.say(f"{describe(start)}: {done}")
-    return row(manifest, repo_id, methods.get(start.spec.method.name).start, start.suite)
+    return row(manifest, repo_id, registry.get(start.spec.method.name).start, start.suite)
 
 
 def make_one(start: PlannedStart, group: Sequence[PlannedStart], base: Base, publishing: Publishing) -> Manifest:

@@ -17,8 +17,9 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home
-from hubinit.runs.plan import data_spec, expand_methods, fitting_tasks, read_protocol, run_spec
+from hubinit.runs.plan import data_spec, expand_methods, run_spec
 from hubinit.runs.preflight import check_samples, check_targets
+from hubinit.runs.protocol import read_protocol
 from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
 
 # Methods whose start point plain PEFT does not rebuild from a saved adapter, and why.
@@ -84,13 +85,11 @@ def plan_start(request: StartRequest) -> PlannedStart:
     protocol = start_protocol(request)
     model = chosen_model(request.model, request.dtype)
     data, own = data_of(request, model, protocol)
-    spec = start_of(
-        run_spec(model, request.method, data, protocol, samples=request.calibration_samples, seed=request.seed)
-    )
+    spec = start_of(run_spec(model, request.method, data, protocol).model_copy(update={"seed": request.seed}))
     if spec.calibration is not None:
         if data is None:
             raise HubinitError(f"{request.method} is data-aware: give it --task or --data.")
-        check_examples(data, own, request.calibration_samples or protocol.calibration_samples)
+        check_examples(data, own, protocol.calibration_samples)
     check_targets(spec)
     used = spec.data is not None
     return PlannedStart(spec, request.task if used else None, own if used else None)
@@ -125,6 +124,8 @@ def start_protocol(request: StartRequest) -> Protocol:
     if request.target_modules:
         wanted = request.target_modules
         changed["target_modules"] = "all-linear" if wanted == ("all-linear",) else wanted
+    if request.calibration_samples is not None:
+        changed["calibration_samples"] = request.calibration_samples
     if request.max_length is not None:
         changed["calibration"] = protocol.calibration.model_copy(update={"max_length": request.max_length})
     return protocol.model_copy(update=changed)
@@ -156,10 +157,11 @@ def task_data(group: str, model: ModelSpec, protocol: Protocol) -> DataSpec:
     Raises:
         HubinitError: unknown, or not for this kind of model.
     """
-    members = fitting_tasks(group, model)
+    tasks.check_kind(group, model)
+    members = tasks.members(group)
     if KINDS[model.kind].labelled and len(members) > 1:
         raise HubinitError(f"'{group}' is a suite of image tasks, each with its own classes; choose one of them.")
-    return data_spec(members, protocol, tasks.pin)
+    return data_spec(members, protocol)
 
 
 def check_examples(data: DataSpec, own: UserData | None, asked: int | None) -> None:

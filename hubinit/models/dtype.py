@@ -23,10 +23,8 @@ def choose_dtype(spec: ModelSpec, device: torch.device | None = None) -> Chosen:
     if wanted != "auto":
         return wanted
     place = device or default_device()
-    if place.type == "cuda":  # older GPUs (T4, V100) only emulate it
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bfloat16_is_fast()
+    # Older GPUs (T4, V100) only emulate it.
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if place.type == "cuda" else bfloat16_is_fast()
     return "bfloat16" if fast else "float32"
 
 

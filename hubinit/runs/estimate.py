@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hubinit.models.dtype import choose_dtype
+from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.costs import hardware
 from hubinit.runs.plan import PlannedRun
@@ -96,8 +96,10 @@ def parameters(model: ModelSpec) -> int | None:
 
 def matmul_speed() -> float:
     """FLOP/s of a matrix product on the device and in the dtype that would be used, measured for a moment."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = choose_dtype(ModelSpec(id="any"), device)  # bfloat16 where it is fast: elsewhere one product takes seconds
+    device = default_device()
+    dtype = getattr(
+        torch, choose_dtype(ModelSpec(id="any"))
+    )  # bfloat16 where it is fast: elsewhere one product takes seconds
     a = torch.randn(2048, 2048, device=device, dtype=dtype)  # (k, k)
     (a @ a).sum().item()  # warm-up
     start, products = time.perf_counter(), 0

@@ -1,26 +1,80 @@
-"""What is handed to a worker process: the runs of one base model."""
+"""What is handed to an executor, and what it reports: a job is one run, events are what becomes of it."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from hubinit.specs import EvalSpec, ModelSpec, RunSpec
-
-
-class Assignment(BaseModel):
-    """One run and the evaluations that are wanted of it."""
-
-    spec: RunSpec
-    evaluations: tuple[EvalSpec, ...]
+from hubinit.specs import EvalSpec, RunSpec
 
 
-class Job(BaseModel):
-    """All runs of one base model, in the order they are done."""
+class Message(BaseModel):
+    """Base of what goes between processes, as one line of JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Job(Message):
+    """One run, with the evaluations wanted of it.
+
+    Attributes:
+        store: folder of results, adapters, calibrations and logs.
+        spec: the run.
+        evaluations: what it is scored on.
+        peers: the runs of the same sweep that calibrate on the same data, this one included: one pass serves them all.
+        eval_batch_size: sequences per forward pass of the evaluation.
+        command: what the user ran, for the record.
+        device: where it runs. None: the GPU when there is one.
+        force: make it again even if it is finished.
+    """
 
     store: Path
-    model: ModelSpec
-    assignments: tuple[Assignment, ...]
+    spec: RunSpec
+    evaluations: tuple[EvalSpec, ...] = ()
+    peers: tuple[RunSpec, ...] = ()
     eval_batch_size: int = 16
     command: str = ""
     device: str | None = None
     force: bool = False
+
+
+class Loading(Message):
+    """The base of a run is being loaded."""
+
+    type: Literal["loading"] = "loading"
+    key: str
+    model: str
+
+
+class Progress(Message):
+    """A stage of a run begins or goes on; `steps` is 0 where their number is not known."""
+
+    type: Literal["progress"] = "progress"
+    key: str
+    stage: str
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    task: str | None = None
+
+
+class Finished(Message):
+    """A run has a stored result."""
+
+    type: Literal["finished"] = "finished"
+    key: str
+    status: str
+    reason: str | None = None
+
+
+class Died(Message):
+    """Whatever did the run is gone, and left no result."""
+
+    type: Literal["died"] = "died"
+    key: str
+    reason: str
+    loading: bool  # before the base was in memory, so that the next run of this base may fare no better
+
+
+Event = Annotated[Loading | Progress | Finished | Died, Field(discriminator="type")]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)

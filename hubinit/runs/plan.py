@@ -3,19 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from hubinit.errors import HubinitError, nearest
+from hubinit import methods as registry
+from hubinit import tasks
+from hubinit.errors import HubError, HubinitError, nearest
+from hubinit.models import names
+from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
-from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
+from hubinit.runs.protocol import DEFAULT, read_protocol
+from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
+from hubinit.training import optimisers
 
 DEFAULT_SAMPLES = 256  # calibration examples where the method's source does not say
+MOST_RUNS = 100_000  # of one plan
+PinTask = Callable[[str], str | None]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,32 @@ class Request:
     models: tuple[str, ...]
     methods: tuple[str, ...] = ("all",)
     tasks: tuple[str, ...] | None = None
+    eval_tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     learning_rates: tuple[float, ...] | None = None
     rank: int | None = None
-    preset: str = "default"
+    dtype: Dtype = "auto"
+    protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
+
+    def read_protocol(self) -> Protocol:
+        """The protocol with everything that the request changes in it.
+
+        Raises:
+            HubinitError: an unknown protocol, or a value that does not fit.
+        """
+        protocol = read_protocol(self.protocol, self.overrides)
+        changed = {
+            "rank": self.rank,
+            "learning_rates": self.learning_rates,
+            "seeds": self.seeds,
+            "calibration_samples": self.calibration_samples,
+        }
+        return Protocol.model_validate(
+            protocol.model_dump(exclude_unset=True)
+            | {name: value for name, value in changed.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -60,45 +83,80 @@ class PlannedRun:
         return "evaluate"
 
 
-def plan(request: Request, store: ResultStore, *, force: bool = False) -> list[PlannedRun]:
+def plan(
+    request: Request,
+    store: ResultStore,
+    *,
+    force: bool = False,
+    on_lost: Tell = lambda reason: None,
+    on_note: Tell = lambda note: None,
+) -> list[PlannedRun]:
     """Expands a request into runs: models × task groups × methods × learning rates × seeds.
 
-    Each entry of `tasks` is trained on and evaluated by itself: a task on its own training split, a suite of language tasks
-    (`commonsense`) on the mixture of its tasks' training splits. `methods` may hold `all`: every registered adapter method.
-    The base (`none`) has one run per model, whatever the learning rates and seeds. Revisions are resolved here, so that a
-    changed model or data set is a new run.
+    Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
+    the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
+    every registered adapter method that trains as its source does. The base (`none`) has one run per model, whatever the
+    learning rates and seeds. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
+
+    Args:
+        request: what the user asked for.
+        store: what is done already.
+        force: plan what is done as if it were not.
+        on_lost: told why a model cannot be had, which costs its own runs only.
+        on_note: told of each stored result that cannot be read; its run is planned again.
 
     Raises:
-        HubinitError: an unknown or malformed name, preset or option, or a Hub that does not answer.
+        HubinitError: an unknown or malformed name, protocol or option, or no model that can be had.
     """
-    from hubinit import tasks
-    from hubinit.models import names
-
-    protocol = read_protocol(request.preset, request.overrides)
+    protocol = request.read_protocol()
     methods = expand_methods(request.methods)
+    check_options(protocol, methods)
+    optimisers.get(protocol.recipe.optimiser)
+    runs = len(request.models) * len(methods) * len(protocol.learning_rates) * len(protocol.seeds)
+    if runs > MOST_RUNS:
+        raise HubinitError(
+            f"That is {runs:,} runs for each task; a plan holds {MOST_RUNS:,} at most. Ask for fewer seeds."
+        )
+    pin_task: PinTask = cache(tasks.pin)
+    planned: list[PlannedRun] = []
+    lost: HubError | None = None
+    for name in request.models:
+        model = names.resolve(name)
+        groups = task_groups(request, model)
+        try:
+            model = names.pin(model)
+        except HubError as error:  # gated, missing, unreachable: the other models go on
+            lost = error
+            on_lost(str(error))
+            continue
+        if request.dtype != "auto":
+            model = model.model_copy(update={"dtype": request.dtype})
+        model = model.model_copy(update={"dtype": choose_dtype(model)})
+        for group in groups:
+            evaluations = evaluations_of(group, request, model, protocol, pin_task)
+            for spec in run_specs(model, tasks.members(group), methods, protocol, pin_task):
+                stored = None if force else store.readable(spec.key, on_note)
+                planned.append(PlannedRun(spec, group, evaluations, stored))
+    if lost is not None and not planned:
+        raise lost
+    return merge_same_key(planned)
+
+
+def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
+    """Refuses options for a method that does not exist.
+
+    Raises:
+        HubinitError: there is one.
+    """
     for name in protocol.methods:
         if name not in methods and name not in known_methods():
             raise HubinitError(
                 f"The options of --set name the unknown method '{name}': {nearest(name, known_methods())}"
             )
-    pin_task: Callable[[str], str | None] = cache(tasks.pin)
-    planned: list[PlannedRun] = []
-    for model_name in request.models:
-        model = names.pin(names.resolve(model_name))
-        for group in task_groups(request, model):
-            members = tasks.members(group)
-            evaluations = tuple(
-                EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=protocol.shots)
-                for name in members
-            )
-            for spec in run_specs(model, members, methods, protocol, request, pin_task):
-                stored = None if force else store.read(spec.key)
-                planned.append(PlannedRun(spec, group, evaluations, stored))
-    return merge_same_key(planned)
 
 
 def task_groups(request: Request, model: ModelSpec) -> list[str]:
-    """What each run of a model trains on.
+    """What each run of a model trains on. A labelled model has the classes of one task, so a suite is one run per task.
 
     Raises:
         HubinitError: unknown task, one of another kind than the model's, or the untrained base of a labelled kind.
@@ -106,58 +164,47 @@ def task_groups(request: Request, model: ModelSpec) -> list[str]:
     kind = KINDS[model.kind]
     if kind.labelled and "none" in request.methods:
         raise HubinitError(
-            "Method 'none' has no score for image tasks: the classifier's head is untrained; leave it out."
+            f"Method 'none' has no score for {model.id}: the head of {kind.noun} is untrained; leave it out."
         )
     return groups_for(request.tasks or (kind.default_suite,), model)
 
 
-def groups_for(tasks: Sequence[str], model: ModelSpec) -> list[str]:
-    """Tasks and suites for a model; a suite of a labelled kind task by task, because each has classes of its own.
+def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
+    """Tasks and suites for a model; a suite of a labelled kind task by task.
 
     Raises:
         HubinitError: an unknown task, or one of another kind than the model's.
     """
     groups: list[str] = []
-    for group in tasks:
-        members = fitting_tasks(group, model)
-        groups += members if KINDS[model.kind].labelled else (group,)
+    for group in wanted:
+        tasks.check_kind(group, model)
+        groups += tasks.members(group) if KINDS[model.kind].labelled else (group,)
     return list(dict.fromkeys(groups))
 
 
-def fitting_tasks(group: str, model: ModelSpec) -> tuple[str, ...]:
-    """The tasks of a suite, or the one of that name: all of the model's kind.
+def evaluations_of(
+    group: str, request: Request, model: ModelSpec, protocol: Protocol, pin_task: PinTask
+) -> tuple[EvalSpec, ...]:
+    """What the runs of a group are scored on.
 
     Raises:
-        HubinitError: an unknown task, or one of another kind.
+        HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on.
     """
-    from hubinit import tasks
-
-    members = tasks.members(group)
-    for name in members:
-        if tasks.get(name).kind != model.kind:
-            raise HubinitError(
-                f"'{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; choose other tasks for it."
-            )
-    return members
-
-
-def data_spec(members: Sequence[str], protocol: Protocol, pin_task: Callable[[str], str | None]) -> DataSpec:
-    """The training splits of tasks at the revisions that `pin_task` gives, cut as the protocol says."""
-    return DataSpec(
-        tasks=tuple(members),
-        revisions=tuple(pin_task(name) for name in members),
-        samples=protocol.samples,
-        validation_samples=protocol.validation_samples,
+    for scored in request.eval_tasks or ():
+        tasks.check_kind(scored, model)
+    members = tuple(name for scored in request.eval_tasks or (group,) for name in tasks.members(scored))
+    if KINDS[model.kind].labelled and set(members) - {group}:
+        raise HubinitError(
+            f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
+        )
+    return tuple(
+        EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=protocol.shots)
+        for name in dict.fromkeys(members)
     )
 
 
 def run_specs(
-    model: ModelSpec,
-    members: Sequence[str],
-    methods: Sequence[str],
-    protocol: Protocol,
-    request: Request,
-    pin_task: Callable[[str], str | None],
+    model: ModelSpec, members: Sequence[str], methods: Sequence[str], protocol: Protocol, pin_task: PinTask
 ) -> list[RunSpec]:
     """The runs of one model on one task group."""
     data = data_spec(members, protocol, pin_task)
@@ -166,43 +213,42 @@ def run_specs(
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
-        for learning_rate in request.learning_rates or protocol.learning_rates:
-            for seed in request.seeds if request.seeds is not None else protocol.seeds:
-                spec = run_spec(
-                    model, name, data, protocol, rank=request.rank, samples=request.calibration_samples, seed=seed
-                )
-                specs.append(spec.model_copy(update={"learning_rate": learning_rate}))
+        whole = run_spec(model, name, data, protocol)
+        specs += [
+            whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
+            for learning_rate in protocol.learning_rates
+            for seed in protocol.seeds
+        ]
     return specs
 
 
-def run_spec(
-    model: ModelSpec,
-    name: str,
-    data: DataSpec | None,
-    protocol: Protocol,
-    *,
-    rank: int | None = None,
-    samples: int | None = None,
-    seed: int = 0,
-) -> RunSpec:
-    """A run as a protocol has it, but for its learning rate. `rank` and `samples` (of the calibration) win over the protocol.
+def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:
+    """A run as the protocol has it, but for its learning rate and seed.
 
     Raises:
         HubinitError: an unknown method, or an option that it does not take.
     """
     method = method_spec(name, protocol)
-    rank = rank or protocol.rank
     return RunSpec(
         model=model,
         method=method,
-        rank=rank,
-        alpha=protocol.alpha if protocol.alpha is not None else 2 * rank,
+        rank=protocol.rank,
+        alpha=protocol.alpha_or_default,
         rslora=protocol.rslora,
         target_modules=protocol.target_modules,
         data=data,
         recipe=protocol.recipe,
-        calibration=calibration_spec(method, protocol, samples),
-        seed=seed,
+        calibration=calibration_spec(method, protocol),
+    )
+
+
+def data_spec(members: Sequence[str], protocol: Protocol, pin_task: PinTask = tasks.pin) -> DataSpec:
+    """The training splits of some tasks, as a run with this protocol trains on them."""
+    return DataSpec(
+        tasks=tuple(members),
+        revisions=tuple(pin_task(name) for name in members),
+        samples=protocol.samples,
+        validation_samples=protocol.validation_samples,
     )
 
 
@@ -221,106 +267,33 @@ def merge_same_key(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 def method_spec(name: str, protocol: Protocol) -> MethodSpec:
     """The method with its checked options; only those that differ from the defaults, so that a new option changes no key."""
-    from hubinit import methods
-
-    method = methods.get(name)
-    options = methods.parse_options(method, protocol.methods.get(name, {}))
+    method = registry.get(name)
+    options = registry.parse_options(method, protocol.methods.get(name, {}))
     return MethodSpec(name=name, options=options.model_dump(mode="json", exclude_defaults=True), version=method.version)
 
 
-def calibration_spec(method: MethodSpec, protocol: Protocol, samples: int | None) -> CalibrationSpec | None:
-    """The calibration that the method needs: None for weight-only methods, so that it is no part of their key."""
-    from hubinit import methods
-
-    registered = methods.get(method.name)
-    if not registered.statistics(methods.parse_options(registered, method.options)):
+def calibration_spec(method: MethodSpec, protocol: Protocol) -> CalibrationSpec | None:
+    """The calibration that the method needs: None for weight-only methods, so that it is not part of their key."""
+    registered = registry.get(method.name)
+    if not registered.statistics(registry.parse_options(registered, method.options)):
         return None
-    chosen = samples or protocol.calibration_samples or registered.samples or DEFAULT_SAMPLES
+    chosen = protocol.calibration_samples or registered.samples or DEFAULT_SAMPLES
     return protocol.calibration.model_copy(update={"samples": chosen})
 
 
 def known_methods() -> list[str]:
     """Everything that `--methods` takes besides `peft:<type>`."""
-    from hubinit.methods import METHODS
-
-    return ["all", "none", *METHODS]
+    return ["all", "none", *registry.METHODS]
 
 
-def expand_methods(names: Sequence[str]) -> list[str]:
+def expand_methods(wanted: Sequence[str]) -> list[str]:
     """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
-    from hubinit import methods
-
     expanded: list[str] = []
-    for name in names:
+    for name in wanted:
         if name == "all":
-            expanded += list(methods.METHODS)
+            expanded += list(registry.METHODS)
             continue
-        if name != "none" and not name.startswith("peft:") and name not in methods.METHODS:
+        if name != "none" and not name.startswith("peft:") and name not in registry.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")
         expanded.append(name)
     return list(dict.fromkeys(expanded))
-
-
-def read_protocol(preset: str, overrides: Sequence[str] = ()) -> Protocol:
-    """Reads a preset by name or a YAML file by path and applies `key=value` overrides.
-
-    A key is a field (`limit=100`), a dotted field (`recipe.steps=40`) or a method's option (`lora-da.preset=paper`).
-
-    Raises:
-        HubinitError: unknown preset or key, or a value of the wrong type.
-    """
-    folder = files("hubinit") / "registry" / "protocols"
-    presets = sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    if preset in presets:
-        text = (folder / f"{preset}.yaml").read_text(encoding="utf-8")
-    elif Path(preset).suffix in {".yaml", ".yml"} and Path(preset).is_file():
-        try:
-            text = Path(preset).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise HubinitError(f"Preset '{preset}' is not UTF-8 text; save it as UTF-8.") from error
-    else:
-        raise HubinitError(f"There is no preset or YAML file '{preset}': {nearest(preset, presets)}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise HubinitError(f"Preset '{preset}' is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise HubinitError(f"Preset '{preset}' is no mapping; write lines such as 'rank: 16'.")
-    for override in overrides:
-        apply_override(values, override)
-    try:
-        return Protocol.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        hint = nearest(str(first["loc"][-1]), list(Protocol.model_fields)) if first["type"] == "extra_forbidden" else ""
-        raise HubinitError(
-            f"Setting '{where}' of preset '{preset}' is wrong: {first['msg']}. {hint}".strip()
-        ) from error
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Applies one `key=value` (the value is YAML) to the nested mapping."""
-    key, separator, text = override.partition("=")
-    path = key.strip().split(".")
-    if not separator or not all(path):
-        raise HubinitError(f"--set wants key=value, for example recipe.steps=40, not '{override}'.")
-    if len(path) > 1 and path[0] not in Protocol.model_fields:
-        path = ["methods", *path]  # a method's option: lora-da.preset=paper
-    for part in path[:-1]:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise HubinitError(f"--set {override}: '{part}' is a single value and has no fields.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HubinitError(f"--set {override}: '{text}' is not valid YAML.") from error
-    values[path[-1]] = parse_number(value) if isinstance(value, str) else value
-
-
-def parse_number(text: str) -> float | str:
-    """YAML reads `1e-3` as text; this reads it as the number it is."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

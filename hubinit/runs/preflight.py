@@ -33,9 +33,9 @@ def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -
     method = methods.get(spec.method.name)
     options = methods.parse_options(method, spec.method.options)
     heads = classification_heads(model)
-    run = {"rank": spec.rank, "alpha": spec.alpha, "rslora": spec.rslora, "seed": spec.seed}
+    rank, alpha, rslora, seed = spec.rank, spec.alpha, spec.rslora, spec.seed
     try:
-        attach_config(model, method, options, layers, heads, **run)
+        attach_config(model, method, options, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed)
     except InitialisationError as error:
         if "meta" not in str(error):  # it looked at a weight, and there are none
             raise

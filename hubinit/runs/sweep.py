@@ -1,40 +1,24 @@
-"""The whole arrow for many runs: plan, execute what is missing, publish what is finished, and say what happened."""
+"""Many runs: hand what is missing to an executor, store what died without a result, and pass on what happens."""
 
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import run_local
-from hubinit.runs.job import Assignment, Job
+from hubinit.remote import redact
+from hubinit.runs.costs import provenance
+from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.spec import Executor
+from hubinit.runs.job import Died, Event, Finished, Job
 from hubinit.runs.plan import PlannedRun
+from hubinit.specs import RunSpec
 
-Event = dict[str, Any]
-
-
-def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
-    """Groups the runs that are not cached by what has to be in memory; one job loads its base once."""
-    todo = sorted((run for run in planned if run.state != "cached"), key=in_memory)
-    return [
-        Job(
-            store=store.root,
-            model=runs[0].spec.model,
-            assignments=tuple(Assignment(spec=run.spec, evaluations=run.evaluations) for run in runs),
-            eval_batch_size=eval_batch_size,
-            command=command_line(),
-            force=force,
-        )
-        for runs in (list(group) for _, group in groupby(todo, key=in_memory))
-    ]
-
-
-def in_memory(run: PlannedRun) -> tuple[str, str]:
-    """Runs with the same value share a loaded base: one model, and for images one set of classes."""
-    return run.spec.model.key, run.group if run.spec.model.kind == "vision" else ""
+LOADS = 2  # workers that may die while they load one base; after that its other runs fail without another try
 
 
 def sweep(
@@ -43,37 +27,92 @@ def sweep(
     *,
     eval_batch_size: int = 16,
     force: bool = False,
+    executor: Executor | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> list[RunResult]:
     """Does every run that is not cached and returns the results of all, in the order of the plan.
+
+    Whatever goes wrong costs the run it happens in: it then has a stored result that says why.
 
     Args:
         planned: from `plan`.
         store: where results, adapters, calibrations and logs lie.
         eval_batch_size: sequences per forward pass of the evaluation.
         force: do cached runs again.
-        on_event: called with each event of a worker.
+        executor: what does them. Default: a worker process of this machine.
+        on_event: called with each event of the executor.
         on_result: called with each result as soon as it is stored, for publishing.
     """
-
-    def relay(event: Event) -> None:
-        if event["event"] == "finished":
-            result = store.read(str(event["key"]))
-            if result is not None:
-                on_result(result)
-        on_event(event)
-
-    for job in jobs(planned, store, eval_batch_size=eval_batch_size, force=force):
-        run_local(job, relay)
-    results = [store.read(run.spec.key) for run in planned]
+    deaths: Counter[str] = Counter()  # of workers while they loaded a base
+    with closing(executor or LocalExecutor()) as runner:
+        for job in jobs(planned, store, eval_batch_size=eval_batch_size, force=force):
+            base = job.spec.model.key
+            if deaths[base] >= LOADS:
+                events: Iterator[Event] = iter([_gave_up(job.spec)])
+            else:
+                events = runner.submit(job)
+            for event in events:
+                if isinstance(event, Died):
+                    deaths[base] += event.loading
+                    event = _store_death(event, job, store)
+                on_event(event)
+                if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
+                    on_result(result)
+    results = [store.readable(run.spec.key) for run in planned]
     return [result for result in results if result is not None]
+
+
+def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
+    """One job per run that is not cached; runs that share what is in memory follow each other."""
+    todo = sorted((run for run in planned if run.state != "cached"), key=lambda run: in_memory(run.spec))
+    command = command_line()
+    return [
+        Job(
+            store=store.root,
+            spec=run.spec,
+            evaluations=run.evaluations,
+            peers=peers(run.spec, [other.spec for other in todo]),
+            eval_batch_size=eval_batch_size,
+            command=command,
+            force=force,
+        )
+        for run in todo
+    ]
+
+
+def in_memory(spec: RunSpec) -> tuple[str, str]:
+    """Runs with the same value share a loaded base: one model and, where it has a head of its own, one set of classes."""
+    labelled = KINDS[spec.model.kind].labelled and spec.data is not None
+    return spec.model.key, spec.data.key if labelled and spec.data is not None else ""
+
+
+def peers(spec: RunSpec, others: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
+    """The runs whose statistics come from the same pass as this one's, one for each way to calibrate."""
+    if spec.calibration is None:
+        return ()
+    found: dict[str, RunSpec] = {}
+    for other in (spec, *others):
+        if shares_pass(spec, other) and other.calibration is not None:
+            found.setdefault(f"{other.method.key} {other.calibration.key}", other)
+    return tuple(found.values())
+
+
+def shares_pass(spec: RunSpec, other: RunSpec) -> bool:
+    """Whether two runs calibrate on the same data in the same way; the number of examples may differ."""
+    if spec.calibration is None or other.calibration is None:
+        return False
+    same_number = other.calibration.model_copy(update={"samples": spec.calibration.samples})
+    return (spec.model, spec.data, spec.target_modules, spec.calibration) == (
+        other.model,
+        other.data,
+        other.target_modules,
+        same_number,
+    )
 
 
 def command_line() -> str:
     """The command that is running, to be stored and published: without secrets, and without this machine's folders."""
-    from hubinit.remote import redact
-
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program]
     arguments += ["=".join(map(_without_folder, argument.split("="))) for argument in sys.argv[1:]]  # also --out=FOLDER
@@ -82,3 +121,17 @@ def command_line() -> str:
 
 def _without_folder(text: str) -> str:
     return Path(text).name if Path(text).is_absolute() else text
+
+
+def _gave_up(spec: RunSpec) -> Died:
+    reason = f"{LOADS} workers died while they loaded {spec.model.id}; the logs of its first runs say more"
+    return Died(key=spec.key, reason=reason, loading=True)
+
+
+def _store_death(event: Died, job: Job, store: ResultStore) -> Finished:
+    """The result of a run that died, which says how; scores that it had before stay."""
+    failed = RunResult(
+        key=event.key, spec=job.spec, status="failed", reason=event.reason, provenance=provenance(job.command)
+    )
+    stored = store.write(failed)
+    return Finished(key=event.key, status=stored.status, reason=stored.reason)

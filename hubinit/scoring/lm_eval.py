@@ -1,4 +1,4 @@
-"""Scores a model on tasks: language tasks through lm-eval with the model object, image tasks by plain accuracy.
+"""Language tasks through lm-eval, with the model object: its definitions, its filters, its metrics.
 
 The model is passed as it is, with whatever adapters are active, so one base in memory serves all runs. lm-eval's own adapter
 loading is never used: it has scored the bare base silently.
@@ -6,61 +6,19 @@ loading is never used: it has scored the bare base silently.
 
 import io
 import logging
-import math
-from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
 import torch
 
-from hubinit.data.encode import collate_images
 from hubinit.errors import HubinitError
 from hubinit.records import Score
+from hubinit.scoring.spec import Progress, Scorer, mean_score
 from hubinit.specs import EvalSpec
-from hubinit.tasks import get
+from hubinit.tasks import harness
 from hubinit.tasks.spec import Task
 
 INVALID = "[invalid]"  # what lm-eval's answer filters return when they find no answer
-Progress = Callable[[int, int], None]
-
-
-def evaluate(
-    model: Any, processor: Any, evaluations: Sequence[EvalSpec], *, batch_size: int, on_progress: Progress | None = None
-) -> list[Score]:
-    """Scores a model on several tasks; see `evaluate_one`."""
-    scores: list[Score] = []
-    for evaluation in evaluations:
-        scores += evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=on_progress)
-    return scores
-
-
-def evaluate_one(
-    model: Any, processor: Any, evaluation: EvalSpec, *, batch_size: int, on_progress: Progress | None = None
-) -> list[Score]:
-    """Scores a model on one task.
-
-    Args:
-        model: a language model or image classifier, with or without PEFT adapters; the active ones count.
-        processor: its tokenizer or image processor.
-        evaluation: which task, how many of its test examples, how many solved examples in the prompt.
-        batch_size: sequences or images per forward pass.
-        on_progress: called with (requests done, requests in all) after every forward pass.
-
-    Returns:
-        One score per metric; the task's ranking metric is marked `primary`.
-
-    Raises:
-        HubError: the data set cannot be had.
-        HubinitError: unknown task, a limit below 1, or a model whose context is too short for the task.
-    """
-    task = get(evaluation.task)
-    if evaluation.limit is not None and evaluation.limit < 1:
-        raise HubinitError(
-            f"limit={evaluation.limit} leaves nothing of task '{task.name}' to score; it must be at least 1."
-        )
-    model.eval()
-    score = score_images if task.kind == "vision" else score_text
-    return score(task, model, processor, evaluation, batch_size, on_progress or (lambda done, total: None))
 
 
 def score_text(
@@ -68,8 +26,6 @@ def score_text(
 ) -> list[Score]:
     """Scores a language task with lm-eval's definition; standard errors are s/√n of the per-example values."""
     from lm_eval.evaluator import evaluate as run
-
-    from hubinit.tasks import harness
 
     definition = harness.load(task, evaluation.revision)
     definition.set_config("num_fewshot", evaluation.shots)
@@ -108,7 +64,7 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
     """The model in lm-eval's clothes: log-probabilities in float32 whatever the model's type, and no progress bars."""
     from lm_eval.models.huggingface import HFLM
 
-    class Scorer(HFLM):  # type: ignore[misc]
+    class Reporting(HFLM):  # type: ignore[misc]
         """Reports progress; everything else is lm-eval's."""
 
         done = total = 0
@@ -136,50 +92,7 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
             on_progress(self.done, self.total)
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return Scorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+    return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
 
 
-def score_images(
-    task: Task, model: Any, processor: Any, evaluation: EvalSpec, batch_size: int, on_progress: Progress
-) -> list[Score]:
-    """Accuracy of an image classifier on the task's test split."""
-    from hubinit.tasks import images
-
-    split = images.split(task, task.test_split, evaluation.revision)
-    total = min(len(split), evaluation.limit or len(split))
-    device = next(model.parameters()).device
-    right: list[float] = []
-    with torch.no_grad():
-        for start in range(0, total, batch_size):
-            batch = collate_images(
-                [split.example(row) for row in range(start, min(start + batch_size, total))], processor
-            )
-            predicted = model(pixel_values=batch["pixel_values"].to(device)).logits.argmax(-1).cpu()  # (B,)
-            right += (predicted == batch["labels"]).float().tolist()
-            on_progress(len(right), total)
-    return [mean_score(right, task=task, metric="acc", primary=True, evaluation=evaluation)]
-
-
-def mean_score(
-    values: Sequence[float],
-    *,
-    task: Task,
-    metric: str,
-    primary: bool,
-    evaluation: EvalSpec,
-    invalid_rate: float | None = None,
-) -> Score:
-    """The mean of per-example values with its standard error s/√n (none for a single example)."""
-    n = len(values)
-    mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else None
-    return Score(
-        task=task.name,
-        metric=metric,
-        value=mean,
-        n=n,
-        stderr=math.sqrt(variance / n) if variance is not None else None,
-        invalid_rate=invalid_rate,
-        primary=primary,
-        eval=evaluation,
-    )
+LM_EVAL = Scorer(name="lm-eval", title="lm-eval's own definition: prompt, filter, metric", score=score_text)

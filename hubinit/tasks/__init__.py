@@ -7,8 +7,9 @@ from typing import Any
 
 from hubinit.data.encode import Example, ImageExample
 from hubinit.errors import HubinitError, nearest
+from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
-from hubinit.specs import DataSpec
+from hubinit.specs import DataSpec, ModelSpec, RunSpec
 from hubinit.tasks import (
     arc_challenge,
     arc_easy,
@@ -63,6 +64,19 @@ def members(group: str) -> tuple[str, ...]:
     return SUITES[group] if group in SUITES else (get(group).name,)
 
 
+def check_kind(group: str, model: ModelSpec) -> None:
+    """Refuses a task or suite that is for another kind of model.
+
+    Raises:
+        HubinitError: it is, or there is not one of that name.
+    """
+    for name in members(group):
+        if get(name).kind != model.kind:
+            raise HubinitError(
+                f"'{name}' is a {get(name).kind} task and {model.id} a {model.kind} model; choose other tasks."
+            )
+
+
 def pin(name: str) -> str | None:
     """The commit of the task's data set on the Hub; None when it is a local folder.
 
@@ -71,6 +85,18 @@ def pin(name: str) -> str | None:
     """
     task = get(name)
     return None if Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
+
+
+def datasets() -> dict[str, str]:
+    """The Hub data set of every task."""
+    return {name: task.dataset for name, task in TASKS.items()}
+
+
+def head_labels(spec: RunSpec) -> list[str] | None:
+    """The classes that the head of a run's base must have; None where it keeps its own."""
+    if not KINDS[spec.model.kind].labelled or spec.data is None:
+        return None
+    return labels(spec.data.tasks[0], spec.data.revisions[0] if spec.data.revisions else None)
 
 
 def labels(name: str, revision: str | None = None) -> list[str]:

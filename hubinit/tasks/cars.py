@@ -6,6 +6,7 @@ TASK = Task(
     name="cars",
     title="Stanford Cars",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/stanford_cars",
     config=None,
     train_split="train",

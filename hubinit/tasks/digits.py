@@ -6,6 +6,7 @@ TASK = Task(
     name="digits",
     title="Digits",
     kind="vision",
+    scorer="accuracy",
     dataset="hubinit/digits",
     config=None,
     train_split="train",

@@ -6,6 +6,7 @@ TASK = Task(
     name="dtd",
     title="DTD",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/dtd",
     config=None,
     train_split="train",

@@ -6,6 +6,7 @@ TASK = Task(
     name="eurosat",
     title="EuroSAT",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/eurosat",
     config=None,
     train_split="train",

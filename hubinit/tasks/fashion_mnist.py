@@ -6,6 +6,7 @@ TASK = Task(
     name="fashion-mnist",
     title="Fashion-MNIST",
     kind="vision",
+    scorer="accuracy",
     dataset="zalando-datasets/fashion_mnist",
     config="fashion_mnist",
     train_split="train",

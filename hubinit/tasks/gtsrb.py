@@ -6,6 +6,7 @@ TASK = Task(
     name="gtsrb",
     title="GTSRB",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/gtsrb",
     config=None,
     train_split="train",

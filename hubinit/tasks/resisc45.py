@@ -6,6 +6,7 @@ TASK = Task(
     name="resisc45",
     title="RESISC45",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/resisc45",
     config=None,
     train_split="train",

@@ -21,6 +21,7 @@ class Task:
         train_split: what training and validation examples are drawn from.
         test_split: what is scored; never used to choose anything.
         source: the paper and the official rule.
+        scorer: name of what scores it, see `hubinit.scoring.evaluate`.
         definition: lm-eval's file, relative to its folder of tasks ("" for image tasks).
         harness: lm-eval's name of the task.
         primary: the metric that ranks the task, in lm-eval's notation `metric,filter`.
@@ -36,6 +37,7 @@ class Task:
     test_split: str
     source: str
     config: str | None = None
+    scorer: str = "lm-eval"
     definition: str = ""
     harness: str = ""
     primary: str = "acc,none"

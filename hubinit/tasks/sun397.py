@@ -6,6 +6,7 @@ TASK = Task(
     name="sun397",
     title="SUN397",
     kind="vision",
+    scorer="accuracy",
     dataset="tanganke/sun397",
     config=None,
     train_split="train",

@@ -6,6 +6,7 @@ TASK = Task(
     name="svhn",
     title="SVHN",
     kind="vision",
+    scorer="accuracy",
     dataset="ufldl-stanford/svhn",
     config="cropped_digits",
     train_split="train",

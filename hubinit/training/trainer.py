@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -22,6 +22,8 @@ from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate
 from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
+from hubinit.training import optimisers
+from hubinit.training.losses import completion_loss, image_loss
 
 CURVE_POINTS = 200  # at most about this many steps of a run are kept
 CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
@@ -35,7 +37,7 @@ class TrainOutcome:
     curve: tuple[CurvePoint, ...]
     steps: int
     validation_loss: float | None
-    seconds: float
+    seconds: float  # the attempts before a checkpoint included
 
 
 def train(
@@ -61,7 +63,7 @@ def train(
         processor: its tokenizer or image processor.
         examples: training examples; their order is shuffled by `seed`.
         recipe: schedule, batch sizes and lengths.
-        learning_rate: peak learning rate of AdamW.
+        learning_rate: peak learning rate of the optimiser.
         seed: of the data order (and of dropout, if there is any).
         validation: examples for `validation_loss`, scored after the last step.
         output_dir: where checkpoints go.
@@ -69,11 +71,12 @@ def train(
 
     Raises:
         DivergedError: a loss or a gradient norm is not finite.
-        HubinitError: nothing to train, or batch sizes that do not fit together.
+        HubinitError: nothing to train.
     """
     device = check(model, examples, recipe)
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
+    optimiser = optimisers.get(recipe.optimiser)
     with prepared(model, recipe):
         trainer = AdapterTrainer(
             model=model,
@@ -84,15 +87,18 @@ def train(
             else partial(collate, pad_id=pad_id(processor)),
             compute_loss_func=image_loss if images else completion_loss,
             callbacks=[Watch(on_log)],
+            optimizers=(optimiser.build(model, learning_rate, recipe.weight_decay), None),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad):
+        raise DivergedError("Training diverged: the trained weights are not finite; a lower learning rate may help.")
     remove_checkpoints(output_dir)
     return TrainOutcome(
         curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
         steps=trainer.state.global_step,
         validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
-        seconds=time.perf_counter() - started,
+        seconds=trainer.earlier_seconds + time.perf_counter() - started,
     )
 
 
@@ -102,10 +108,6 @@ def check(model: Any, examples: Sequence[Any], recipe: Recipe) -> torch.device:
         raise HubinitError("There are no training examples.")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise HubinitError("No parameter of the model requires a gradient, so there is nothing to train.")
-    if recipe.batch_size % min(recipe.micro_batch_size, recipe.batch_size):
-        raise HubinitError(
-            f"batch_size {recipe.batch_size} is not a multiple of micro_batch_size {recipe.micro_batch_size}; change one."
-        )
     device: torch.device = next(model.parameters()).device
     if device.type == "cuda" and device.index:
         raise HubinitError(
@@ -149,7 +151,6 @@ def trainer_arguments(
         warmup_steps=math.ceil(recipe.warmup_ratio * steps),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
-        optim="adamw_torch",
         seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen
@@ -174,16 +175,25 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     The Trainer's own loading of PEFT checkpoints switches all but one active adapter off, an anchor for example.
     """
 
+    earlier_seconds = 0.0  # what earlier attempts took until the checkpoint that this one goes on from
+    started = 0.0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and knows since when."""
+        self.started = time.perf_counter()
+        return super().train(*args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._trained(), folder / "trained.safetensors")
+        seconds = self.earlier_seconds + time.perf_counter() - self.started
+        save_file(self._trained(), folder / "trained.safetensors", {"seconds": str(seconds)})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        stored = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
-        with torch.no_grad():
+        with safe_open(Path(resume_from_checkpoint) / "trained.safetensors", "pt") as stored, torch.no_grad():
+            self.earlier_seconds = float((stored.metadata() or {}).get("seconds", 0.0))
             for name, parameter in self._trained().items():
-                parameter.copy_(stored[name])
+                parameter.copy_(stored.get_tensor(name))
 
     def _trained(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
@@ -229,21 +239,6 @@ def thinned(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
     """Every k-th point, so that about `CURVE_POINTS` remain, and the last."""
     every = max(1, math.ceil(len(points) / CURVE_POINTS))
     return tuple(point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1)
-
-
-def completion_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """The negative log-likelihood of the label tokens, divided by the label tokens of the whole optimiser step."""
-    targets = labels[:, 1:]  # (B, T - 1): position t predicts token t + 1
-    kept = targets != IGNORED  # (B, T - 1)
-    logits = outputs.logits[:, :-1][kept].float()  # (label tokens, V)
-    total = cross_entropy(logits, targets[kept], reduction="sum")
-    return total / (num_items_in_batch if num_items_in_batch is not None else kept.sum())
-
-
-def image_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """The cross-entropy of the classes, divided by the images of the whole optimiser step."""
-    total = cross_entropy(outputs.logits.float(), labels, reduction="sum")  # logits (B, classes)
-    return total / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
 
 @torch.no_grad()

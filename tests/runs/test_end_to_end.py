@@ -55,7 +55,17 @@ def seeded(hub, tmp_path_factory):
 def bench(seeded, tmp_path_factory):
     """The command with its options, the folder of its results, and what it printed the first time."""
     out = tmp_path_factory.mktemp("runs")
-    command = ["bench", "--models", "tiny/llama", "--methods", METHODS, "--tasks", "arc-easy", "--preset", "quickstart"]
+    command = [
+        "bench",
+        "--models",
+        "tiny/llama",
+        "--methods",
+        METHODS,
+        "--tasks",
+        "arc-easy",
+        "--protocol",
+        "quickstart",
+    ]
     command += [part for setting in SMALL for part in ("--set", setting)]
     command += ["--out", str(out), "--push-to", "alice", "--json"]
     return command, ResultStore(out), json.loads(hubinit(*command).stdout)
@@ -152,7 +162,17 @@ def test_the_leaderboard_data_set_has_every_row(bench):
 def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
     """A learning rate of 0 trains nothing: the gate says so, and the base's run is not touched by it."""
     done = hubinit(
-        *("bench", "--models", "tiny/llama", "--methods", "none,lora", "--tasks", "arc-easy", "--preset", "quickstart"),
+        *(
+            "bench",
+            "--models",
+            "tiny/llama",
+            "--methods",
+            "none,lora",
+            "--tasks",
+            "arc-easy",
+            "--protocol",
+            "quickstart",
+        ),
         *(part for setting in SMALL for part in ("--set", setting)),
         *("--lrs", "0", "--out", tmp_path, "--json"),
         code=1,
@@ -166,7 +186,7 @@ def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
 def test_train_and_eval_alone(seeded, tmp_path):
     sets = [part for setting in SMALL for part in ("--set", setting)]
     hubinit(
-        *("train", "tiny/llama", "--task", "arc-easy", "--method", "pissa", "--preset", "quickstart", *sets),
+        *("train", "tiny/llama", "--task", "arc-easy", "--method", "pissa", "--protocol", "quickstart", *sets),
         *("--out", tmp_path),
     )
     (result,) = ResultStore(tmp_path).results()

@@ -1,97 +1,118 @@
 """A worker that dies costs one run: played by small scripts that speak the worker's protocol and then kill themselves."""
 
 import io
-import os
 import sys
 
 import pytest
 
-from hubinit.errors import HubinitError
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.costs import provenance
-from hubinit.runs.executors.local import run_local
-from hubinit.runs.job import Assignment, Job
+from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.job import Died, Finished, Job, Loading, Progress
+from hubinit.runs.plan import PlannedRun
+from hubinit.runs.sweep import sweep
 from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
 
-# Finishes every run it is given, except that it acts out the seed's fate: 1 is killed, 2 exits.
+# Finishes every run it is given, except that it acts out the seed's fate:
+# 1 is killed, 2 exits, 3 dies after its run, 4 while loading.
 SCRIPT = """
-import json, os, signal, sys
+import os, signal, sys
 from hubinit.runs.costs import provenance
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.job import Job
-events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
-emit = lambda **fields: events.write(json.dumps(fields) + "\\n")
-job = Job.model_validate_json(sys.stdin.read())
-fate = os.environ.get("FATE", "")
-if fate == "load": sys.exit(3)
-if fate == "fatal": emit(event="fatal", reason="no such model"); sys.exit(1)
-for a in job.assignments:
-    emit(event="started", key=a.spec.key)
-    if a.spec.seed == 1: os.kill(os.getpid(), signal.SIGKILL)
-    if a.spec.seed == 2: events.write('{"event": "torn'); events.flush(); os._exit(7)
-    ResultStore(job.store).write(RunResult(key=a.spec.key, spec=a.spec, status="ok", provenance=provenance("x")))
-    emit(event="finished", key=a.spec.key, status="ok", reason=None)
-emit(event="done")
+from hubinit.runs.job import Finished, Job, Loading, Progress
+def emit(event): print(event.model_dump_json(), flush=True)
+for line in sys.stdin:
+    job = Job.model_validate_json(line)
+    key, seed = job.spec.key, job.spec.seed
+    emit(Loading(key=key, model=str(os.getpid())))
+    if seed == 4: sys.exit(3)
+    emit(Progress(key=key, stage="train"))
+    if seed == 1: os.kill(os.getpid(), signal.SIGKILL)
+    if seed == 2: print('{"type": "torn', end="", flush=True); os._exit(7)
+    ResultStore(job.store).write(RunResult(key=key, spec=job.spec, status="ok", provenance=provenance("x")))
+    emit(Finished(key=key, status="ok"))
+    if seed == 3: sys.exit(0)
 """
 
 
 @pytest.fixture
-def worker(tmp_path):
+def executor(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(SCRIPT)
-    return (sys.executable, str(script))
+    return LocalExecutor((sys.executable, str(script)))
 
 
-def job(store, seeds) -> Job:
+def planned(seeds, **fields) -> list[PlannedRun]:
     model = ModelSpec(id="org/name")
     specs = [RunSpec(model=model, method=MethodSpec(name="lora"), rank=4, alpha=8, seed=seed) for seed in seeds]
-    return Job(store=store, model=model, assignments=tuple(Assignment(spec=s, evaluations=()) for s in specs))
+    return [PlannedRun(spec, "arc-easy", (), **fields) for spec in specs]
 
 
-def test_a_killed_worker_costs_one_run(tmp_path, worker):
-    events = []
-    run_local(job(tmp_path, [0, 1, 2, 3]), events.append, worker)
-    results = {r.spec.seed: r for r in ResultStore(tmp_path).results()}
-    assert {seed: r.status for seed, r in results.items()} == {0: "ok", 1: "failed", 2: "failed", 3: "ok"}
+def run_sweep(store, executor, seeds):
+    events, told = [], []
+    results = sweep(planned(seeds), store, executor=executor, on_event=events.append, on_result=told.append)
+    assert told == results
+    return {result.spec.seed: result for result in results}, events
+
+
+def test_a_killed_worker_costs_one_run(tmp_path, executor):
+    results, events = run_sweep(ResultStore(tmp_path), executor, [0, 1, 2, 5])
+    assert {seed: r.status for seed, r in results.items()} == {0: "ok", 1: "failed", 2: "failed", 5: "ok"}
     assert "killed by SIGKILL (often: out of memory)" in results[1].reason
     assert "exit code 7" in results[2].reason
-    assert [e["status"] for e in events if e["event"] == "finished"] == ["ok", "failed", "failed", "ok"]
+    assert f"logs/{results[2].key}.log" in results[2].reason
+    assert [e.status for e in events if isinstance(e, Finished)] == ["ok", "failed", "failed", "ok"]
+    assert not [e for e in events if isinstance(e, Died)], "a death is told as a failed run"
 
 
-@pytest.mark.parametrize(
-    ("fate", "message"), [("load", "exit code 3 before its first run"), ("fatal", "no such model")]
-)
-def test_a_base_that_does_not_load_ends_the_job(tmp_path, worker, monkeypatch, fate, message):
-    monkeypatch.setenv("FATE", fate)
-    with pytest.raises(HubinitError, match=message):
-        run_local(job(tmp_path, [0]), lambda event: None, worker)
+def test_one_worker_does_all_runs_until_it_dies_and_between_two_runs_it_costs_none(tmp_path, executor):
+    results, events = run_sweep(ResultStore(tmp_path), executor, [0, 3, 5, 6])
+    assert {r.status for r in results.values()} == {"ok"}
+    workers = [e.model for e in events if isinstance(e, Loading)]
+    assert workers[0] == workers[1] != workers[2] == workers[3]
 
 
-def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, worker):
-    work = job(tmp_path, [1])
-    spec = work.assignments[0].spec
+def test_a_base_that_kills_its_workers_is_given_up_and_the_rest_is_told(tmp_path, executor):
+    model = ModelSpec(id="org/name")
+    specs = [
+        RunSpec(model=model, method=MethodSpec(name="lora"), rank=rank, alpha=8, seed=4) for rank in (1, 2, 3, 4, 5)
+    ]
+    other = RunSpec(model=ModelSpec(id="org/other"), method=MethodSpec(name="lora"), rank=4, alpha=8)
+    results = sweep([PlannedRun(s, "x", ()) for s in (*specs, other)], ResultStore(tmp_path), executor=executor)
+    assert [r.status for r in results] == ["failed"] * 5 + ["ok"]
+    assert sum("exit code 3" in r.reason for r in results[:5]) == 2
+    assert sum("2 workers died while they loaded org/name" in r.reason for r in results[:5]) == 3
+
+
+def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, executor):
+    store = ResultStore(tmp_path)
+    (run,) = planned([1])
     score = Score(task="piqa", metric="acc", value=0.5, n=4, eval=EvalSpec(task="piqa"))
-    before = RunResult(key=spec.key, spec=spec, status="ok", scores=(score,), provenance=provenance("x"))
-    ResultStore(tmp_path).write(before)
-    events = []
-    run_local(work, events.append, worker)
-    (after,) = ResultStore(tmp_path).results()
-    assert after.status == events[-1]["status"] == "partial"
-    assert after.scores == before.scores
-    assert "SIGKILL" in after.reason
+    before = RunResult(key=run.spec.key, spec=run.spec, status="ok", scores=(score,), provenance=provenance("x"))
+    store.write(before)
+    results, events = run_sweep(store, executor, [1])
+    assert results[1].status == events[-1].status == "partial"
+    assert results[1].scores == before.scores
+    assert "SIGKILL" in results[1].reason
 
 
 def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
     """The pipe of events breaks: the run was cut off, it did not fail."""
     from hubinit.runs import worker
 
-    def execute(job, emit):
-        emit("started", key="x")
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
 
-    monkeypatch.setattr(worker, "execute", execute)
-    reader, writer = os.pipe()
-    os.close(reader)
-    monkeypatch.setattr(sys, "argv", ["worker", str(writer)])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(job(tmp_path, [0]).model_dump_json()))
+    job = Job(store=tmp_path, spec=planned([0])[0].spec)
     with pytest.raises(worker.Orphaned):
-        worker.main()
+        worker.Worker(lambda event: worker.write_event(event, Broken())).do(job)
+    assert not list(ResultStore(tmp_path).results())
+
+
+def test_messages_survive_the_way_between_processes(tmp_path):
+    spec = planned([0])[0].spec
+    job = Job(store=tmp_path, spec=spec, evaluations=(EvalSpec(task="piqa"),), peers=(spec,), force=True)
+    assert Job.model_validate_json(job.model_dump_json()) == job
+    told = Progress(key="k", stage="train", step=1, steps=2, loss=float("inf"))
+    assert Progress.model_validate_json(told.model_dump_json()) == told

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from hubinit import tasks
-from hubinit.errors import HubinitError
+from hubinit.errors import HubError, HubinitError
 from hubinit.methods import METHODS
-from hubinit.models import names
+from hubinit.models import dtype, names
 from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
 from hubinit.runs.estimate import from_history
-from hubinit.runs.plan import Request, plan, read_protocol
+from hubinit.runs.plan import MOST_RUNS, Request, plan
+from hubinit.runs.protocol import protocol_names, read_protocol
 from hubinit.specs import EvalSpec
 
 PROVENANCE = Provenance(versions={}, hardware={}, command="", created="2026-01-01")
@@ -111,7 +112,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"methods": ("filett",)}, "Unknown method 'filett': did you mean filet"),
         ({"tasks": ("arc-esy",)}, "Unknown task 'arc-esy': did you mean arc-easy"),
         ({"tasks": ("digits",)}, "'digits' is a vision task"),
-        ({"preset": "quickstrat"}, "There is no preset or YAML file 'quickstrat': did you mean quickstart"),
+        ({"protocol": "quickstrat"}, "There is not a protocol or YAML file 'quickstrat': did you mean quickstart"),
         ({"overrides": ("rank",)}, "--set wants key=value"),
         ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
         ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
@@ -122,9 +123,14 @@ def test_any_changed_input_is_a_new_run(store, change):
                 *("rank=0", "limit=0", "samples=-1", "validation_samples=-1", "eval_batch_size=0", "shots=-1"),
                 *("recipe.steps=0", "recipe.epochs=0", "recipe.batch_size=0", "recipe.micro_batch_size=-4"),
                 *("recipe.warmup_ratio=1.5", "recipe.weight_decay=-1", "recipe.max_length=0", "recipe.epochs=.nan"),
-                *("calibration.samples=0", "seeds=[-1]", "learning_rates=[.inf]", "alpha=0"),
+                *("calibration.max_length=0", "seeds=[-1]", "learning_rates=[.inf]", "alpha=0"),
+                *("learning_rates=[1e9]", "learning_rates=[]", "seeds=[]", "calibration.memory_budget=2 tons"),
             )
         ),
+        ({"overrides": ("calibration.samples=9",)}, "say calibration_samples instead"),
+        ({"overrides": ("recipe.batch_size=6",)}, "batch_size 6 is not a multiple of micro_batch_size 4"),
+        ({"overrides": ("recipe.stepz=1",)}, "did you mean steps"),
+        ({"overrides": ("recipe.optimiser=sgdd",)}, "Unknown optimiser 'sgdd'"),
         ({"overrides": ("filett.selection=M",)}, "unknown method 'filett'"),
         ({"overrides": ("filet.selektion=M",)}, "selektion"),
     ],
@@ -143,7 +149,7 @@ def test_overrides_reach_every_level():
     assert protocol.methods == {"lora-da": {"preset": "paper"}}
 
 
-def test_a_preset_may_be_a_file(tmp_path):
+def test_a_protocol_may_be_a_file(tmp_path):
     (tmp_path / "mine.yaml").write_text("rank: 3\nlearning_rates: [1.0e-3, 1.0e-4]\n")
     assert read_protocol(str(tmp_path / "mine.yaml")).learning_rates == (1e-3, 1e-4)
 
@@ -151,14 +157,14 @@ def test_a_preset_may_be_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"- rank: 3\n", "mine.yaml' is no mapping"),
-        (b"sixteen", "mine.yaml' is no mapping"),
+        (b"- rank: 3\n", "mine.yaml' is not a mapping"),
+        (b"sixteen", "mine.yaml' is not a mapping"),
         (b"rank: \xff\n", "mine.yaml' is not UTF-8"),
         (b"rank: [\n", "mine.yaml' is not valid YAML"),
         (b"recipe: 3\n", "'recipe'"),
     ],
 )
-def test_a_preset_that_cannot_be_read_is_named(tmp_path, content, message):
+def test_a_protocol_that_cannot_be_read_is_named(tmp_path, content, message):
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(HubinitError, match=message):
         read_protocol(str(tmp_path / "mine.yaml"))
@@ -178,3 +184,57 @@ def test_the_estimate_follows_the_latest_run_and_counts_what_is_left(store):
     trained = replace(run, stored=finished(run).model_copy(update={"scores": ()}))
     assert trained.state == "evaluate"
     assert from_history(trained, history) == pytest.approx(5.0)  # load
+
+
+def test_a_model_that_cannot_be_had_costs_its_own_runs_only(store, monkeypatch):
+    def pin(spec):
+        if "Llama" in spec.id:
+            raise HubError(f"Cannot find {spec.id}: access to it is gated.")
+        return spec.model_copy(update={"revision": "a" * 40})
+
+    monkeypatch.setattr(names, "pin", pin)
+    lost = []
+    request = Request(models=("llama3-8b", "smollm2-135m"), methods=("lora",), tasks=("arc-easy",))
+    (run,) = plan(request, store, on_lost=lost.append)
+    assert "SmolLM2" in run.spec.model.id
+    assert lost == ["Cannot find meta-llama/Meta-Llama-3-8B: access to it is gated."]
+    with pytest.raises(HubError, match="gated"):
+        plan(Request(models=("llama3-8b",), methods=("lora",)), store)
+
+
+def test_the_floating_point_type_is_chosen_once_and_named(store, monkeypatch):
+    request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",))
+    monkeypatch.setattr(dtype, "bfloat16_is_fast", lambda: True)
+    (fast,) = plan(request, store)
+    monkeypatch.setattr(dtype, "bfloat16_is_fast", lambda: False)
+    (slow,) = plan(request, store)
+    (asked,) = plan(replace(request, dtype="bfloat16"), store)
+    assert (fast.spec.model.dtype, slow.spec.model.dtype) == ("bfloat16", "float32")
+    assert fast.spec.key == asked.spec.key != slow.spec.key
+
+
+def test_one_set_of_tasks_to_train_on_and_another_to_score_on(store):
+    request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",))
+    (run,) = plan(request, store)
+    (wider,) = plan(replace(request, eval_tasks=("arc-easy", "piqa", "gsm8k")), store)
+    assert wider.spec.key == run.spec.key, "what it is scored on does not change what is trained"
+    assert [e.task for e in wider.evaluations] == ["arc-easy", "piqa", "gsm8k"]
+    with pytest.raises(HubinitError, match="'digits' is a vision task"):
+        plan(replace(request, eval_tasks=("digits",)), store)
+    with pytest.raises(HubinitError, match="head with the classes of 'digits' can be scored on 'digits' only"):
+        plan(Request(models=("vit-b32",), methods=("lora",), tasks=("digits",), eval_tasks=("dtd",)), store)
+
+
+def test_a_plan_that_is_too_large_is_refused_at_once(store):
+    request = Request(
+        models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",), seeds=tuple(range(MOST_RUNS + 1))
+    )
+    with pytest.raises(HubinitError, match=r"100,001 runs .* at most"):
+        plan(request, store)
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_every_protocol_that_hubinit_ships_reads(name):
+    protocol = read_protocol(name)
+    assert protocol.description
+    assert protocol.source

@@ -1,24 +1,19 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
-from datasets import Image as ImageFeature
 from lm_eval.api.instance import Instance
 from peft import LoraConfig, PeftModel, get_peft_model
-from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hubinit import tasks
 from hubinit.errors import HubinitError
 from hubinit.scoring import lm_eval as evaluation
-from hubinit.scoring.lm_eval import evaluate, evaluate_one
+from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec
-from tests.texts import arc, language_model, save_arc, save_dataset, save_gsm8k, tokenizer
+from tests.texts import arc, language_model, save_arc, save_gsm8k, tokenizer
 
 ARC = EvalSpec(task="arc-easy")
 
@@ -112,22 +107,16 @@ def test_bfloat16_scores_are_summed_in_float32() -> None:
 def test_limit_progress_and_silence(capfd: pytest.CaptureFixture[str]) -> None:
     seen: list[tuple[int, int]] = []
     spec = ARC.model_copy(update={"limit": 2})
-    scores = evaluate(
-        language_model(),
-        tokenizer(),
-        [spec, ARC],
-        batch_size=3,
-        on_progress=lambda done, total: seen.append((done, total)),
-    )
+    model, note = language_model(), lambda done, total: seen.append((done, total))
+    scores = [
+        score
+        for evaluation in (spec, ARC)
+        for score in evaluate_one(model, tokenizer(), evaluation, batch_size=3, on_progress=note)
+    ]
     assert [score.n for score in scores] == [2, 2, 6, 6]
     assert [done for done, total in seen if total == 9] == [3, 6, 9]  # four and five answers
     assert seen[-1] == (24, 24)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(HubinitError, match="limit=0"):
-        evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 0}), batch_size=4)
 
 
 class Parrot:
@@ -174,28 +163,6 @@ def test_a_real_model_generates(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_single_example_has_no_standard_error() -> None:
     scores = evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 1}), batch_size=4)
     assert [score.stderr for score in scores] == [None, None]
-
-
-def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, image_size=16, patch_size=8,
-        num_labels=3, initializer_range=0.5,
-    )  # fmt: skip
-    model, processor = ViTForImageClassification(config).eval(), ViTImageProcessor(size={"height": 16, "width": 16})
-    images = [Image.effect_noise((16, 16), 40 * index + 20) for index in range(5)]
-    with torch.no_grad():
-        pixels = processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
-        predicted = model(pixels).logits.argmax(-1).tolist()
-    labels = [predicted[0], predicted[1], predicted[2], (predicted[3] + 1) % 3, (predicted[4] + 1) % 3]
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b", "c"])})
-    split = Dataset.from_dict({"image": images, "label": labels}, features=features)
-    folder = save_dataset(tmp_path / tmp_path.name, "default", {"train": split.select([0]), "test": split})
-    monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
-    assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3)
-    assert (score.value, score.n) == (pytest.approx(0.75), 4)
 
 
 def test_a_context_too_short_to_generate_is_one_sentence() -> None:

@@ -1,0 +1,210 @@
+"""One run from its base in memory to its scores: calibrate ─► initialise ─► gate ─► train ─► gate ─► evaluate."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from hubinit import adapters, methods, tasks
+from hubinit.adapters import gates
+from hubinit.calibration import Calibration
+from hubinit.calibration.shared import need_of, shared_calibration
+from hubinit.data.encode import Example, ImageExample, TokenExample, batches
+from hubinit.errors import HubinitError, first_line
+from hubinit.models.base import Loaded
+from hubinit.paths import sha256_of
+from hubinit.records import ResultStore, RunResult, Score
+from hubinit.remote import redact
+from hubinit.runs.costs import Stopwatch
+from hubinit.runs.job import Job, Progress
+from hubinit.scoring.evaluate import evaluate_one
+from hubinit.specs import EvalSpec, RunSpec
+from hubinit.training.trainer import remove_checkpoints, train
+
+Report = Callable[[Progress], None]
+Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
+
+
+def run_stages(
+    job: Job, loaded: Loaded, store: ResultStore, watch: Stopwatch, report: Report, empty: RunResult
+) -> RunResult:
+    """Takes one run through the stages that it still needs.
+
+    Args:
+        job: the run.
+        loaded: its base, untouched.
+        store: where its result will lie; a finished one there is only scored further.
+        watch: has the cost of loading already.
+        report: called as the work goes on.
+        empty: the result so far: key, specification, provenance.
+
+    Raises:
+        HubinitError: a stage failed; the message says why.
+    """
+    spec, folder = job.spec, store.folder(job.spec.key)
+    stored = None if job.force else store.readable(spec.key)
+    result = empty
+    if spec.method.name == "none":
+        model: Any = loaded.model
+    elif stored is not None and stored.status in {"ok", "partial"}:
+        model = reload_adapter(loaded, folder, stored)
+    else:
+        stored = None
+        model, trained = train_adapter(job, loaded, folder, watch, report)
+        result = result.model_copy(update=trained)
+    if stored is not None:
+        result = stored.model_copy(update={"status": "ok", "reason": None})
+        watch.costs = dict(stored.costs)  # the evaluation adds to what it cost before
+    missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
+    with watch.stage("evaluate"):
+        scores, reasons = score(model, loaded, missing, job, report)
+    return result.model_copy(
+        update={
+            "status": "partial" if reasons else "ok",
+            "reason": redact("; ".join(reasons)) or None,
+            "scores": (*(stored.scores if stored else ()), *scores),
+            "costs": watch.costs,
+        }
+    )
+
+
+def train_adapter(
+    job: Job, loaded: Loaded, folder: Path, watch: Stopwatch, report: Report
+) -> tuple[Any, dict[str, Any]]:
+    """Calibrates, initialises, trains and exports one adapter, with the gates between the stages.
+
+    Returns:
+        The trained model (on the shared base, in memory) and the fields of the result that are known now.
+
+    Raises:
+        GateError: a gate failed; the run has no score.
+        DivergedError: the loss or a gradient is not finite.
+    """
+    spec = job.spec
+    assert spec.data is not None and spec.recipe is not None
+    examples, validation = tasks.training_examples(spec.data, spec.seed)
+    batch = gate_batch(examples, loaded)
+    calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
+    report(Progress(key=spec.key, stage="initialise"))
+    with watch.stage("initialise"):
+        model = attach_start(spec, loaded, calibration)
+    measured = {"start": gates.check_start(model, batch, methods.get(spec.method.name).start)}
+    adapters.save_initialized(model, folder / "init")
+    if job.force:
+        ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
+        remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
+    report(Progress(key=spec.key, stage="train"))
+    with watch.stage("train"):
+        outcome = train(
+            model,
+            loaded.processor,
+            examples,
+            spec.recipe,
+            learning_rate=spec.learning_rate,
+            seed=spec.seed,
+            validation=validation,
+            output_dir=folder / "checkpoints",
+            on_log=lambda step, steps, loss: report(
+                Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss)
+            ),
+        )
+    watch.charge("train", outcome.seconds)
+    measured["trained"] = gates.check_trained(model, batch)
+    exported = adapters.export(model, folder / "adapter")
+    measured["reload"] = gates.check_reload(model, folder / "adapter", batch)
+    return model, {
+        "validation_loss": outcome.validation_loss,
+        "curve": outcome.curve,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "adapter_bytes": exported.bytes,
+        "adapter_sha256": exported.sha256,
+        "gates": measured,
+        "initialisation": model.hubinit_report.summary(),
+    }
+
+
+def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) -> Calibration:
+    """The statistics for one run, from the pass over the calibration examples that its peers share."""
+    spec = job.spec
+    assert spec.calibration is not None and spec.data is not None
+    report(Progress(key=spec.key, stage="calibrate"))
+    needs = [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None]
+    pool, _ = tasks.training_examples(spec.data, spec.calibration.seed)
+    with watch.stage("calibrate"):
+        calibration = shared_calibration(
+            loaded,
+            pool,
+            spec.calibration,
+            needs,
+            job.store / "calibrations",
+            target_modules=spec.target_modules,
+            on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
+            on_plan=print,  # into the run's log
+        )
+    watch.charge("calibrate", calibration.seconds)
+    return calibration
+
+
+def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
+    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
+    (batch,) = batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
+    return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
+
+
+def attach_start(spec: RunSpec, loaded: Loaded, calibration: Calibration | None) -> PeftModel:
+    """The base with the adapter that a run starts from."""
+    return adapters.initialize(
+        loaded.model,
+        spec.method.name,
+        rank=spec.rank,
+        alpha=spec.alpha,
+        calibration=calibration,
+        target_modules=spec.target_modules,
+        rslora=spec.rslora,
+        seed=spec.seed,
+        **spec.method.options,
+    )
+
+
+def reload_adapter(loaded: Loaded, folder: Path, stored: RunResult) -> PeftModel:
+    """Loads the exported adapter of a finished run onto the base, for further evaluations.
+
+    Raises:
+        HubinitError: the folder holds another adapter than the one whose scores are stored.
+    """
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    if not weights.is_file() or sha256_of(weights) != stored.adapter_sha256:
+        raise HubinitError(f"{weights} is not the adapter of the stored result; run the same command with --force.")
+    return PeftModel.from_pretrained(loaded.model, str(folder / "adapter"))
+
+
+def score(
+    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, report: Report
+) -> tuple[list[Score], list[str]]:
+    """Evaluates task by task; a task that fails costs only its own scores.
+
+    Returns:
+        The scores, and a reason for each task that failed.
+    """
+    scores: list[Score] = []
+    reasons: list[str] = []
+    for evaluation in evaluations:
+
+        def tell(done: int, total: int, task: str = evaluation.task) -> None:
+            report(Progress(key=job.spec.key, stage="evaluate", step=done, steps=total, task=task))
+
+        tell(0, 0)
+        try:
+            scores += evaluate_one(
+                model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell
+            )
+        except torch.OutOfMemoryError as error:
+            reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
+        except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay
+            traceback.print_exc()
+            reasons.append(f"{evaluation.task}: {first_line(error)}")
+    return scores, reasons

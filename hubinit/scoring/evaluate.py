@@ -1,0 +1,38 @@
+"""Scores a model on a task with the scorer that the task names. A new scorer is a file here and an entry below."""
+
+from typing import Any
+
+from hubinit.records import Score
+from hubinit.scoring.images import ACCURACY
+from hubinit.scoring.lm_eval import LM_EVAL
+from hubinit.scoring.spec import Progress, Scorer
+from hubinit.specs import EvalSpec
+from hubinit.tasks import get
+
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, ACCURACY)}
+
+
+def evaluate_one(
+    model: Any, processor: Any, evaluation: EvalSpec, *, batch_size: int, on_progress: Progress | None = None
+) -> list[Score]:
+    """Scores a model on one task.
+
+    Args:
+        model: a language model or image classifier, with or without PEFT adapters; the active ones count.
+        processor: its tokenizer or image processor.
+        evaluation: which task, how many of its test examples, how many solved examples in the prompt.
+        batch_size: sequences or images per forward pass.
+        on_progress: called with (requests done, requests in all) after every forward pass.
+
+    Returns:
+        One score per metric; the task's ranking metric is marked `primary`.
+
+    Raises:
+        HubError: the data set cannot be had.
+        HubinitError: unknown task, or a model whose context is too short for the task.
+    """
+    task = get(evaluation.task)
+    model.eval()
+    return SCORERS[task.scorer].score(
+        task, model, processor, evaluation, batch_size, on_progress or (lambda done, total: None)
+    )
