@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from hubinit.calibration.shared import need_of
-from hubinit.commands import console, errors, folding, say
+from hubinit.cli.console import console, errors, folding, say, warn
 from hubinit.data.encode import encode
 from hubinit.hub.access import check_write
 from hubinit.hub.cards import loading_snippet
@@ -95,7 +95,7 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
     """
     spec = planned.spec
     if (manifest := read_start(out, spec)) is not None:
-        errors.print("It was made before; nothing was computed.", markup=False)
+        warn("It was made before; nothing was computed.")
         return manifest, 0
     command = command_line()
     if request.data and Path(request.data).is_file():
@@ -109,10 +109,7 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
         cut = too_long(pool, loaded.processor, limit) if limit else 0
         manifest = make_start(spec, loaded, pool, needs, out, watch=watch, command=command, report=report)
     if cut:
-        errors.print(
-            f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.",
-            markup=False,
-        )
+        warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
     return manifest, cut
 
 
@@ -194,16 +191,14 @@ def run_publish_inits(request: MatrixRequest, namespace: str, *, public: bool, d
         return 0
 
     def note(line: str) -> None:
-        errors.print(line, markup=False, highlight=False, soft_wrap=True) if as_json else say(line)
+        warn(line) if as_json else say(line)
 
     with progress() as report:
         outcome = publish_matrix(planned, Publishing(namespace, not public, command_line(), report, note))
     if as_json:
         print(json.dumps({**asdict(outcome), "catalogue": f"{namespace}/{CATALOGUE}"}, indent=1))
     elif outcome.failures:
-        errors.print(
-            f"{len(outcome.failures)} failed, see above; {len(outcome.published)} are published.", markup=False
-        )
+        warn(f"{len(outcome.failures)} failed, see above; {len(outcome.published)} are published.")
     return len(outcome.failures)
 
 
