@@ -1,13 +1,13 @@
 """The catalogue: rows of many publishers, each once, and a card that no name can break."""
 
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
 from hubinit.hub.catalogue import CATALOGUE_FILE, CatalogueRow, publish_catalogue, read_catalogue
+from hubinit.hub.manifest import Manifest
 from tests.hub.builders import run
 
 
