@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,45 @@ def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
         here(*command, "--push", "alice/vit-init")
 
 
+def test_init_says_at_once_that_it_began_what_it_computes_in_and_what_to_do_next(tmp_path):
+    command = (
+        sys.executable,
+        "-m",
+        "hubinit.cli",
+        "init",
+        BASE,
+        "--method",
+        "lora",
+        "--rank",
+        "2",
+        "--dtype",
+        "float32",
+    )
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "start"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    ) as process:
+        assert process.stderr.readline() == f"hubinit init: lora for {BASE}\n"
+        assert time.monotonic() - began < 10, "2 s on a quiet machine; nothing heavy is imported before"
+        printed, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"loading {BASE} in float32" in said
+    assert f"hubinit push {tmp_path / 'start'} NAMESPACE/chat-lora-init-r2-" in printed.splitlines()[-1]
+
+
+def test_columns_and_splits_of_ones_own_data(tmp_path):
+    (tmp_path / "own.csv").write_text("question,answer\n" + "".join(f"What is {i}?,It is {i}.\n" for i in range(9)))
+    command = ("init", BASE, "--method", "filet", "--data", tmp_path / "own.csv", "--dry-run", "--json")
+    plan = json.loads(here(*command, "--columns", "prompt=question, completion=answer"))
+    assert (plan["examples"], plan["columns"]) == (9, "prompt")
+    assert plan["spec"]["data"]["own"]["columns"] == {"prompt": "question", "completion": "answer"}
+    assert plan["spec"]["model"]["dtype"] in ("float32", "bfloat16")
+
+
 def test_targets_options_and_settings_reach_the_start_point(chats):
     plan = json.loads(
         here(
@@ -235,6 +275,40 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
     [
         (("init", BASE, "--method", "filet"), "filet is data-aware: give it --task or --data"),
         (("init", BASE, "--method", "filett"), "did you mean filet"),
+        (("init", BASE, "--method", "pissa", "--target-modules", ","), "--target-modules got an empty list"),
+        (("init", BASE, "--method", "pissa", "--target-modules", ""), "--target-modules got an empty list"),
+        (("init", BASE, "--method", "filet", "--data", "x.csv", "--columns", "prompt"), "--columns wants pairs"),
+        (("init", BASE, "--method", "kasa"), "'kasa' has no start point"),
+        (
+            ("init", BASE, "--method", "pissa", "--push", "bob", "--dry-run"),
+            "alice may publish under alice, not under bob",
+        ),
+        (
+            ("publish-inits", "--models", BASE, "--methods", ",", "--tasks", "arc-easy", "--push-to", "alice"),
+            "--methods got an empty list",
+        ),
+        (
+            (
+                "publish-inits",
+                "--models",
+                BASE,
+                "--methods",
+                "pissa",
+                "--tasks",
+                "arc-easy",
+                "--push-to",
+                "bob",
+                "--dry-run",
+            ),
+            "alice may publish under alice, not under bob",
+        ),
+        (
+            (
+                *("publish-inits", "--models", BASE, "--methods", "pissa", "--tasks", "arc-easy", "--ranks", "2,4096"),
+                *("--push-to", "alice", "--dry-run"),
+            ),
+            "rank 4096 is above",
+        ),
         (("init", BASE, "--method", "none"), "no start point"),
         (("init", BASE, "--method", "filet", "--data", "gone.jsonl"), "There is no file gone.jsonl"),
         (("init", BASE, "--method", "filet", "--task", "arc-easy", "--data", "x.jsonl"), "not both"),
@@ -245,7 +319,17 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
         (("find", "--kind", "good"), "--kind wants"),
         (("leaderboard", "--out", "nowhere"), "holds no results"),
         (
-            ("publish-inits", "--models", BASE, "--methods", "pissa", "--tasks", "arc-easy,digits", "--push-to", "alice"),
+            (
+                "publish-inits",
+                "--models",
+                BASE,
+                "--methods",
+                "pissa",
+                "--tasks",
+                "arc-easy,digits",
+                "--push-to",
+                "alice",
+            ),
             "'digits' is a vision task and tiny/chat a language model",
         ),
         (

@@ -161,7 +161,7 @@ def task_data(group: str, model: ModelSpec, protocol: Protocol) -> DataSpec:
     members = tasks.members(group)
     if KINDS[model.kind].labelled and len(members) > 1:
         raise HubinitError(f"'{group}' is a suite of image tasks, each with its own classes; choose one of them.")
-    return data_spec(members, protocol)
+    return data_spec(members, protocol, tasks.pin)
 
 
 def check_examples(data: DataSpec, own: UserData | None, asked: int | None) -> None:
