@@ -107,7 +107,7 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
         pool = pool_of(planned, loaded, spec.calibration.samples if spec.calibration else 0)
         limit = spec.calibration.max_length if planned.own and spec.calibration else None
         cut = too_long(pool, loaded.processor, limit) if limit else 0
-        manifest = make_start(spec, loaded, pool, needs, out, watch=watch, command=command, report=report)
+        manifest = make_start(planned, loaded, pool, needs, out, watch=watch, command=command, report=report)
     if cut:
         warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
     return manifest, cut

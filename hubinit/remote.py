@@ -143,7 +143,9 @@ def commit(
                 )
             except ConnectionError as error:
                 if _has_no_xet(error):
-                    constants.HF_HUB_DISABLE_XET = True  # the client reads it for each upload: the next try is plain LFS
+                    constants.HF_HUB_DISABLE_XET = (
+                        True  # the client reads it for each upload: the next try is plain LFS
+                    )
                 raise
             if info.oid != parent or before:
                 return Commit(oid=info.oid, url=info.commit_url, pull_request=info.pr_url)
@@ -335,7 +337,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _has_no_xet(error: ConnectionError) -> bool:
-    """Whether an upload failed because the Hub has no Xet storage, which the client takes for granted where hf_xet is installed."""
+    """Whether an upload failed because the Hub has no Xet storage; with hf_xet installed the client takes it for granted."""
     return "xet-write-token" in str(error) and "404" in str(error)
 
 

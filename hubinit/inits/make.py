@@ -80,7 +80,7 @@ def pool_of(planned: PlannedStart, loaded: Loaded, samples: int) -> Pool:
 
 
 def make_start(
-    spec: RunSpec,
+    start: PlannedStart,
     loaded: Loaded,
     pool: Pool,
     needs: Sequence[Need],
@@ -95,7 +95,7 @@ def make_start(
     The folder appears at once and complete. The base is untouched afterwards.
 
     Args:
-        spec: from `plan_start`.
+        start: from `plan_start`.
         loaded: its base model.
         pool: from `pool_of`.
         needs: what all methods ask of this calibration, this one included.
@@ -107,13 +107,14 @@ def make_start(
     Raises:
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
+    spec = start.spec
     calibration = calibrate_start(spec, loaded, pool, needs, watch, report)
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
     batch = gate_batch(pool, loaded)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         with watch.stage("initialise"):
-            model = attach_start(spec, loaded, calibration)
+            model = attach_start(spec, loaded, calibration, population=start.population)
         measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
         result = RunResult(

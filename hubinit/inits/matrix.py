@@ -181,7 +181,7 @@ def make_one(start: PlannedStart, group: Sequence[PlannedStart], base: Base, pub
     watch.costs = dict(base.watch.costs)
     pool = pool_of(start, loaded, max((need.samples for need in needs), default=0))
     return make_start(
-        start.spec,
+        start,
         loaded,
         pool,
         needs,

@@ -73,6 +73,13 @@ class PlannedStart:
         """The suite that it is for, when that is more than one task."""
         return self.group if self.spec.data and len(self.spec.data.tasks) > 1 else None
 
+    @property
+    def population(self) -> int | None:
+        """How many examples there are to train on; None where the start does not depend on data."""
+        if self.own is not None:
+            return len(self.own.rows)
+        return tasks.training_size(self.spec.data) if self.spec.data else None
+
 
 def plan_start(request: StartRequest) -> PlannedStart:
     """Reads and checks everything that is known before the model is loaded, the user's data included.

@@ -30,6 +30,7 @@ def spec(model, method="filet", **changes):
         ({"rank": 17}, r"rank 17 is above min\(m, n\) of model.layers.0.self_attn.k_proj \(16×32\)"),
         ({"alpha": 0}, "alpha positive"),
         ({"target_modules": ("q_porj",)}, "matches no linear layer.*q_proj"),
+        ({"target_modules": ("q_proj", "foo_proj")}, "matches no linear layer.*'foo_proj'"),
         ({"target_modules": ()}, "matches no linear layer"),
         ({"method": "peft:c3a"}, "PEFT cannot attach peft:c3a to this model: The block size"),
         ({"method": "peft:prefix_tuning"}, "PEFT cannot attach peft:prefix_tuning"),
