@@ -39,7 +39,7 @@ def progress() -> Iterator[Report]:
             nonlocal last
             bar.update(task, description=what, completed=done, total=total or None)
             if what != last and not errors.is_terminal:
-                errors.print(what, markup=False, highlight=False)
+                warn(what)
             last = what
 
         yield report

@@ -162,7 +162,6 @@ def calibrate_start(
     """The statistics that a start point is made from; None for weight-only methods."""
     if spec.calibration is None:
         return None
-    report("calibrating", 0, 0)
     with watch.stage("calibrate"):
         calibration = shared_calibration(
             loaded,
