@@ -30,7 +30,6 @@ Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds,
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
 Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
-Preset = Protocol
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.steps=40 or lora-da.preset=paper. Repeatable.")
 ]
@@ -57,7 +56,7 @@ def announce(what: str) -> None:
     print(f"hubinit {what}", file=sys.stderr, flush=True)
 
 
-def names(text: str, option: str = "An option that takes a list of names") -> tuple[str, ...]:
+def names(text: str, option: str) -> tuple[str, ...]:
     """A comma-separated list of names, without repetitions.
 
     Raises:

@@ -12,7 +12,7 @@ from hubinit.cli.options import (
     Json,
     Methods,
     Models,
-    Preset,
+    Protocol,
     Public,
     Samples,
     announce,
@@ -113,7 +113,7 @@ def publish_inits(
     seed: Seed = 0,
     calibration_samples: Samples = None,
     dtype: Dtype = "auto",
-    preset: Preset = "default",
+    protocol: Protocol = "default",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
     ] = None,
@@ -142,7 +142,7 @@ def publish_inits(
             seed=seed,
             calibration_samples=calibration_samples,
             dtype=dtype,
-            preset=preset,
+            protocol=protocol,
             overrides=tuple(set_ or ()),
         )
         failed = run_publish_inits(request, push_to, public=public, dry_run=dry_run, as_json=json_)

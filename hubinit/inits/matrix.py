@@ -25,7 +25,7 @@ from hubinit.models.kinds import KINDS, start_of
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.plan import groups_for, run_spec
 from hubinit.runs.preflight import check_targets
-from hubinit.runs.protocol import read_protocol
+from hubinit.runs.protocol import DEFAULT, read_protocol
 from hubinit.specs import Dtype, RunSpec
 
 CATALOGUE = "hubinit-catalogue"
@@ -43,7 +43,7 @@ class MatrixRequest:
     seed: int = 0
     calibration_samples: int | None = None
     dtype: Dtype = "auto"
-    preset: str = "default"
+    protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
 
 
@@ -65,7 +65,7 @@ def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
             many start points, or a Hub that does not answer.
     """
     methods = check_methods(request.methods)
-    protocol = read_protocol(request.preset, request.overrides)
+    protocol = read_protocol(request.protocol, request.overrides)
     if request.calibration_samples is not None:
         protocol = protocol.model_copy(update={"calibration_samples": request.calibration_samples})
     planned: dict[str, PlannedStart] = {}

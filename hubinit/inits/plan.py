@@ -19,7 +19,7 @@ from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home
 from hubinit.runs.plan import data_spec, expand_methods, run_spec
 from hubinit.runs.preflight import check_samples, check_targets
-from hubinit.runs.protocol import read_protocol
+from hubinit.runs.protocol import DEFAULT, read_protocol
 from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
 
 # Methods whose start point plain PEFT does not rebuild from a saved adapter, and why.
@@ -31,10 +31,10 @@ WITHOUT_LINES = {
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What the user asked for; None means the preset's value.
+    """What the user asked for; None means the protocol's value.
 
     `columns` map `prompt`, `completion`, … to the data's own names. `overrides` are `key=value`: an option of the method
-    (`selection=M`) or a setting of the preset (`calibration.tokens=labels`).
+    (`selection=M`) or a setting of the protocol (`calibration.tokens=labels`).
     """
 
     model: str
@@ -51,7 +51,7 @@ class StartRequest:
     max_length: int | None = None
     target_modules: tuple[str, ...] = ()
     dtype: Dtype = "auto"
-    preset: str = "default"
+    protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
 
 
@@ -115,14 +115,14 @@ def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
 
 
 def start_protocol(request: StartRequest) -> Protocol:
-    """The preset with what the request changes."""
+    """The protocol with what the request changes."""
     overrides = [
         override
         if "." in override.partition("=")[0] or override.partition("=")[0] in Protocol.model_fields
         else f"{request.method}.{override}"
         for override in request.overrides
     ]
-    protocol = read_protocol(request.preset, overrides)
+    protocol = read_protocol(request.protocol, overrides)
     changed: dict[str, Any] = {}
     if request.rank is not None:
         changed["rank"] = request.rank
