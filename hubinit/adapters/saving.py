@@ -30,6 +30,7 @@ from transformers.activations import ACT2FN
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored, has_anchor
 from hubinit.adapters.base import adapted_layers, base_of
 from hubinit.adapters.configs import lora_config, write_config
+from hubinit.adapters.mark import read_mark
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import HubinitError
 
@@ -92,8 +93,13 @@ def export(
         revision: commit of the base. Default: the one transformers loaded.
 
     Raises:
-        HubinitError: the adapter has an anchor but no plain LoRA form.
+        HubinitError: the adapter has an anchor but no plain LoRA form, or it lost its anchor.
     """
+    if read_mark(model.peft_config[ADAPTER]) is not None and not has_anchor(model):
+        raise HubinitError(
+            "this adapter was trained on a base with its anchor merged in, which the model in memory does not tell from the "
+            "untouched base: save it with model.save_pretrained(DIR), then call hubinit.finish(DIR, START, OUT)."
+        )
     directory = _prepare(directory)
     state = _state(model, ADAPTER)
     factors = plain_factors(model)
