@@ -1,4 +1,4 @@
-"""The mark of an anchored start: one entry in the adapter's configuration that outlives training and saving with plain PEFT.
+r"""The mark of an anchored start: one entry in the adapter's configuration that outlives training and saving with plain PEFT.
 
 An adapter that was trained from the two printed lines is right only on the base with the anchor merged in. Its weights do not
 say so, and PEFT drops unknown keys of `adapter_config.json`. It keeps `alpha_pattern`, which maps regular expressions for module
@@ -58,15 +58,16 @@ def check_anchor_kept(directory: Path) -> None:
     Raises:
         HubinitError: with what to do about it.
     """
-    mark = _mark_in(directory / CONFIG)
-    if mark is not None and _mark_in(directory / ANCHOR_CONFIG) != mark:
+    mark = mark_in(directory / CONFIG)
+    if mark is not None and mark_in(directory / ANCHOR_CONFIG) != mark:
         raise HubinitError(
             f"{directory} lost its anchor: the adapter was trained on a base with the anchor merged in, and is wrong on the "
             f"untouched base; `hubinit finish {directory} --init START --out DIR` makes it right, with the start it came from."
         )
 
 
-def _mark_in(path: Path) -> str | None:
+def mark_in(path: Path) -> str | None:
+    """The mark in an `adapter_config.json`; None without one, or without a readable file."""
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError):  # whoever reads the folder for real says what is wrong with it

@@ -76,7 +76,7 @@ def adapter_folder(source: str | Path, revision: str | None = None) -> Path:
     directory = Path(source)
     if not directory.is_dir():
         try:
-            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*"]
+            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*", "hubinit.json"]
             directory = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise HubError(
