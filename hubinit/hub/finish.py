@@ -55,7 +55,8 @@ def finish(
             f"{out} holds other files ({', '.join(sorted(foreign)[:3])}): choose an empty or new folder."
         )
     saved = finish_files(adapter_folder(adapter), start, out)
-    (out / FILE_NAME).unlink(missing_ok=True)
+    for stale in (FILE_NAME, CARD):  # of an earlier result
+        (out / stale).unlink(missing_ok=True)
     if manifest is not None:
         write_about(manifest.result, saved, api or HfApi())
     return saved
