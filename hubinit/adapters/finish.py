@@ -68,7 +68,9 @@ def finish_files(adapter: Path, start: Path, directory: Path) -> SavedAdapter:
     check_same_start(trained, initial)
     if (start / ANCHOR / CONFIG).is_file():
         check_plain(trained)
-        return _write(stack_factors(trained, read_adapter(start / ANCHOR)), initial.config, directory)
+        anchor = read_adapter(start / ANCHOR)
+        check_own_anchor(adapter, anchor)
+        return _write(stack_factors(trained, anchor), initial.config, directory)
     prepare(directory).mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG):  # last: PEFT looks for the configuration first
         shutil.copyfile(adapter / name, directory / name)
@@ -110,6 +112,23 @@ def check_same_start(trained: StoredAdapter, start: StoredAdapter) -> None:
         )
 
 
+def check_own_anchor(adapter: Path, anchor: StoredAdapter) -> None:
+    """Refuses an adapter folder that brings an anchor of its own with other numbers: a run that resumed from another start.
+
+    Raises:
+        HubinitError: in one sentence.
+    """
+    if not (adapter / ANCHOR / CONFIG).is_file():
+        return
+    own = read_adapter(adapter / ANCHOR)
+    if own.shapes != anchor.shapes or any(
+        not torch.equal(own.tensors[key], anchor.tensors[key]) for key in own.tensors
+    ):
+        raise HubinitError(
+            f"{adapter} has an {ANCHOR}/ that is not the start's: call hubinit.load_initialized on it, then hubinit.export."
+        )
+
+
 def check_plain(trained: StoredAdapter) -> None:
     """Refuses an adapter that cannot be written as a plain LoRA with more rank.
 
@@ -122,7 +141,7 @@ def check_plain(trained: StoredAdapter) -> None:
     if odd:
         raise HubinitError(
             f"{trained.directory} is not a plain LoRA ({', '.join(sorted(odd))}), so the anchor cannot be put into it: "
-            "merge the anchor into the base in float32 wherever you use it."
+            f"copy the start's {ANCHOR}/ into its folder, then call hubinit.load_initialized and hubinit.export."
         )
 
 

@@ -155,7 +155,7 @@ def test_factors_in_bfloat16_are_multiplied_in_float32(tmp_path: Path) -> None:
     assert torch.equal(found[name][:, :4], low[name].float() * 1.25)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", SHIFT, "kasa", "neat"], ids=lambda m: getattr(m, "name", m))
+@pytest.mark.parametrize("method", ["lora", "dora", "orthogonal", SHIFT, "neat"], ids=lambda m: getattr(m, "name", m))
 def test_without_an_anchor_the_adapter_is_copied(method: Any, tmp_path: Path) -> None:
     start = made(method, tmp_path / "start")
     assert not (start / "anchor").exists()
@@ -217,6 +217,16 @@ def test_an_anchored_adapter_that_is_not_plain_is_refused(tmp_path: Path) -> Non
         finish_files(tmp_path / "trained", start, tmp_path / "out")
 
 
+def test_kasa_is_refused_with_the_way_that_keeps_its_anchor(tmp_path: Path) -> None:
+    start, batch = made("kasa", tmp_path / "start"), cases.batches("llama")[0]
+    expected = logits(by_hand(start, tmp_path / "trained"), batch)
+    with pytest.raises(HubinitError, match=r"not a plain LoRA \(diag.*load_initialized and hubinit\.export"):
+        finish_files(tmp_path / "trained", start, tmp_path / "out")
+    shutil.copytree(start / "anchor", tmp_path / "trained" / "anchor")
+    hubinit.export(hubinit.load_initialized(cases.build("llama"), tmp_path / "trained"), tmp_path / "out")
+    assert deviation(on_the_untouched_base(tmp_path / "out"), expected) < 1e-4  # PEFT truncates the base once more
+
+
 def test_a_start_from_before_there_were_marks_is_finished_by_its_shapes(tmp_path: Path) -> None:
     start = made(RESIDUAL, tmp_path / "start")
     for path in start.rglob("adapter_config.json"):
@@ -233,6 +243,11 @@ def test_a_checkpoint_of_a_model_from_initialize_can_be_finished_too(tmp_path: P
     model.save_pretrained(tmp_path / "trained")
     finish_files(tmp_path / "trained", tmp_path / "start", tmp_path / "out")
     assert deviation(on_the_untouched_base(tmp_path / "out"), logits(model, cases.batches("llama")[0])) < EXACT
+    # As after `resume_from_checkpoint` in a model of another seed: the checkpoint's anchor came into a model with that mark.
+    other = made(RESIDUAL, tmp_path / "other", seed=1) / "anchor" / "adapter_model.safetensors"
+    shutil.copy(other, tmp_path / "trained" / "anchor")
+    with pytest.raises(HubinitError, match="has an anchor/ that is not the start's"):
+        finish_files(tmp_path / "trained", tmp_path / "start", tmp_path / "again")
 
 
 def test_the_mark_outlives_plain_peft_and_disturbs_nothing(tmp_path: Path) -> None:
