@@ -120,4 +120,5 @@ def test_the_start_s_card_says_what_becomes_of_the_training(folders, api):
     card = Path(api.hf_hub_download("alice/finish-start", "README.md")).read_text()
     assert "hubinit finish MY-ADAPTER --init alice/finish-start --out FINISHED" in card
     assert "silently wrong" in card
+    assert "# What you save after training needs the anchor, too: `hubinit finish`" in card
     assert "neither the data nor hubinit is needed any more" not in card
