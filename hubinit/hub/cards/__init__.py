@@ -107,7 +107,9 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
             lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
         lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
         if manifest.anchored:
-            lines.append("# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all.")
+            lines.append(
+                "# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all."
+            )
     return "\n".join(lines)
 
 
