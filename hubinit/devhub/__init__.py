@@ -4,7 +4,7 @@ It binds to loopback only, and has no web pages, no git access, no organisations
 `app.py` (route, authentication) to one of the route files, which change and read the content-addressed folder of `store.py`:
 
 - `repos.py`, `listing.py`, `cards.py`: create, describe, list; what is derived from a repo's files
-- `files.py`, `lfs.py`, `commits.py`: download, upload, commit, branches, tags, history
+- `files.py`, `lfs.py`, `commits.py`, `refs.py`: download, upload, commit, branches, tags, history
 - `discussions.py`, `pulls.py`, `access.py`, `evals.py`: discussions and pull requests, gating, leaderboards
 - `faults.py`: failures on purpose, for tests of clients
 - `seed/`: real models and data sets from a Python package index

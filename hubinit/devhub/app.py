@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from . import access, commits, discussions, evals, files, lfs, listing, repos
+from . import access, commits, discussions, evals, files, lfs, listing, refs, repos
 from .calls import Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
 from .records import Repo
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RepoHandler = Callable[[Call, Repo, list[str]], Any]
 LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, repos)
+SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, refs, repos)
 REPO_ROUTES: dict[tuple[str, str], RepoHandler] = {
     route: handler for part in SUBJECTS for route, handler in part.ROUTES.items()
 }

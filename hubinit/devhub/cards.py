@@ -145,7 +145,7 @@ def metadata(store: Store, repo_type: str, sha: str) -> Metadata:
         return Metadata(card=card, tags=(*benchmark, *_dataset_tags(card)))
     adapter, config = _json(store, tree, "adapter_config.json"), _json(store, tree, "config.json")
     weights = any(path.endswith(".safetensors") for path in tree)
-    library = card.get("library_name") or ("peft" if adapter else "transformers" if "model_type" in config else None)
+    library = card.get("library_name") or _library(tree, config)
     shown: dict[str, Any] = {"architectures": strings(config["architectures"])} if "architectures" in config else {}
     shown |= {"model_type": config["model_type"]} if isinstance(config.get("model_type"), str) else {}
     if adapter:
@@ -169,6 +169,13 @@ def _json(store: Store, tree: Tree, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _library(tree: Tree, config: dict[str, Any]) -> str | None:
+    """What a repo without a word on it in its card is loaded with; an adapter often lies beside its base's `config.json`."""
+    if "adapter_config.json" in tree:
+        return "peft"
+    return "transformers" if "model_type" in config else None
 
 
 def _pipeline(config: dict[str, Any]) -> str | None:

@@ -92,10 +92,10 @@ def _open(call: Call, repo: Repo, user: str, body: dict[str, Any]) -> dict[str, 
     title, description = text(body, "title"), clean(body.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
         if body.get("pullRequest"):
-            number = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
+            opened = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
         else:
-            number = pulls.open_discussion(repo, title=title, description=description, author=user)["num"]
-    return {"num": number, "pullRequest": bool(body.get("pullRequest"))}
+            opened = pulls.open_discussion(repo, title=title, description=description, author=user)
+    return {"num": opened["num"], "pullRequest": bool(body.get("pullRequest"))}
 
 
 def text(body: dict[str, Any], name: str) -> str:
@@ -128,7 +128,7 @@ def require_pushable(call: Call, repo: Repo, ref: str) -> Discussion:
     Raises:
         Refusal: (403) it is someone else's, or closed.
     """
-    discussion = find(repo, ref.removeprefix("refs/pr/"))
+    discussion = find(repo, ref.removeprefix(pulls.PULLS))
     require_author(call, repo, discussion["author"])
     if discussion["status"] not in STATUSES["open"]:
         raise Refusal(403, "This pull request is closed.")

@@ -68,9 +68,9 @@ class FaultPlan:
         """What befalls the first request of a sort, the second, and so on; most are left alone."""
         chance = random.Random(f"{self.seed} {sort}")  # noqa: S311 - reproducible on purpose
         only = {"stale": "commit", "truncate": "download"}
-        deck = [kind for kind in self.kinds if only.get(kind, sort) == sort]
+        deck: list[str | None] = [kind for kind in self.kinds if only.get(kind, sort) == sort]
         while True:
-            for kind in chance.sample(deck, len(deck)) or [None]:
+            for kind in chance.sample(deck or [None], len(deck) or 1):
                 while chance.random() >= self.rate:
                     yield None
                 yield kind

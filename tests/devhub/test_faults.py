@@ -81,7 +81,11 @@ def test_before_or_after_the_deed(hub, api, faults, kind, done):
     assert api.repo_exists(f"alice/{name}") is done
 
 
-COMMIT, DOWNLOAD, OTHER = ("POST", "/api/models/a/b/commit/main"), ("GET", "/a/b/resolve/main/x"), ("GET", "/api/models/a/b")
+COMMIT, DOWNLOAD, OTHER = (
+    ("POST", "/api/models/a/b/commit/main"),
+    ("GET", "/a/b/resolve/main/x"),
+    ("GET", "/api/models/a/b"),
+)
 
 
 def outcome(seed, request, count=200, rate=0.3):
@@ -100,7 +104,11 @@ def test_the_seed_fixes_the_plan():
 
 @pytest.mark.parametrize(
     ("request_", "kinds"),
-    [(COMMIT, set(KINDS) - {"truncate"}), (DOWNLOAD, set(KINDS) - {"stale"}), (OTHER, set(KINDS) - {"stale", "truncate"})],
+    [
+        (COMMIT, set(KINDS) - {"truncate"}),
+        (DOWNLOAD, set(KINDS) - {"stale"}),
+        (OTHER, set(KINDS) - {"stale", "truncate"}),
+    ],
 )
 def test_every_kind_that_applies_comes_once_before_any_comes_again(request_, kinds):
     for seed in range(20):
