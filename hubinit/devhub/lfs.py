@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from .blobs import chunks, sync_file, write_atomic
+from .blobs import chunks, sync_file, write_durably
 from .calls import Call
 from .names import REPO_TYPES, SHA256
 from .records import Entry, Repo
@@ -32,7 +32,7 @@ def server_secret(root: Path) -> bytes:
     """The key that signs upload addresses, made once per root."""
     path = root / "secret"
     if not path.exists():
-        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+        write_durably(path, secrets.token_bytes(32), mode=0o600)
     return path.read_bytes()
 
 

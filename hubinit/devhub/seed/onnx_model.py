@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from hubinit.errors import HubinitError
+
+if TYPE_CHECKING:
+    import torch
 
 _PREFIX = "backbone."
 _PREPROCESSING = {
@@ -37,6 +39,7 @@ def convert_dinov2(source: Path, target: Path, *, heads: int) -> None:
     Raises:
         HubinitError: The file is not readable or does not hold such an encoder.
     """
+    import torch
     from google.protobuf.message import DecodeError
     from safetensors.torch import save_file
     from transformers import Dinov2Config
@@ -67,13 +70,14 @@ def convert_dinov2(source: Path, target: Path, *, heads: int) -> None:
     (target / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSING, indent=2) + "\n")
 
 
-def encoder_weights(source: Path) -> dict[str, torch.Tensor]:
+def encoder_weights(source: Path) -> "dict[str, torch.Tensor]":
     """The encoder's tensors by their transformers names, without the prefix.
 
     Most keep their names in the file. Matrices do not: exported transposed and anonymous, they are named after the node that
     multiplies by them (`/backbone/encoder/layer.0/mlp/fc1/MatMul`). The position table is cut in two anonymous parts.
     """
     import onnx
+    import torch
     from onnx.numpy_helper import to_array
 
     graph = onnx.load(source, load_external_data=False).graph
