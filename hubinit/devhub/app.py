@@ -141,7 +141,7 @@ def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
     """The handler of a path.
 
     Raises:
-        Refusal: (404) there is none.
+        Refusal: (404) nothing is served under this path.
     """
     if segments[0] == "api":
         return _api_route(method, segments[1:])

@@ -64,7 +64,7 @@ class Call:
         """The body as a JSON object.
 
         Raises:
-            Refusal: (400) it is none.
+            Refusal: (400) the body is something else.
         """
         try:
             content = json.loads(self.body or b"{}")
@@ -100,7 +100,7 @@ class Call:
         """The repo that the request names.
 
         Raises:
-            Refusal: there is none (404, 401 to the anonymous; private ones do not exist for others), or it was moved (307).
+            Refusal: the repo does not exist (404, 401 to the anonymous; private ones do not exist for others), or was moved (307).
         """
         missing = repo_not_found(repo_id, signed_in=self.user is not None)
         try:

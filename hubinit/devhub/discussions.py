@@ -67,7 +67,7 @@ def find(repo: Repo, number: str) -> Discussion:
     """A repo's discussion by its number.
 
     Raises:
-        Refusal: (404) there is none.
+        Refusal: (404) the repo does not have a discussion of this number.
     """
     if not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= len(repo.discussions):
         raise Refusal(404, f"{repo.id} has no discussion {number[:20]}.")

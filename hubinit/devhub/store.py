@@ -43,7 +43,7 @@ class Store(Objects):
         """A repo as it is now, or the note that it was moved.
 
         Raises:
-            Refusal: (404) there is neither.
+            Refusal: (404) the repo is not there and was not moved.
         """
         try:
             return Repo.model_validate_json(self.repo_path(repo_type, repo_id).read_bytes())
@@ -57,7 +57,7 @@ class Store(Objects):
         """A repo as it is now, under exactly this id.
 
         Raises:
-            Refusal: (404) there is none.
+            Refusal: (404) the repo does not exist under this id.
         """
         repo = self.lookup(repo_type, repo_id)
         if repo.moved_to:
@@ -155,7 +155,7 @@ class Store(Objects):
         """The commit sha that a branch, tag, full ref or commit sha of a repo names.
 
         Raises:
-            Refusal: (404, RevisionNotFound) it names none.
+            Refusal: (404, RevisionNotFound) the repo has no commit of that name.
         """
         for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if name in repo.refs:
@@ -231,7 +231,7 @@ class Store(Objects):
         """The file of this path at a commit.
 
         Raises:
-            Refusal: (404, EntryNotFound) there is none.
+            Refusal: (404, EntryNotFound) the commit does not hold such a file.
         """
         entry = self.tree_of(sha).get(path)
         if entry is None:
