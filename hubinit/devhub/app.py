@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from . import access, commits, discussions, evals, files, lfs, listing, refs, repos
+from .bodies import check_content_type, read_body
 from .calls import Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
 from .records import Repo
@@ -71,10 +72,16 @@ class App:
         if segments[0] == "lfs" and request.method == "PUT" and segments[1:] in (["upload"], ["part"]):
             return await lfs.receive_upload(call, request, segments[1])
         handler = route(call.method, segments)
-        limit = self.settings.commit_max_bytes if "commit" in segments else self.settings.json_max_bytes
-        body = await read_body(request, limit)
+        check_content_type(request)
+        body = await read_body(request, self.limit(call, segments), self.settings.idle_seconds)
         answer = await run_in_threadpool(handler, replace(call, body=body))
         return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+    def limit(self, call: Call, segments: list[str]) -> int:
+        """How many bytes the body of a request may have: those who may not write anything send little."""
+        if call.user is None:
+            return min(self.settings.anonymous_max_bytes, self.settings.json_max_bytes)
+        return self.settings.commit_max_bytes if "commit" in segments else self.settings.json_max_bytes
 
     def call(self, request: Request, raw_path: str) -> Call:
         """The request as the routes see it.
@@ -102,20 +109,6 @@ class App:
             accounts=frozenset(self.users),
             base_url=f"http://{host}",
         )
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: (413) it is longer than the limit.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Refusal(413, f"The body is longer than {limit} bytes.")
-    return bytes(body)
 
 
 def refused(refusal: Refusal) -> Response:

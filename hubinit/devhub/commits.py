@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import re2
 from pathspec import GitIgnoreSpec
 
-from .calls import Call, clean, web_url
+from .bodies import parse_json
+from .calls import Call, web_url
 from .discussions import require_pushable
 from .lfs import uploaded_entry
 from .names import SHA256, check_path, is_lfs
@@ -59,7 +59,7 @@ def _ignored(call: Call, tree: Tree, sent: Any) -> GitIgnoreSpec:
         raise bad_request(f".gitignore must be text of at most {GITIGNORE_MAX_BYTES} bytes.")
     try:
         # RE2 takes linear time; with Python's own engine one pattern of a stranger, `*a*a*a*a*b`, stops the server.
-        return GitIgnoreSpec.from_lines(clean(content or "").splitlines(), backend="re2")
+        return GitIgnoreSpec.from_lines((content or "").splitlines(), backend="re2")
     except (ValueError, re.error, re2.error) as error:
         raise bad_request(f".gitignore holds a pattern that is not valid, or too many of them: {error}") from error
 
@@ -105,7 +105,7 @@ def _pull_or_branch(call: Call, repo: Repo, revision: str, header: dict[str, Any
 
 def _words(header: dict[str, Any]) -> tuple[str, str]:
     """A commit's title and message."""
-    return clean(header.get("summary") or "Update"), clean(header.get("description") or "")
+    return str(header.get("summary") or "Update"), str(header.get("description") or "")
 
 
 def _ref_to_change(call: Call, repo: Repo, revision: str) -> str:
@@ -130,9 +130,9 @@ def _lines(call: Call) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in io.BytesIO(call.body):
         if line.strip():
             try:
-                item = json.loads(line)
+                item = parse_json(line)
                 key, value = item["key"], item["value"]
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError):
                 key, value = "", None
             if not isinstance(key, str) or not isinstance(value, dict):
                 raise bad_request("Every line of a commit must be JSON with a key and a value.")
@@ -169,7 +169,7 @@ def _content(value: dict[str, Any]) -> bytes:
     if not isinstance(content, str):
         raise bad_request("The content of a file must be a string.")
     if value.get("encoding") != "base64":
-        return content.encode(errors="replace")
+        return content.encode()
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):

@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from . import pulls
-from .calls import Call, clean
+from .calls import Call
 from .pulls import Discussion
 from .records import Repo, now
 from .refusals import Refusal, bad_request
@@ -89,7 +89,7 @@ def write(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 
 def _open(call: Call, repo: Repo, user: str, body: dict[str, Any]) -> dict[str, Any]:
-    title, description = text(body, "title"), clean(body.get("description") or "")
+    title, description = text(body, "title"), str(body.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
         if body.get("pullRequest"):
             opened = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
@@ -107,7 +107,7 @@ def text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise bad_request(f"{name} must not be empty.")
-    return clean(value)
+    return value
 
 
 def require_author(call: Call, repo: Repo, author: str) -> str:

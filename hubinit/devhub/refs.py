@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from .calls import Call, clean
+from .calls import Call
 from .names import check_ref
 from .pulls import PULLS
 from .records import MAIN, Repo
@@ -89,7 +89,7 @@ def super_squash(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/super-squash/BRANCH: forget the branch's history."""
     user = call.require_write(repo)
     ref = f"refs/heads/{rest[0] if rest else 'main'}"
-    title = clean(call.json().get("message") or "Super-squash")
+    title = str(call.json().get("message") or "Super-squash")
     with call.store.edit(repo.type, repo.id) as repo:
         if ref not in repo.refs:
             raise revision_not_found(ref)

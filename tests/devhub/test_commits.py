@@ -10,6 +10,7 @@ from huggingface_hub.errors import BadRequestError, EntryNotFoundError, HfHubHTT
 from huggingface_hub.utils import build_hf_headers, get_session
 
 bob = HfApi(token="hf_bob")
+NDJSON = build_hf_headers(token="hf_alice") | {"content-type": "application/x-ndjson"}
 
 
 @pytest.fixture
@@ -218,8 +219,6 @@ def test_a_pattern_that_backtracks_does_not_stop_the_server(hub, repo):
 
 @pytest.mark.parametrize("lines", [b"", b"nonsense\n", b"[]\n", b'{"key": "file", "value": {"path": "x"}}\n'])
 def test_malformed_commits(hub, api, repo, lines):
-    response = get_session().post(
-        f"{hub.url}/api/models/{repo}/commit/main", content=lines, headers=build_hf_headers(token="hf_alice")
-    )
+    response = get_session().post(f"{hub.url}/api/models/{repo}/commit/main", content=lines, headers=NDJSON)
     assert response.status_code == 400
     assert api.list_repo_files(repo) == [".gitattributes"]
