@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hubinit.adapters.report import ModuleReport
-from hubinit.calibration.passes import device_of
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods.spec import Factors, Layer, Method, MethodOptions
-from hubinit.models.layers import is_quantised, shape_of, weight_of
+from hubinit.models.layers import device_of, is_quantised, shape_of, weight_of
 from hubinit.numerics.statistics import LayerStatistics, Statistic
 from hubinit.numerics.threads import solvers
 

@@ -22,11 +22,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hubinit.calibration.clock import FORWARD_PASS, Work, add_up
 from hubinit.calibration.loss import Batch, model_inputs
 from hubinit.calibration.memory import LayerShape, MemoryPlan, plan_memory
-from hubinit.calibration.passes import Counts, Progress, Request, all_reduce_, device_of, dtype_of, run_pass, to_model
+from hubinit.calibration.passes import Counts, Progress, Request, all_reduce_, dtype_of, run_pass, to_model
 from hubinit.calibration.result import Calibration, fingerprint
 from hubinit.calibration.rows import disambiguate, first_example
 from hubinit.errors import CalibrationError
-from hubinit.models.layers import shape_of, target_layers
+from hubinit.models.layers import device_of, shape_of, target_layers
 from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 

@@ -21,14 +21,14 @@ from hubinit.calibration.clock import (
     Work,
     add_up,
 )
-from hubinit.calibration.fisher_energy import Candidates, divide
+from hubinit.calibration.finish import finish_statistics
 from hubinit.calibration.loss import Batch, Supervision, draw_uniforms, loss_gradient, model_inputs, supervise
-from hubinit.calibration.memory import Key, Kind, MemoryPlan, Moment
+from hubinit.calibration.memory import Kind, MemoryPlan
 from hubinit.calibration.rows import disambiguate, rows_of
 from hubinit.calibration.taps import BACKWARD, Taps, taps_of
 from hubinit.errors import CalibrationError
-from hubinit.models.layers import is_conv1d, is_quantised, weight_of
-from hubinit.numerics.products import gram, sum_dtype
+from hubinit.models.layers import device_of
+from hubinit.numerics.products import sum_dtype
 from hubinit.numerics.statistics import Statistic
 
 Progress = Callable[[int], None]
@@ -106,7 +106,7 @@ def run_pass(
     empty = next((name for name, tokens in counts.tokens.items() if tokens == 0), None)
     if empty is not None:
         raise CalibrationError(f"no token of the calibration data counts at {empty}: everything is masked.")
-    finished = _finish(request, taps)
+    finished = finish_statistics(request.layers, request.plan, request.wanted, taps)
     taps.clock.settle()
     counts.work = _share_out(request.plan, turn, taps.clock, time.perf_counter() - begun)
     return finished, counts
@@ -225,64 +225,6 @@ def _origin(model: nn.Module, inputs: dict[str, Any]) -> str | None:
     return found[0] if found else None
 
 
-def _finish(request: Request, taps: Taps) -> dict[tuple[str, Statistic], Tensor]:
-    """Statistics from the accumulators of this turn, layer by layer; a moment is dropped after its last use."""
-    totals: dict[Key, Tensor] = {
-        (name, kind): total.finish() for name, tap in taps.taps.items() for kind, total in tap.totals.items()
-    }
-    for tap in taps.taps.values():
-        tap.totals.clear()
-    sources = {use: key for use, key in request.plan.sources.items() if key in totals}
-    last = {key: use for use, key in sources.items()}
-    finished: dict[tuple[str, Statistic], Tensor] = {}
-    owner, candidates = "", None
-    filet = frozenset({Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT})
-    for (name, statistic), key in sources.items():
-        total = totals[key]
-        if statistic in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT):
-            device = device_of(request.layers[name])
-            if name != owner or candidates is None:
-                with taps.clock.measure(Work(filet & request.wanted), device):
-                    owner, candidates = name, _candidates(request.layers[name], name)
-            with taps.clock.measure(Work(frozenset({statistic})), device):
-                total = _energies(candidates, statistic, key[1], total.to(candidates.weight.device))
-        elif key[1] != statistic:
-            total = total.diagonal().clone()  # OUTPUT_DIAGONAL of OUTPUT_MOMENT
-        finished[name, statistic] = total
-        if last[key] == (name, statistic):
-            del totals[key]
-    return finished
-
-
-def _candidates(module: nn.Module, name: str) -> Candidates:
-    """FILet's candidates of a layer; the Gram matrix of a bfloat16 weight is exact and faster from the weight itself."""
-    weight = weight_of(module, name)
-    stored = module.weight
-    if is_quantised(module) or not isinstance(stored, Tensor):
-        return Candidates.of(weight)
-    stored = stored.detach()
-    stored = stored.T if is_conv1d(module) else stored  # (m, n)
-    return Candidates.of(weight, gram(stored if len(weight) >= weight.shape[1] else stored.T))
-
-
-def _energies(candidates: Candidates, statistic: Statistic, kind: Kind, total: Tensor) -> Tensor:
-    """FILet's sums (n,) from what was accumulated for them."""
-    match kind:
-        case Statistic.FISHER_INPUT:
-            return divide(total, candidates.v_squares)
-        case Statistic.FISHER_OUTPUT:
-            return divide(total, candidates.uv_squares)
-        case Statistic.INPUT_MOMENT:
-            return candidates.input_energies(input_moment=total)
-        case Moment.LINEAR_OUTPUT_MOMENT:
-            return candidates.input_energies(output_moment=total)
-        case Statistic.OUTPUT_MOMENT:
-            return candidates.output_energies(output_moment=total)
-        case Moment.INPUT_GRADIENT_MOMENT:
-            return candidates.output_energies(input_gradient_moment=total)
-    raise AssertionError(f"{statistic} does not follow from {kind}")
-
-
 def _reduce(taps: Taps, counts: Counts) -> None:
     """Sums over all processes of a `torch.distributed` group, exactly as adding calibrations of disjoint data."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -327,11 +269,6 @@ def to_model(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in inputs.items()
     }
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where a layer's weight is."""
-    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

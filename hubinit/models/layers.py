@@ -72,6 +72,11 @@ def weight_of(module: nn.Module, name: str = "") -> Tensor:
     return weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a layer's weight is."""
+    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
 def bias_of(module: nn.Module) -> Tensor | None:
     """The bias `(m,)` of a linear layer, detached, or None."""
     bias = getattr(module, "bias", None)
