@@ -1,5 +1,6 @@
 """The base under the adapters: looking at it untouched, taking the adapters off, and refusing to save a changed one."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -26,6 +27,12 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
         for name, module in base_of(model).named_modules()
         if isinstance(module, BaseTunerLayer) and ".base_layer" not in name
     }
+
+
+def tied_layers(model: nn.Module) -> set[str]:
+    """Names of the adapted layers whose weight another module of the base uses too, as a head tied to the embedding does."""
+    users = Counter(id(p) for module in base_of(model).modules() for p in module.parameters(recurse=False))
+    return {name for name, layer in adapted_layers(model).items() if users[id(layer.get_base_layer().weight)] > 1}
 
 
 def wrappers(base: nn.Module) -> list[tuple[nn.Module, str, Any, Any]]:
