@@ -188,7 +188,9 @@ def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     from hubinit.models.dtype import choose_dtype
     from hubinit.specs import ModelSpec
 
-    return choose_dtype(ModelSpec(id="shape", dtype=name), device)  # type: ignore[arg-type]
+    chosen = choose_dtype(ModelSpec(id="shape", dtype=name), device)  # type: ignore[arg-type]
+    dtype: torch.dtype = getattr(torch, chosen)
+    return dtype
 
 
 def block_modules(model: nn.Module, block: int) -> list[str]:
