@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi
 from rich.progress import Progress
 
-from hubinit.commands import console, errors, folding, say
+from hubinit.cli.console import console, errors, folding, say
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
 

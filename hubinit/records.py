@@ -32,6 +32,7 @@ class Score(Record):
     invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
+    provenance: "Provenance | None" = Field(default=None, description="of this evaluation; None: that of its run")
 
 
 class Cost(Record):
