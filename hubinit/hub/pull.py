@@ -102,7 +102,7 @@ def load(
     Args:
         base: Hub id of the base model, which is then loaded at the revision that the adapter was made for; or the model.
         repo: adapter repo.
-        trainable: whether the adapter is to be trained.
+        trainable: whether the adapter is to be trained; what its method froze stays frozen.
         revision: commit, branch or tag of the adapter repo.
         base_revision: refuse an adapter that was made for another commit of the base.
         api: client; default: the environment's.
@@ -114,7 +114,6 @@ def load(
         HubError: the adapter does not fit the base, is damaged, or cannot be read.
     """
     import transformers
-    from peft import PeftModel
 
     from hubinit.adapters import load_initialized
 
@@ -138,9 +137,7 @@ def load(
             lambda: getattr(transformers, auto).from_pretrained(base, revision=spec.revision, **model_arguments),
             api=api,
         )
-    if pulled.manifest.kind == "initialised":
-        return load_initialized(model, pulled.folder, trainable=trainable)
-    return PeftModel.from_pretrained(model, str(pulled.folder), is_trainable=trainable)
+    return load_initialized(model, pulled.folder, trainable=trainable)
 
 
 def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:

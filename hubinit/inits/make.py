@@ -99,6 +99,7 @@ def initialised(spec: RunSpec, loaded: "Loaded", calibration: "Calibration | Non
         calibration=calibration,
         target_modules=spec.target_modules,
         rslora=spec.rslora,
+        lora_dropout=spec.recipe.lora_dropout if spec.recipe is not None else 0.0,
         seed=spec.seed,
         **spec.method.options,
     )
@@ -157,8 +158,10 @@ def make_start(
     try:
         with watch.stage("initialise"):
             model = initialised(spec, loaded, calibration)
-        measured = gates.check_start(model, batch, methods.get(spec.method.name).start)
+        start = methods.get(spec.method.name).start
+        measured = gates.check_start(model, batch, start)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
+        printed = gates.check_printed(model, temporary, batch, start)
         result = RunResult(
             key=spec.key,
             spec=spec,
@@ -167,7 +170,7 @@ def make_start(
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             adapter_bytes=saved.bytes,
             adapter_sha256=saved.sha256,
-            gates={"start": measured},
+            gates={"start": measured} | ({"printed": printed} if printed is not None else {}),
             initialisation=model.hubinit_report.summary(),
             provenance=provenance(command),
         )

@@ -115,7 +115,7 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
         Module name → layer; never empty.
 
     Raises:
-        InitialisationError: nothing matches; the message names the nearest layers.
+        InitialisationError: nothing matches, or one of several names matches nothing; the message has the nearest layers.
     """
     layers = linear_layers(model)
     if target_modules == "all-linear":
@@ -136,6 +136,10 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
         }
     if not found:
         raise InitialisationError(_no_match(target_modules, list(layers)))
+    if not isinstance(target_modules, str):
+        unused = [t for t in target_modules if not any(name == t or name.endswith("." + t) for name in found)]
+        if unused:
+            raise InitialisationError(_no_match(unused, list(layers)))
     return found
 
 

@@ -15,6 +15,8 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hubinit.adapters.freezing import frozen_by
+from hubinit.adapters.lines import start_lines
 from hubinit.hub.manifest import Manifest
 from hubinit.records import RunResult, Score
 from hubinit.specs import RunSpec
@@ -74,6 +76,7 @@ def adapter_card(
         counterpart=counterpart,
         licence=(licence or {}).get("license"),
         anchored=manifest.anchored,
+        frozen=frozen_by(spec.method.name, spec.method.options),
         snippet=loading_snippet(manifest, repo_id, num_labels=num_labels),
         initialisation_seconds=initialisation_seconds(result),
         method=method,
@@ -92,7 +95,6 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         arguments += [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]  # its own head may be another
     if not trained:
         arguments.append('dtype="float32"')
-    repo = json.dumps(repo_id)
     lines = [
         "from peft import PeftModel",
         f"from transformers import {auto}",
@@ -100,11 +102,15 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if trained:
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo})")
+        lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(repo_id)})")
     else:
-        if manifest.anchored:
-            lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
+        method = manifest.result.spec.method
+        lines += start_lines(
+            repo_id,
+            anchored=manifest.anchored,
+            tied=bool(manifest.result.initialisation.get("tied_modules")),
+            frozen=frozen_by(method.name, method.options),
+        )
     return "\n".join(lines)
 
 
