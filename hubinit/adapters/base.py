@@ -62,7 +62,7 @@ def untouched_base(model: nn.Module) -> Iterator[nn.Module]:
     given to `PeftModel.from_pretrained`, as if it had just been loaded.
     """
     base = base_of(model)
-    config, found = base.__dict__.get("peft_config"), wrappers(base)
+    config, found = base.__dict__.pop("peft_config", None), wrappers(base)
     residuals: list[tuple[nn.Parameter, Tensor]] = []
     for parent, name, wrapper, original in found:
         parent._modules[name] = original
