@@ -101,7 +101,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     made |= {name: lambda name=name: attach(name) for name in names}  # type: ignore[misc]
     plain = Loop(get_peft_model(shared_copy(base), plain_config(base, options.rank)), batch)
     work = floating_point_work(base, options.rank, options.batch_size * options.length)
-    print(f"{facts['name']}, {base.dtype}, {device}, {torch.get_num_threads()} threads; steps beside plain PEFT's LoRA:")
+    print(
+        f"{facts['name']}, {base.dtype}, {device}, {torch.get_num_threads()} threads; steps beside plain PEFT's LoRA:"
+    )
     rows = {}
     for name, make in made.items():
         loop = Loop(make(), batch)

@@ -79,6 +79,7 @@ class RunResult(Record):
     curve: tuple[CurvePoint, ...] = ()
     gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
     initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
+    left_out: dict[str, str] = Field(default_factory=dict, description="modules that stay unadapted, with the reason")
     provenance: Provenance
 
     def scored(self, evaluation: EvalSpec) -> bool:

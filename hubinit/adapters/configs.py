@@ -86,5 +86,9 @@ def write_config(config: PeftConfig, model: nn.Module, directory: str) -> None:
     config.inference_mode = True
     mapping = config.auto_mapping
     if config.task_type is None:  # what AutoPeftModel needs to find the base's class
-        mapping = {**(mapping or {}), "base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+        mapping = {
+            **(mapping or {}),
+            "base_model_class": type(model).__name__,
+            "parent_library": type(model).__module__,
+        }
     config.save_pretrained(directory, auto_mapping_dict=mapping)

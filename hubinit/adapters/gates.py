@@ -124,7 +124,8 @@ def check_printed(
     config = PeftConfig.from_pretrained(str(directory))
     frozen, anchored = frozen_in(directory, config), (directory / ANCHOR).is_dir()
     lines = start_lines(str(directory), anchored=anchored, tied=bool(tied_layers(model)), frozen=frozen)
-    rewritten = list(adapted_layers(model)) if has_anchor(model) else []  # KaSA's configuration truncates without an anchor/
+    # KaSA's configuration rewrites weights when PEFT reads it, with or without an anchor/.
+    rewritten = list(adapted_layers(model)) if has_anchor(model) else []
     batch = {name: tensor.float() if tensor.dtype in HALVES else tensor for name, tensor in batch.items()}
     whole = not rewrites_base(config) and not is_residual(model)  # all that the start adds is in its layers
     with evaluating(model):
@@ -140,7 +141,9 @@ def check_printed(
                 trained = [name for name, parameter in printed.named_parameters() if parameter.requires_grad]
             finally:
                 strip(base)
-    _require(measured, TOLERANCE[torch.float32], f"start gate: the printed lines do not rebuild the start in {directory}")
+    _require(
+        measured, TOLERANCE[torch.float32], f"start gate: the printed lines do not rebuild the start in {directory}"
+    )
     for name, error in errors.items():
         _require(error, LAYER_TOLERANCE, f"start gate: the files in {directory} are not the start in memory in {name}")
     for parameter in frozen:

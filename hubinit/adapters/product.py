@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def add_update(result: Tensor, x: Tensor, trained: tuple[Tensor, Tensor, float], anchor: tuple[Tensor, Tensor, float]) -> Tensor:
+def add_update(
+    result: Tensor, x: Tensor, trained: tuple[Tensor, Tensor, float], anchor: tuple[Tensor, Tensor, float]
+) -> Tensor:
     """`result + s·B A x + s₀·B₀A₀ x`, rounded once to the dtype of `result`.
 
     Args:
@@ -59,6 +61,7 @@ class _AddUpdate(torch.autograd.Function):
         inner = rows @ wide_B  # (T, 2r)
         grad_x = (inner @ wide_A).reshape(x.shape) if of_x else None  # (…, n)
         # C + E = s·B: the two halves together are the gradient of A x.
-        grad_A = ((inner[:, :r] + inner[:, r:]).T @ x.reshape(-1, x.shape[-1])).to(ctx.dtypes[0]) if of_A else None  # (r, n)
+        inputs, both = x.reshape(-1, x.shape[-1]), inner[:, :r] + inner[:, r:]  # (T, n), (T, r)
+        grad_A = (both.T @ inputs).to(ctx.dtypes[0]) if of_A else None  # (r, n)
         grad_B = (ctx.scaling * (rows.T @ hidden)).to(ctx.dtypes[1]) if of_B else None  # (m, r)
         return gradient if of_result else None, grad_x, grad_A, grad_B, None, None, None, None

@@ -129,6 +129,7 @@ def train_adapter(
         "adapter_sha256": exported.sha256,
         "gates": measured,
         "initialisation": model.hubinit_report.summary(),
+        "left_out": model.hubinit_report.left_out,
     }
 
 

@@ -26,7 +26,9 @@ def start(method: str, options: dict[str, Any], name: str = "llama") -> Any:
 
 @EACH
 @pytest.mark.parametrize("merged", [True, False])
-def test_load_initialized(method: str, options: dict[str, Any], trained: set[str], merged: bool, tmp_path: Path) -> None:
+def test_load_initialized(
+    method: str, options: dict[str, Any], trained: set[str], merged: bool, tmp_path: Path
+) -> None:
     hubinit.save_initialized(start(method, options), tmp_path)
     model = hubinit.load_initialized(cases.build("llama"), tmp_path, merge_residual=merged)
     assert trained_factors(model) == trained

@@ -249,7 +249,9 @@ def test_the_printed_lines_of_a_start_that_lost_its_anchor_are_caught(tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_saved_factors_of_another_sign_are_caught_also_where_the_start_shifts(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_saved_factors_of_another_sign_are_caught_also_where_the_start_shifts(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     model, batch = start(SHIFT, dtype=dtype)
     hubinit.save_initialized(model, tmp_path)
     file = tmp_path / "adapter_model.safetensors"

@@ -30,10 +30,8 @@ def test_value_and_gradients_are_those_of_a_residual_weight(frozen_a: bool) -> N
     for fused in (True, False):
         x_, A, B = (t.clone().requires_grad_() for t in (x, random(R, N, seed=6), random(M, R, seed=7)))
         A.requires_grad_(not frozen_a)
-        if fused:
-            y = add_update(x_ @ W.T, x_, (A, B, s), (A0, B0, s0))
-        else:
-            y = x_ @ (W + s * B @ A + s0 * B0 @ A0).T
+        dense = W + s * B @ A + s0 * B0 @ A0
+        y = add_update(x_ @ W.T, x_, (A, B, s), (A0, B0, s0)) if fused else x_ @ dense.T
         wanted = [x_, B] if frozen_a else [x_, B, A]
         gradients.append([y, *torch.autograd.grad(y, wanted, g)])
     for own, expected in zip(*gradients, strict=True):
@@ -66,7 +64,7 @@ def test_autocast_computes_in_its_dtype_and_still_starts_at_the_base() -> None:
 
 @pytest.mark.parametrize("method", ["pissa", "lora"])
 def test_dropout_is_on_the_adapter_alone(method: str) -> None:
-    """`W_res x + s·B A dropout(x)` with the same mask, W_res = W − s·B₀A₀ written out; in evaluation mode the start is the base."""
+    """`W_res x + s·B A dropout(x)` with the same mask, W_res = W − s·B₀A₀ written out; when not training, the base."""
     model = hubinit.initialize(cases.build("llama"), method, rank=4, lora_dropout=0.5)
     batch = cases.batches("llama")[0]
     assert torch.equal(logits(model, batch), logits(cases.build("llama"), batch))

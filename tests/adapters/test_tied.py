@@ -19,7 +19,9 @@ TARGETS = ["lm_head", "q_proj"]
 
 
 def start(folder: Path, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
-    model = hubinit.initialize(cases.build("llama_tied", dtype=dtype), "pissa", rank=4, target_modules=TARGETS, **kwargs)
+    model = hubinit.initialize(
+        cases.build("llama_tied", dtype=dtype), "pissa", rank=4, target_modules=TARGETS, **kwargs
+    )
     hubinit.save_initialized(model, folder)
     return model
 

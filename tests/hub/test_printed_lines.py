@@ -26,7 +26,7 @@ def printed(name, method, folder, options=None, targets="all-linear"):
     manifest = Manifest(kind="initialised", result=result, files=files)
     snippet = loading_snippet(manifest, str(folder / "start"))
     names = {}
-    exec(snippet, names)  # noqa: S102
+    exec(snippet, names)
     return manifest, snippet, names["model"]
 
 
