@@ -131,7 +131,7 @@ def initialize(
         seconds=time.perf_counter() - started,
         modules=modules,
         left_out=unused,
-        tied=sorted(tied_layers(peft_model)),
+        tied=tuple(sorted(tied_layers(peft_model))),
         checksum=adapter_checksum(peft_model),
     )
     return peft_model

@@ -23,7 +23,7 @@ def start_lines(source: str, *, anchored: bool, tied: bool, frozen: Sequence[str
         frozen: parameters that are never trained, such as `lora_A`.
     """
     where = json.dumps(source)
-    lines = []
+    lines: list[str] = []
     if anchored and tied:
         lines += UNTIE
     if anchored:

@@ -52,7 +52,7 @@ class _AddUpdate(torch.autograd.Function):
         return output.to(result.dtype).reshape(result.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, wide_A, wide_B = ctx.saved_tensors  # (…, n), (T, r), (2r, n), (m, 2r)
         of_result, of_x, of_A, of_B = ctx.needs_input_grad[:4]
