@@ -12,6 +12,7 @@ from torch import nn
 from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, remember_trainable
 from hubinit.adapters.freezing import MANIFEST, freeze, frozen_in
+from hubinit.adapters.mark import check_anchor_kept
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError, first_line
@@ -38,11 +39,12 @@ def load_initialized(
 
     Raises:
         HubError: the repo cannot be read.
-        HubinitError: the folder holds no adapter, or the model already carries one.
+        HubinitError: the folder holds no adapter or one that lost its anchor, or the model already carries one.
     """
     if isinstance(model, PeftModel) or adapted_layers(model):
         raise HubinitError("this model already carries an adapter: call hubinit.detach(model) first.")
-    directory = _folder(source, revision)
+    directory = adapter_folder(source, revision)
+    check_anchor_kept(directory)
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, TypeError, KeyError) as error:
@@ -67,7 +69,13 @@ def load_initialized(
     return peft_model
 
 
-def _folder(source: str | Path, revision: str | None) -> Path:
+def adapter_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of an adapter, fetched when `source` is a Hub repo.
+
+    Raises:
+        HubError: the repo cannot be read.
+        HubinitError: it holds no adapter.
+    """
     directory = Path(source)
     if not directory.is_dir():
         try:
