@@ -73,6 +73,12 @@ class RunResult(Record):
     scores: tuple[Score, ...] = ()
     validation_loss: float | None = None
     costs: dict[Stage, Cost] = Field(default_factory=dict)
+    calibration_examples: int | None = Field(
+        default=None, description="that the calibration saw, which may be fewer than asked for; None: version 0.1"
+    )
+    unadapted: tuple[str, ...] | None = Field(
+        default=None, description="target modules without an adapter; None: not known (version 0.1)"
+    )
     trainable_parameters: int | None = None
     adapter_bytes: int | None = None
     adapter_sha256: str | None = None
@@ -80,6 +86,13 @@ class RunResult(Record):
     gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
     initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
     provenance: Provenance
+
+    @property
+    def calibrated_on(self) -> int | None:
+        """Examples of the calibration, or how many were asked for where the result does not say; None without one."""
+        if self.spec.calibration is None:
+            return None
+        return self.calibration_examples or self.spec.calibration.samples
 
     def scored(self, evaluation: EvalSpec) -> bool:
         """Whether this result already holds the scores of `evaluation`."""

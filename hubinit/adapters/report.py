@@ -40,6 +40,9 @@ class InitReport(BaseModel):
     trainable_parameters: int
     seconds: float
     modules: dict[str, ModuleReport] = Field(default_factory=dict)
+    left_out: dict[str, str] = Field(
+        default_factory=dict, description="modules that stay without an adapter: name → reason (heads are not listed)"
+    )
     checksum: str = Field(description="sha256 of the trained adapter's weights at step 0")
 
     def summary(self) -> dict[str, float]:

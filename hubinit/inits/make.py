@@ -164,6 +164,8 @@ def make_start(
             spec=spec,
             status="ok",
             costs=watch.costs,
+            calibration_examples=calibration.examples if calibration is not None else None,
+            unadapted=tuple(model.hubinit_report.left_out),
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             adapter_bytes=saved.bytes,
             adapter_sha256=saved.sha256,
