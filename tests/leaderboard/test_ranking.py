@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubinit.leaderboard.boards import boards
 from hubinit.leaderboard.ranking import rank
-from hubinit.leaderboard.render import boards, markdown
+from hubinit.leaderboard.render import markdown
 from hubinit.leaderboard.table import COLUMNS, failures, frame, merge, rows, table
 from hubinit.records import Cost, Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec

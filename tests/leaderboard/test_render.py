@@ -7,8 +7,9 @@ import sys
 import pytest
 from rich.console import Console
 
+from hubinit.leaderboard.boards import boards
 from hubinit.leaderboard.ranking import rank
-from hubinit.leaderboard.render import Terminal, boards, markdown
+from hubinit.leaderboard.render import Terminal, markdown
 from hubinit.leaderboard.table import failures, table
 from hubinit.specs import EvalSpec, ModelSpec
 from tests.leaderboard.test_ranking import run
