@@ -15,10 +15,10 @@ from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
 
 if TYPE_CHECKING:
-    from hubinit.hub.manifest import Manifest
     from hubinit.inits.make import Report
     from hubinit.inits.matrix import MatrixRequest
     from hubinit.inits.plan import PlannedStart, StartRequest
+    from hubinit.records import Manifest
 
 
 @contextmanager
@@ -124,9 +124,8 @@ def too_long(pool: Any, tokenizer: Any, limit: int) -> int:
 
 def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, repo_id: str, *, private: bool) -> Any:
     """Publishes (or queues) a start point."""
-    from hubinit.hub.delivery import deliver
+    from hubinit.hub.outbox import deliver
     from hubinit.hub.publication import base_licence, of_adapter
-    from hubinit.tasks import TASKS
 
     api = HfApi()
     publication = of_adapter(
@@ -135,7 +134,6 @@ def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, re
         "initialised",
         repo_id,
         licence=base_licence(api, planned.spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
     )
     return deliver(api, publication, private=private)
 

@@ -134,6 +134,9 @@ def push(
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Propose it as a pull request, for repositories you may not write to.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another start point that the repository holds.")
+    ] = False,
     public: Public = False,
     hub: Hub = None,
     json_: Json = False,
@@ -145,7 +148,7 @@ def push(
     with connected(hub):
         from hubinit.commands_hub import run_push
 
-        run_push(directory, repo, create_pr=create_pr, public=public, as_json=json_)
+        run_push(directory, repo, create_pr=create_pr, public=public, force=force, as_json=json_)
 
 
 @app.command()
@@ -173,7 +176,7 @@ def find(
     model: Annotated[str | None, typer.Option(help="Base model: alias or Hub id.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of the training data.")] = None,
     method: Annotated[str | None, typer.Option(help="Initialisation method.")] = None,
-    kind: Annotated[str | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
+    kind: Annotated[AdapterKind | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
     hub: Hub = None,
     json_: Json = False,
 ) -> None:

@@ -1,150 +1,245 @@
-"""Publishing: an adapter repo by one atomic commit, and the rows of runs in the leaderboard dataset."""
+"""Rows that many publishers merge into one parquet file with a card: the leaderboard and the catalogue of start points."""
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
+from pydantic import BaseModel, TypeAdapter
 
 from hubinit.errors import HubError
-from hubinit.hub.cards import leaderboard_card
-from hubinit.hub.manifest import CARD, FILE_NAME, check_text, read_manifest
-from hubinit.hub.publication import Publication
-from hubinit.records import RunResult
-from hubinit.remote import Commit, Operation, RepoType, commit, ensure_repo, read_file, show
-from leaderboard.aggregate import SCHEMA, failures, frame, merge, rank, table
-from leaderboard.render import markdown
+from hubinit.hub.cards import catalogue_card, initialisation_seconds, leaderboard_card
+from hubinit.hub.manifest import CARD, check_text
+from hubinit.leaderboard import table as runs_table
+from hubinit.leaderboard.ranking import rank
+from hubinit.leaderboard.render import markdown
+from hubinit.records import Manifest, Record, RunResult
+from hubinit.remote import Commit, Operation, commit, ensure_repo, read_file, show
 
-LEADERBOARD_FILE = "data/runs-00000-of-00001.parquet"
+Item = TypeVar("Item", bound=BaseModel)
+Start = Literal["keep", "shift"]
 
 
 @dataclass(frozen=True)
-class PublishedRepo:
-    """A repo that now has what was to be published; `commit` is None when it had it before."""
+class Table(Generic[Item]):
+    """One kind of data set whose rows come from many publishers.
 
-    repo_id: str
-    repo_type: RepoType
-    commit: Commit | None = None
-
-
-def send(api: HfApi, publication: Publication, *, private: bool = True, create_pr: bool = False) -> PublishedRepo:
-    """Publishes one adapter repo by one commit; does nothing when it is there already.
-
-    A start point is shared by all runs that differ only in how they train (learning rate, steps): the first one publishes
-    it, and the others leave it alone as long as its weights are the same.
-
-    Args:
-        api: client with a token that may write there, or only read when `create_pr`.
-        publication: what to send.
-        private: whether a new repo is private.
-        create_pr: propose it to an existing repo.
-
-    Raises:
-        HubError: the Hub refuses.
+    Attributes:
+        name: as in messages.
+        noun: what its items are called.
+        file: the parquet file in the data set.
+        queued: the file of its items in the outbox.
+        schema: of the rows.
+        key: a column that every row has.
+        items: reads and writes items as JSON.
+        rows: items ─► rows.
+        merge: old rows, new rows ─► all rows, each once, the same whoever came first.
+        card: repo, rows ─► README.md.
     """
-    repo_id, manifest = publication.repo_id, publication.manifest
 
-    def build(parent: str | None) -> list[Operation]:
-        published = _published_files(api, repo_id, parent)
-        if manifest and manifest.kind == "initialised" and published == manifest.files:
-            return []
-        stale = published.keys() - publication.files.keys()
-        if stale:
-            stale &= set(api.list_repo_files(repo_id, revision=parent))
-        return [
-            *additions(publication.files),
-            *(CommitOperationDelete(name, is_folder=False) for name in sorted(stale)),
-        ]
-
-    if not create_pr:
-        ensure_repo(api, repo_id, "model")
-    done = commit(api, repo_id, "model", build, message=publication.message, create_pr=create_pr)
-    if not private and not create_pr:
-        show(api, repo_id, "model")
-    return PublishedRepo(repo_id, "model", done)
+    name: str
+    noun: str
+    file: str
+    queued: str
+    schema: pa.Schema
+    key: str
+    items: TypeAdapter[list[Item]]
+    rows: Callable[[Sequence[Item]], pd.DataFrame]
+    merge: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
+    card: Callable[[str, pd.DataFrame], str]
 
 
-def publish_leaderboard(
-    api: HfApi, results: Iterable[RunResult], repo_id: str, *, private: bool = True
-) -> PublishedRepo:
-    """Adds the rows of `results` to the leaderboard dataset and renews its ranking.
+def publish(
+    api: HfApi, table: Table[Item], items: Sequence[Item], repo_id: str, *, private: bool = True
+) -> Commit | None:
+    """Adds the rows of `items` to a data set and renews its card.
 
     Any number of publishers may do this at the same time: rows are merged with those at the parent of the commit, and the
     commit is rebuilt when the parent has changed.
 
+    Returns:
+        The commit, or None when the data set had all rows before.
+
     Raises:
-        HubError: the Hub refuses, the dataset there is not a leaderboard, or a result holds an access token.
+        HubError: the Hub refuses, the data set there is another one, or an item holds an access token.
     """
-    results = list(results)
-    new = table(results)
-    check_text(new.to_csv(), "a run result")
+    check_text(to_json(table, items).decode(), f"a row of the {table.name}")
+    new = table.rows(items)
 
     def build(parent: str | None) -> list[Operation]:
-        old = read_leaderboard(api, repo_id, parent)
-        runs = merge(frame([]) if old is None else old, new)
-        card = leaderboard_card(
-            repo_id,
-            markdown(rank(runs), failures(runs)),
-            runs=runs["key"].nunique(),
-            rows=len(runs),
-            models=sorted(runs["model"].unique()),
-            path=LEADERBOARD_FILE,
-        )
+        old = read(api, table, repo_id, parent)
+        merged = table.merge(old, new)
+        card = table.card(repo_id, merged)
         check_text(card, CARD)
         operations: list[Operation] = [CommitOperationAdd(CARD, card.encode())]
-        if old is None or not runs.equals(old):
-            operations.append(CommitOperationAdd(LEADERBOARD_FILE, parquet(runs)))
+        if not merged.equals(old):
+            operations.append(CommitOperationAdd(table.file, parquet(table, merged)))
         return operations
 
     ensure_repo(api, repo_id, "dataset")
-    done = commit(api, repo_id, "dataset", build, message=leaderboard_message(results))
+    done = commit(api, repo_id, "dataset", build, message=message(table, items))
     if not private:
         show(api, repo_id, "dataset")
-    return PublishedRepo(repo_id, "dataset", done)
+    return done
 
 
-def leaderboard_message(results: list[RunResult]) -> str:
-    """Title of the commit that adds these results; names the content."""
-    text = json.dumps(sorted(result.model_dump_json() for result in results))
-    return f"Add {len(results)} runs [{hashlib.sha256(text.encode()).hexdigest()[:12]}]"
-
-
-def read_leaderboard(api: HfApi, repo_id: str, revision: str | None = None) -> pd.DataFrame | None:
-    """The rows of a leaderboard dataset, or None when it has none yet.
+def read(api: HfApi, table: Table[Any], repo_id: str, revision: str | None = None) -> pd.DataFrame:
+    """The rows of a data set; none when it has none yet. Rows of an older hubinit lack columns, which are null then.
 
     Raises:
-        HubError: it cannot be read, or is not a leaderboard.
+        HubError: it cannot be read, or holds something else.
     """
-    content = read_file(api, repo_id, LEADERBOARD_FILE, repo_type="dataset", revision=revision)
-    if content is None:
-        return None
+    content = read_file(api, repo_id, table.file, repo_type="dataset", revision=revision)
     try:
-        return frame(pq.read_table(io.BytesIO(content)).to_pylist())
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        rows = runs_table.frame(pq.read_table(io.BytesIO(content)).to_pylist() if content else (), table.schema)
+        if rows[table.key].isna().any():
+            raise ValueError(f"a row has no {table.key}")
+    except (pa.ArrowException, ValueError, TypeError) as error:
         raise HubError(
-            f"{LEADERBOARD_FILE} of {repo_id} is not a table of hubinit runs; use another dataset."
+            f"{table.file} of {repo_id} is not a {table.name} of this version of hubinit; use another data set."
         ) from error
+    return rows
 
 
-def parquet(runs: pd.DataFrame) -> bytes:
+def parquet(table: Table[Any], rows: pd.DataFrame) -> bytes:
     """The rows as one parquet file; equal rows give equal bytes."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(runs, schema=SCHEMA, preserve_index=False), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def additions(files: Mapping[str, bytes | Path]) -> list[Operation]:
-    """Fresh commit operations that add `files`."""
-    return [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+def message(table: Table[Item], items: Sequence[Item]) -> str:
+    """Title of the commit that adds these items; names the content."""
+    text = json.dumps(sorted(item.model_dump_json() for item in items))
+    return f"Add {len(items)} {table.noun} [{hashlib.sha256(text.encode()).hexdigest()[:12]}]"
 
 
-def _published_files(api: HfApi, repo_id: str, revision: str | None) -> dict[str, str]:
-    """The files that hubinit put into a repo, with their hashes as its manifest states them; empty without one."""
-    content = read_file(api, repo_id, FILE_NAME, revision=revision)
-    return read_manifest(content, repo_id).files if content else {}
+def to_json(table: Table[Item], items: Sequence[Item]) -> bytes:
+    """The items as JSON, for the outbox."""
+    return table.items.dump_json(list(items))
+
+
+class CatalogueRow(Record):
+    """One pre-initialised adapter. `task` is None where the start does not depend on data; `options` is JSON.
+
+    `calibration_samples`: how many examples the calibration saw.
+    """
+
+    repo: str
+    model: str
+    revision: str | None
+    method: str
+    options: str
+    rank: int
+    alpha: float
+    task: str | None
+    calibration_samples: int | None
+    bytes: int | None
+    start: Start
+    anchor: bool
+    seconds: float | None
+    created: str
+
+
+def catalogue_row(manifest: Manifest, repo_id: str, start: Start, group: str | None = None) -> CatalogueRow:
+    """The row of one adapter.
+
+    Args:
+        manifest: what it is.
+        repo_id: where it is.
+        start: whether the method starts at the base.
+        group: the suite that it was made for, when that is more than one task.
+    """
+    result, spec = manifest.result, manifest.result.spec
+    return CatalogueRow(
+        repo=repo_id,
+        model=spec.model.id,
+        revision=spec.model.revision,
+        method=spec.method.name,
+        options=json.dumps(spec.method.options, sort_keys=True),
+        rank=spec.rank,
+        alpha=spec.alpha,
+        task=(group or "+".join(spec.data.tasks)) if spec.data else None,
+        calibration_samples=result.calibrated_on,
+        bytes=result.adapter_bytes,
+        start=start,
+        anchor=manifest.anchored,
+        seconds=initialisation_seconds(result),
+        created=result.provenance.created,
+    )
+
+
+CATALOGUE_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("repo", "model", "revision", "method", "options")),
+        ("rank", pa.int64()),
+        ("alpha", pa.float64()),
+        ("task", pa.string()),
+        ("calibration_samples", pa.int64()),
+        ("bytes", pa.int64()),
+        ("start", pa.string()),
+        ("anchor", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("created", pa.string()),
+    ]
+)
+
+
+def _catalogue_rows(items: Sequence[CatalogueRow]) -> pd.DataFrame:
+    return runs_table.frame((item.model_dump() for item in items), CATALOGUE_SCHEMA)
+
+
+def _merge_catalogues(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """One row per repo: the one made last."""
+    order = ["repo", "created", *(name for name in CATALOGUE_SCHEMA.names if name not in ("repo", "created"))]
+    both = pd.concat([old, new], ignore_index=True).sort_values(order, kind="stable", na_position="first")
+    return both.drop_duplicates("repo", keep="last").reset_index(drop=True)
+
+
+def _catalogue_card(repo_id: str, rows: pd.DataFrame) -> str:
+    records = pa.Table.from_pandas(rows, schema=CATALOGUE_SCHEMA, preserve_index=False).to_pylist()
+    return catalogue_card(repo_id, records, path=CATALOGUE.file)
+
+
+def _leaderboard_card(repo_id: str, rows: pd.DataFrame) -> str:
+    return leaderboard_card(
+        repo_id,
+        markdown(rank(rows), runs_table.failures(rows)),
+        runs=rows["key"].nunique(),
+        rows=len(rows),
+        models=sorted(rows["model"].unique()),
+        path=LEADERBOARD.file,
+    )
+
+
+LEADERBOARD: Table[RunResult] = Table(
+    name="leaderboard",
+    noun="runs",
+    file="data/runs-00000-of-00001.parquet",
+    queued="results.json",
+    schema=runs_table.SCHEMA,
+    key="key",
+    items=TypeAdapter(list[RunResult]),
+    rows=runs_table.table,
+    merge=runs_table.merge,
+    card=_leaderboard_card,
+)
+CATALOGUE: Table[CatalogueRow] = Table(
+    name="catalogue",
+    noun="adapters",
+    file="data/adapters-00000-of-00001.parquet",
+    queued="catalogue.json",
+    schema=CATALOGUE_SCHEMA,
+    key="repo",
+    items=TypeAdapter(list[CatalogueRow]),
+    rows=_catalogue_rows,
+    merge=_merge_catalogues,
+    card=_catalogue_card,
+)
+TABLES: tuple[Table[Any], ...] = (LEADERBOARD, CATALOGUE)

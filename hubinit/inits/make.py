@@ -10,7 +10,7 @@ from hubinit.data.encode import Example, ImageExample, TokenExample
 from hubinit.errors import HubinitError
 from hubinit.inits.plan import PlannedStart
 from hubinit.paths import home
-from hubinit.records import RunResult
+from hubinit.records import MANIFEST, Manifest, RunResult
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.specs import RunSpec
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from hubinit.calibration import Calibration
     from hubinit.calibration.shared import Need
-    from hubinit.hub.manifest import Manifest
     from hubinit.models.base import Loaded
 
 Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
@@ -30,20 +29,19 @@ ANY_TEXT = Example(
 )  # for the gate of methods without data
 
 
-def finished(folder: Path, spec: RunSpec) -> "Manifest | None":
+def finished(folder: Path, spec: RunSpec) -> Manifest | None:
     """The start point that lies in a folder already, or None when the folder is free.
 
     Raises:
         HubinitError: the folder holds something else.
     """
-    from hubinit.hub.manifest import FILE_NAME, read_manifest, sha256
+    from hubinit.hub.manifest import read_manifest
 
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    if (folder / FILE_NAME).is_file():
-        manifest = read_manifest((folder / FILE_NAME).read_bytes(), str(folder))
-        whole = all((folder / name).is_file() and sha256(folder / name) == d for name, d in manifest.files.items())
-        if manifest.kind == "initialised" and manifest.result.key == spec.key and whole:
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest((folder / MANIFEST).read_bytes(), str(folder))
+        if manifest.kind == "initialised" and manifest.result.key == spec.key and manifest.problem(folder) is None:
             return manifest
     raise HubinitError(f"{folder} holds something else than this start point; delete it or choose another folder.")
 
@@ -114,7 +112,7 @@ def make_start(
     watch: Stopwatch,
     command: str,
     report: Report,
-) -> "Manifest":
+) -> Manifest:
     """Calibrates (with what other methods need of the same data), initialises, checks and writes one start point.
 
     The folder appears at once and complete. The base is untouched afterwards.
@@ -165,7 +163,7 @@ def make_start(
             status="ok",
             costs=watch.costs,
             calibration_examples=calibration.examples if calibration is not None else None,
-            unadapted=tuple(model.hubinit_report.left_out),
+            left_out=model.hubinit_report.left_out,
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             adapter_bytes=saved.bytes,
             adapter_sha256=saved.sha256,
@@ -182,25 +180,14 @@ def make_start(
         adapters.detach(loaded.model)
 
 
-def write_about(result: RunResult, directory: Path, final: Path) -> "Manifest":
+def write_about(result: RunResult, directory: Path, final: Path) -> Manifest:
     """Writes the card and `hubinit.json` of a start point that will lie in the folder `final`."""
     from huggingface_hub import HfApi
 
-    from hubinit.hub.cards import adapter_card
-    from hubinit.hub.manifest import CARD, read_manifest
-    from hubinit.hub.publication import base_licence, describe, num_labels
-    from hubinit.methods import METHODS
-    from hubinit.tasks import TASKS
+    from hubinit.hub.manifest import CARD
+    from hubinit.hub.publication import base_licence, card_of, describe
 
-    path = describe(result, directory, "initialised")
-    manifest = read_manifest(path.read_bytes(), str(directory))
-    card = adapter_card(
-        manifest,
-        str(final),
-        licence=base_licence(HfApi(), result.spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
-        method=METHODS.get(result.spec.method.name),
-        num_labels=num_labels(directory / "adapter_model.safetensors") if result.spec.model.kind == "vision" else None,
-    )
+    manifest = describe(result, directory, "initialised")
+    card = card_of(manifest, str(final), directory, licence=base_licence(HfApi(), result.spec))
     (directory / CARD).write_text(card, encoding="utf-8")
     return manifest

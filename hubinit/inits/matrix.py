@@ -15,13 +15,13 @@ from huggingface_hub import HfApi
 from hubinit.errors import HubinitError, first_line
 from hubinit.inits.make import Report, finished, load_base, make_start, pool_of
 from hubinit.inits.plan import PlannedStart, checked_methods, start_spec, task_data
+from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.protocol import read_protocol
 from hubinit.specs import ModelSpec
 
 if TYPE_CHECKING:
-    from hubinit.hub.catalogue import CatalogueRow
-    from hubinit.hub.manifest import Manifest
+    from hubinit.hub.tables import CatalogueRow
     from hubinit.models.base import Loaded
 
 CATALOGUE = "hubinit-catalogue"
@@ -119,7 +119,8 @@ def publish_matrix(
         report: called as the work on one start point goes on.
         say: called with each line worth keeping.
     """
-    from hubinit.hub.delivery import deliver_catalogue
+    from hubinit.hub import outbox
+    from hubinit.hub.tables import CATALOGUE as TABLE
 
     api, outcome = HfApi(), Outcome()
     for _, same_base in groupby(planned, key=lambda start: shares(start)[:2]):
@@ -143,7 +144,7 @@ def publish_matrix(
                 say(f"{describe(start)}: {line}")
             if rows:
                 try:
-                    say(str(deliver_catalogue(api, rows, f"{namespace}/{CATALOGUE}", private=private)))
+                    say(str(outbox.deliver_rows(api, TABLE, rows, f"{namespace}/{CATALOGUE}", private=private)))
                 except (HubinitError, OSError) as error:
                     outcome.failures.append(f"Catalogue: {first_line(error)}. The same command adds the rows later.")
                     say(outcome.failures[-1])
@@ -157,7 +158,7 @@ def make_one(
     loading: Stopwatch,
     command: str,
     report: Report,
-) -> "Manifest":
+) -> Manifest:
     """Makes one start point; its calibration is shared with all of the group that can use it."""
     from hubinit.calibration.shared import need_of
 
@@ -176,7 +177,7 @@ def make_one(
 
 
 def publish_one(
-    api: HfApi, start: PlannedStart, manifest: "Manifest", namespace: str, *, private: bool
+    api: HfApi, start: PlannedStart, manifest: Manifest, namespace: str, *, private: bool
 ) -> tuple["CatalogueRow", str]:
     """Publishes one start point.
 
@@ -184,10 +185,9 @@ def publish_one(
         Its row in the catalogue, and where it went.
     """
     from hubinit import methods
-    from hubinit.hub.catalogue import row
-    from hubinit.hub.delivery import deliver
+    from hubinit.hub.outbox import deliver
     from hubinit.hub.publication import base_licence, of_adapter, repo_name
-    from hubinit.tasks import TASKS
+    from hubinit.hub.tables import catalogue_row
 
     spec = start.spec
     suite = start.group if spec.data and len(spec.data.tasks) > 1 else None
@@ -198,10 +198,9 @@ def publish_one(
         "initialised",
         repo_id,
         licence=base_licence(api, spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
     )
     done = deliver(api, publication, private=private)
-    return row(manifest, repo_id, methods.get(spec.method.name).start, suite), str(done)
+    return catalogue_row(manifest, repo_id, methods.get(spec.method.name).start, suite), str(done)
 
 
 def describe(start: PlannedStart) -> str:

@@ -122,7 +122,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "recipe": _json(spec.recipe.model_dump(mode="json")) if spec.recipe else None,
         "steps": _steps(result),
         "calibration_samples": result.calibrated_on,
-        "unadapted": len(result.unadapted) if result.unadapted is not None else None,
+        "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
         "peak_memory_bytes": max(memory) if memory else None,

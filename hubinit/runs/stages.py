@@ -122,7 +122,6 @@ def train_adapter(
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
         "calibration_examples": calibration.examples if calibration is not None else None,
-        "unadapted": tuple(model.hubinit_report.left_out),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,

@@ -11,7 +11,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.hub.find import find
 from hubinit.hub.publication import describe
 from hubinit.hub.pull import pull
-from hubinit.hub.push import push
+from hubinit.hub.send import push
 from hubinit.tasks import SUITES
 from tests.hub.builders import adapter_files, publish_run, run, run_folder
 
@@ -25,9 +25,9 @@ def test_push_takes_a_start_point_with_its_manifest_and_is_idempotent(api, tmp_p
     folder = run_folder(tmp_path) / "init"
     describe(run(seed=31), folder, "initialised")
     first = push(api, folder, "alice/pushed")
-    assert first.commit is not None
+    assert first is not None
     assert api.model_info("alice/pushed").private
-    assert push(api, folder, "alice/pushed", public=True).commit is None
+    assert push(api, folder, "alice/pushed", public=True) is None
     assert not api.model_info("alice/pushed").private
     assert (
         'PeftModel.from_pretrained(base, "alice/pushed"'
@@ -87,12 +87,12 @@ def test_someone_without_write_access_opens_one_pull_request(api, bob, tmp_path)
         push(bob, changed, "alice/shared")
     proposed = push(bob, changed, "alice/shared", create_pr=True)
     again = push(bob, changed, "alice/shared", create_pr=True)
-    assert again.commit.pull_request == proposed.commit.pull_request
+    assert again.pull_request == proposed.pull_request
     assert len(list(api.get_repo_discussions("alice/shared"))) == 1
-    number = int(proposed.commit.pull_request.rsplit("/", 1)[-1])
+    number = int(proposed.pull_request.rsplit("/", 1)[-1])
     api.change_discussion_status("alice/shared", number, "open")
     api.merge_pull_request("alice/shared", number)
-    assert push(bob, changed, "alice/shared", create_pr=True).commit is None, "nothing to propose any more"
+    assert push(bob, changed, "alice/shared", create_pr=True) is None, "nothing to propose any more"
 
 
 def test_pull_checks_the_base_and_copies_only_what_the_manifest_lists(api, tmp_path):

@@ -13,10 +13,10 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
-from hubinit.hub.outbox import queue, queue_leaderboard, sync, waiting
+from hubinit.hub.outbox import queue, queue_rows, sync, waiting
 from hubinit.hub.publication import of_run
-from hubinit.hub.publish import publish_leaderboard, read_leaderboard
 from hubinit.hub.pull import pull
+from hubinit.hub.tables import LEADERBOARD, publish, read
 from tests.hub.builders import run, run_folder
 
 
@@ -28,7 +28,7 @@ def filled(outbox: Path, tmp_path: Path, api, name: str, runs: int = 2) -> list[
         for publication in of_run(api, result, run_folder(tmp_path / name / str(seed), scale=seed + 1.0), "alice"):
             queue(outbox, publication)
             repos.append(publication.repo_id)
-        queue_leaderboard(outbox, [result], f"alice/{name}-board")
+        queue_rows(outbox, LEADERBOARD, [result], f"alice/{name}-board")
     return repos
 
 
@@ -47,7 +47,7 @@ def test_everything_is_sent_in_order_and_the_outbox_is_empty(api, tmp_path):
     for repo in repos:
         pull(api, repo)
         assert len(published(api, repo)) == 1
-    assert len(read_leaderboard(api, "alice/in-order-board")) == 2
+    assert len(read(api, LEADERBOARD, "alice/in-order-board")) == 2
     assert list(sync(api, outbox)) == []
 
 
@@ -67,7 +67,7 @@ def test_one_that_is_refused_stops_the_queue_and_says_where_it_is(api, tmp_path)
     outbox = tmp_path / "outbox"
     [_, trained] = of_run(api, run(seed=51), run_folder(tmp_path / "run"), "bob")
     first = queue(outbox, trained)
-    queue_leaderboard(outbox, [run()], "alice/behind")
+    queue_rows(outbox, LEADERBOARD, [run()], "alice/behind")
     with pytest.raises(HubError, match="2 publications keep waiting") as caught:
         list(sync(api, outbox))
     assert str(first) in str(caught.value)
@@ -76,7 +76,7 @@ def test_one_that_is_refused_stops_the_queue_and_says_where_it_is(api, tmp_path)
 
 def test_a_damaged_entry_is_not_sent(api, tmp_path):
     outbox = tmp_path / "outbox"
-    path = queue_leaderboard(outbox, [run()], "alice/damaged-board")
+    path = queue_rows(outbox, LEADERBOARD, [run()], "alice/damaged-board")
     (path / "files" / "results.json").write_text("[]")
     with pytest.raises(HubError, match="damaged"):
         list(sync(api, outbox))
@@ -131,7 +131,7 @@ def test_kill_9_of_the_client_at_50_random_moments_loses_and_doubles_nothing(api
     for repo in repos:
         pull(api, repo)
         assert len(published(api, repo)) == 1
-    assert len(read_leaderboard(api, "alice/killed-board")) == 5
+    assert len(read(api, LEADERBOARD, "alice/killed-board")) == 5
     assert len(published(api, "alice/killed-board", "dataset")) == 5
     assert "hf_alice" not in done.stdout + done.stderr
 
@@ -179,13 +179,13 @@ def test_kill_9_of_the_hub_at_50_random_moments_loses_and_doubles_nothing(tmp_pa
         for repo in repos:
             pull(api, repo)
             assert len(published(api, repo)) == 1
-        assert len(read_leaderboard(api, "alice/mortal-board")) == runs
+        assert len(read(api, LEADERBOARD, "alice/mortal-board")) == runs
         assert len(published(api, "alice/mortal-board", "dataset")) == runs
         mortal.stdin.close()
 
 
 def test_rows_queued_and_rows_published_meanwhile_are_merged(api, tmp_path):
-    queue_leaderboard(tmp_path / "outbox", [run(seed=1)], "alice/meanwhile")
-    publish_leaderboard(api, [run(seed=2)], "alice/meanwhile")
+    queue_rows(tmp_path / "outbox", LEADERBOARD, [run(seed=1)], "alice/meanwhile")
+    publish(api, LEADERBOARD, [run(seed=2)], "alice/meanwhile")
     list(sync(api, tmp_path / "outbox"))
-    assert sorted(read_leaderboard(api, "alice/meanwhile")["seed"]) == [1, 2]
+    assert sorted(read(api, LEADERBOARD, "alice/meanwhile")["seed"]) == [1, 2]

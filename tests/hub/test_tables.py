@@ -7,7 +7,7 @@ import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
-from hubinit.hub.catalogue import CATALOGUE_FILE, CatalogueRow, publish_catalogue, read_catalogue
+from hubinit.hub.tables import CATALOGUE, CatalogueRow, publish, read
 from tests.hub.builders import run
 
 
@@ -34,24 +34,24 @@ def row(repo, **changes):
 def test_concurrent_publishers_lose_no_row(api):
     rows = [row(f"alice/start-{number}") for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda one: publish_catalogue(api, [one], "alice/many-catalogue"), rows))
-    assert read_catalogue(api, "alice/many-catalogue") == rows
-    assert publish_catalogue(api, rows, "alice/many-catalogue").commit is None
+        list(pool.map(lambda one: publish(api, CATALOGUE, [one], "alice/many-catalogue"), rows))
+    assert read(api, CATALOGUE, "alice/many-catalogue").equals(CATALOGUE.rows(rows))
+    assert publish(api, CATALOGUE, rows, "alice/many-catalogue") is None
 
 
 def test_it_loads_as_its_card_says(api):
     from datasets import load_dataset
 
-    publish_catalogue(api, [row("alice/one"), row("alice/two", task="arc-easy")], "alice/read-catalogue")
+    publish(api, CATALOGUE, [row("alice/one"), row("alice/two", task="arc-easy")], "alice/read-catalogue")
     table = load_dataset("alice/read-catalogue", "adapters", split="train").to_pandas()
     assert list(table["repo"]) == ["alice/one", "alice/two"]
 
 
 def test_another_data_set_is_not_overwritten(api):
     api.create_repo("alice/other-data", repo_type="dataset", exist_ok=True)
-    api.upload_file(path_or_fileobj=b"no", path_in_repo=CATALOGUE_FILE, repo_id="alice/other-data", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"no", path_in_repo=CATALOGUE.file, repo_id="alice/other-data", repo_type="dataset")
     with pytest.raises(HubError, match="is not a catalogue"):
-        publish_catalogue(api, [row("alice/one")], "alice/other-data")
+        publish(api, CATALOGUE, [row("alice/one")], "alice/other-data")
 
 
 def test_hostile_names_stay_in_their_cell():
@@ -63,8 +63,8 @@ def test_hostile_names_stay_in_their_cell():
 
 
 def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monkeypatch):
-    from hubinit import matrix
-    from hubinit.hub import delivery
+    from hubinit.hub import outbox
+    from hubinit.inits import matrix
     from hubinit.inits.plan import PlannedStart
 
     def full(*_: object, **__: object) -> None:
@@ -72,7 +72,7 @@ def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monk
 
     monkeypatch.setattr(matrix, "finished", lambda *_: "made before")
     monkeypatch.setattr(matrix, "publish_one", lambda *_, **__: (SimpleNamespace(repo="alice/one"), "Published"))
-    monkeypatch.setattr(delivery, "deliver_catalogue", full)
+    monkeypatch.setattr(outbox, "deliver_rows", full)
     said: list[str] = []
     planned = [PlannedStart(run().spec, "arc-easy")]
     outcome = matrix.publish_matrix(

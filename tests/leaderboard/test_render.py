@@ -78,7 +78,7 @@ def test_validation_loss_and_dtype_are_shown():
 
 
 def test_modules_without_an_adapter_and_runs_without_a_score_are_named_below_the_table():
-    eva = run("eva").model_copy(update={"unadapted": ("layers.0.mlp", "layers.1.mlp")})
+    eva = run("eva").model_copy(update={"left_out": {"layers.0.mlp": "rank 0", "layers.1.mlp": "rank 0"}})
     [board] = boards(rank(table([run(), eva, run("pissa"), run("pissa", seed=1, value=None)])))
     assert "Modules left without an adapter: eva 2." in board.note
     assert "Runs without a score: pissa 1." in board.note
