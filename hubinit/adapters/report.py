@@ -54,6 +54,7 @@ class InitReport(BaseModel):
         }
         if modules:  # PEFT's own initialisers report nothing per module
             numbers["modules"] = float(len(modules))
+            numbers["modules_left_out"] = float(len(self.left_out))
             numbers["rank_min"] = float(min(module.rank for module in modules))
             numbers["rank_max"] = float(max(module.rank for module in modules))
             numbers["relative_norm_max"] = max(module.relative_norm for module in modules)

@@ -72,8 +72,7 @@ def save_initialized(
     directory = _prepare(directory)
     config = _saved_config(model, ADAPTER, base, revision)
     _write(directory, _state(model, ADAPTER), config, model)
-    # KaSA's own configuration rebuilds its truncated base when PEFT loads it.
-    if has_anchor(model) and getattr(config, "kasa_config", None) is None:
+    if has_anchor(model):
         _write(directory / ANCHOR, _state(model, ANCHOR), _saved_config(model, ANCHOR, base, revision), model)
     return _saved(directory, max(_ranks(model).values(), default=0))
 

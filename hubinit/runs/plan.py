@@ -269,11 +269,11 @@ def known_methods() -> list[str]:
 
 
 def expand_methods(wanted: Sequence[str]) -> list[str]:
-    """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
+    """Replaces `all` by every complete adapter method (not `none`, not `peft:*`) and checks the rest."""
     expanded: list[str] = []
     for name in wanted:
         if name == "all":
-            expanded += list(registry.METHODS)
+            expanded += [method.name for method in registry.METHODS.values() if method.complete]
             continue
         if name != "none" and not name.startswith("peft:") and name not in registry.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")
