@@ -1,13 +1,14 @@
 """Commands around start points and adapters on the Hub: init, publish-inits, push, pull, find, sync, leaderboard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from hubinit.cli.environment import connected
 from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, Samples, finite, names, whole_numbers
 from hubinit.errors import HubinitError
+from hubinit.records import AdapterKind
 
 app = typer.Typer()
 
@@ -176,7 +177,7 @@ def find(
     model: Annotated[str | None, typer.Option(help="Base model: alias or Hub id.")] = None,
     task: Annotated[str | None, typer.Option(help="Task of the training data.")] = None,
     method: Annotated[str | None, typer.Option(help="Initialisation method.")] = None,
-    kind: Annotated[AdapterKind | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
+    kind: Annotated[str | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
     hub: Hub = None,
     json_: Json = False,
 ) -> None:
@@ -189,7 +190,7 @@ def find(
     with connected(hub):
         from hubinit.commands_hub import run_find
 
-        run_find(model, task, method, kind=kind, as_json=json_)
+        run_find(model, task, method, kind=cast(AdapterKind | None, kind), as_json=json_)
 
 
 @app.command()

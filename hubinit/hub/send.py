@@ -43,7 +43,7 @@ def send(
         if there and there.kind == "initialised" and not (replace or create_pr):
             raise HubError(
                 f"{repo_id} holds another start point, and adapters trained from it need exactly that one; "
-                "choose another name, or replace it with --force."
+                "choose another name, propose it with --create-pr, or replace it with --force."
             )
         stale = published.keys() - publication.files.keys()
         if stale:

@@ -14,8 +14,9 @@ from huggingface_hub import HfApi
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
 from hubinit.hub.outbox import queue, queue_rows, sync, waiting
-from hubinit.hub.publication import of_run
+from hubinit.hub.publication import content_hash, of_run
 from hubinit.hub.pull import pull
+from hubinit.hub.send import send
 from hubinit.hub.tables import LEADERBOARD, publish, read
 from tests.hub.builders import run, run_folder
 
@@ -74,13 +75,40 @@ def test_one_that_is_refused_stops_the_queue_and_says_where_it_is(api, tmp_path)
     assert len(waiting(outbox)) == 2
 
 
-def test_a_damaged_entry_is_not_sent(api, tmp_path):
-    outbox = tmp_path / "outbox"
-    path = queue_rows(outbox, LEADERBOARD, [run()], "alice/damaged-board")
-    (path / "files" / "results.json").write_text("[]")
-    with pytest.raises(HubError, match="damaged"):
+@pytest.mark.parametrize("name", ["files/results.json", "entry.json"])
+def test_a_damaged_entry_is_not_sent_and_blocks_only_itself(api, tmp_path, name):
+    outbox, board = tmp_path / "outbox", f"alice/damaged-{name[0]}"
+    path = queue_rows(outbox, LEADERBOARD, [run()], board)
+    (path / name).write_text("[]")
+    again = queue_rows(outbox, LEADERBOARD, [run(seed=1)], f"{board}-behind")
+    assert again != path
+    with pytest.raises(
+        HubError, match=r"(damaged|cannot be read); delete it and publish again\. Everything else was sent"
+    ):
         list(sync(api, outbox))
-    assert not api.repo_exists("alice/damaged-board", repo_type="dataset")
+    assert not api.repo_exists(board, repo_type="dataset")
+    assert len(read(api, LEADERBOARD, f"{board}-behind")) == 1
+    assert waiting(outbox) == [path]
+
+
+def test_queueing_reads_nothing_of_what_waits(api, tmp_path, monkeypatch):
+    outbox = tmp_path / "outbox"
+    [start, trained] = of_run(api, run(seed=53), run_folder(tmp_path / "run"), "alice")
+    queue(outbox, start)
+    hashed = []
+    monkeypatch.setattr(box, "content_hash", lambda content: hashed.append(content) or content_hash(content))
+    queue(outbox, trained)
+    assert queue(outbox, trained) == waiting(outbox)[1]
+    assert not [content for content in hashed if isinstance(content, Path) and outbox in content.parents]
+
+
+def test_a_queued_push_replaces_another_start_only_when_it_was_told_to(api, tmp_path):
+    [start, _] = of_run(api, run(seed=54), run_folder(tmp_path / "a"), "alice")
+    [other, _] = of_run(api, run(seed=54), run_folder(tmp_path / "b", scale=2.0), "alice")
+    send(api, start)
+    queue(tmp_path / "outbox", other, replace=False)
+    with pytest.raises(HubError, match="another start point"):
+        list(sync(api, tmp_path / "outbox"))
 
 
 def test_a_commit_made_before_an_interruption_is_not_made_again_even_if_the_repo_went_on(api, tmp_path, monkeypatch):

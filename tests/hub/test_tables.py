@@ -1,13 +1,18 @@
-"""The catalogue: rows of many publishers, each once, and a card that no name can break."""
+"""Leaderboard and catalogue: rows of many publishers, each once, also of older versions; a card that no name can break."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
-from hubinit.hub.tables import CATALOGUE, CatalogueRow, publish, read
+from hubinit.hub.tables import CATALOGUE, LEADERBOARD, CatalogueRow, catalogue_row, parquet, publish, read
+from hubinit.leaderboard.ranking import rank
+from hubinit.records import Manifest
 from tests.hub.builders import run
 
 
@@ -81,3 +86,45 @@ def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monk
     assert outcome.published == ["alice/one"]
     assert outcome.failures == ["Catalogue: [Errno 28] No space left on device. The same command adds the rows later."]
     assert said[-1] == outcome.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "items"), [(CATALOGUE, [row("a/b"), row("a/a")]), (LEADERBOARD, [run(), run("none")])]
+)
+def test_equal_rows_give_equal_bytes_whoever_came_first(table, items):
+    empty = table.rows([])
+    one = table.merge(table.merge(empty, table.rows(items[:1])), table.rows(items[1:]))
+    other = table.merge(table.merge(empty, table.rows(items[1:])), table.rows(items[:1]))
+    assert parquet(table, one) == parquet(table, other)
+
+
+def test_rows_of_version_0_1_are_read_and_ranked_with_new_ones(api):
+    new = LEADERBOARD.rows([run("filet"), run("none")])
+    old = pa.Table.from_pandas(new.drop(columns=["dtype", "unadapted"]), preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(old, buffer)
+    api.create_repo("alice/old-board", repo_type="dataset", exist_ok=True)
+    api.upload_file(
+        path_or_fileobj=buffer.getvalue(), path_in_repo=LEADERBOARD.file, repo_id="alice/old-board", repo_type="dataset"
+    )
+    publish(api, LEADERBOARD, [run("pissa", value=0.7)], "alice/old-board")
+    merged = read(api, LEADERBOARD, "alice/old-board")
+    assert sorted(rank(merged)["method"]) == ["filet", "none", "pissa"]
+
+
+def test_a_table_of_something_else_is_not_overwritten(api):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": ["mine"]}), buffer)
+    api.create_repo("alice/texts", repo_type="dataset", exist_ok=True)
+    for table, item in ((LEADERBOARD, run()), (CATALOGUE, row("alice/one"))):
+        api.upload_file(
+            path_or_fileobj=buffer.getvalue(), path_in_repo=table.file, repo_id="alice/texts", repo_type="dataset"
+        )
+        with pytest.raises(HubError, match=f"is not a {table.name} of this version"):
+            publish(api, table, [item], "alice/texts")
+
+
+def test_the_catalogue_states_the_calibration_examples_there_were():
+    result = run().model_copy(update={"calibration_examples": 12})
+    made = catalogue_row(Manifest(kind="initialised", result=result, files={}), "alice/x", "keep")
+    assert (made.calibration_samples, result.spec.calibration.samples) == (12, 16)
