@@ -16,6 +16,8 @@ from hubinit.specs import ModelKind, ModelSpec
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # files of a base model that loading needs
 
+UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError)  # a `config.json` that says nothing
+
 
 @cache
 def registry() -> dict[str, ModelSpec]:
@@ -63,7 +65,7 @@ def repo_kind(repo_id: str, revision: str) -> ModelKind | None:
     try:
         path = HfApi().hf_hub_download(repo_id, "config.json", revision=revision)
         return kind_of(json.loads(Path(path).read_bytes())["model_type"])
-    except (*HUB_ERRORS, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
 
 
