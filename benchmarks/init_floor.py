@@ -101,12 +101,13 @@ def floors(shape: Shape, length: int, batch_tokens: int, passes: int) -> dict[st
     released = passes * one + every_input + gradient
     output_moments = sum(2.0 * m * m for m, _, _ in shape.layers)
     union = one + input_moments(shape) + gradient + min(output_moments, filet(shape, batch_tokens, budget=True))
+    headless = forward(shape, length) - 2.0 * shape.hidden * shape.vocabulary + input_moments(shape)
     return {
         "FILet ÷ bare pass": (one + filet(shape, batch_tokens, budget=False)) / one,
         "FILet with a budget ÷ bare pass": (one + filet(shape, batch_tokens, budget=True)) / one,
         "six methods in one pass ÷ bare pass": union / one,
         "LoRA-DA as released ÷ our one pass": released / lora_da,
-        "forward pass and covariances (EVA, CorDA) ÷ bare pass": (forward(shape, length) + input_moments(shape)) / one,
+        "forward pass without head, covariances (EVA, CorDA) ÷ bare pass": headless / one,
     }
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,7 +76,7 @@ def initialize(
     alpha = float(2 * rank if alpha is None else alpha)
     layers = target_layers(model, target_modules)
     unused = left_out(model) if target_modules == "all-linear" else {}
-    _check_rank(rank, alpha, layers)
+    check_rank(rank, alpha, layers)
     scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
     heads = list(modules_to_save) if modules_to_save is not None else classification_heads(model)
     report: dict[str, Any] = {
@@ -178,15 +178,19 @@ def _check_base(model: nn.Module) -> None:
         raise InitialisationError("this base holds a residual, not the original weights: load it again.")
 
 
-def _check_rank(rank: int, alpha: float, layers: dict[str, nn.Module]) -> None:
+def check_rank(rank: int, alpha: float, layers: Mapping[str, nn.Module]) -> None:
+    """Checks a rank and alpha against the layers they are for.
+
+    Raises:
+        InitialisationError: alpha is not positive, or the rank lies outside 1…min(m, n) of a layer.
+    """
     if rank < 1 or not alpha > 0:
         raise InitialisationError(f"rank must be at least 1 and alpha positive (got rank {rank}, alpha {alpha:g}).")
-    for name, layer in layers.items():
-        m, n = shape_of(layer)
-        if rank > min(m, n):
-            raise InitialisationError(
-                f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
-            )
+    name, (m, n) = min(((name, shape_of(layer)) for name, layer in layers.items()), key=lambda found: min(found[1]))
+    if rank > min(m, n):
+        raise InitialisationError(
+            f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
+        )
 
 
 def _check_merge(layers: dict[str, Any]) -> None:

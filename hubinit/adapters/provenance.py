@@ -13,6 +13,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from hubinit import methods
 from hubinit.adapters.base import base_of
+from hubinit.models.kinds import start_of
 from hubinit.records import MANIFEST, Manifest, Provenance, RunResult
 from hubinit.specs import MethodSpec, ModelSpec, RunSpec
 
@@ -49,7 +50,7 @@ def write_manifest(model: PeftModel, directory: Path, files: Mapping[str, str], 
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
-    Manifest(kind="trained", result=result, files=dict(files)).write(directory)
+    Manifest(kind="trained", result=result, start=start_of(spec).key, files=dict(files)).write(directory)
 
 
 def _spec(model: PeftModel, config: Mapping[str, Any], rank: int) -> RunSpec:

@@ -61,10 +61,10 @@ def bench(
     Example: `hubinit bench --models llama3-8b --methods all --dry-run`
     """
     wanted: dict[str, Any] = {
-        "models": names(models),
-        "methods": names(methods),
-        "tasks": None if tasks is None else names(tasks),
-        "eval_tasks": None if eval_tasks is None else names(eval_tasks),
+        "models": names(models, "--models"),
+        "methods": names(methods, "--methods"),
+        "tasks": None if tasks is None else names(tasks, "--tasks"),
+        "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
     }
@@ -146,7 +146,7 @@ def evaluate(
 
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
-    groups = names(tasks)
+    groups = names(tasks, "--tasks")
     with connected(hub):
         from hubinit.cli.running import run_eval
 

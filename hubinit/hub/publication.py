@@ -16,6 +16,7 @@ from hubinit.hub.cards import adapter_card, public_name
 from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
 from hubinit.hub.manifest import CARD, check_text, list_files
 from hubinit.methods import METHODS
+from hubinit.models.kinds import start_of
 from hubinit.paths import sha256_of
 from hubinit.records import MANIFEST, AdapterKind, Manifest, RunResult
 from hubinit.remote import HUB_ERRORS
@@ -136,9 +137,8 @@ def of_adapter(
     files: dict[str, bytes | Path] = {}
     for name, path in paths.items():
         files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
-    manifest = Manifest(
-        kind=kind, result=result, files={name: content_hash(content) for name, content in files.items()}
-    )
+    hashes = {name: content_hash(content) for name, content in files.items()}
+    manifest = Manifest(kind=kind, result=result, start=start_of(spec).key, files=hashes)
     card = card_of(manifest, repo_id, folder, counterpart=counterpart, licence=licence, tasks=tasks)
     for name, text in ((CARD, card), (MANIFEST, manifest.json_text())):
         check_text(text, name)
@@ -182,7 +182,7 @@ def describe(result: RunResult, folder: Path, kind: AdapterKind) -> Manifest:
         HubError: a file in the folder must not be published.
     """
     files = {name: sha256_of(path) for name, path in _adapter_files(folder).items()}
-    manifest = Manifest(kind=kind, result=result, files=files)
+    manifest = Manifest(kind=kind, result=result, start=start_of(result.spec).key, files=files)
     manifest.write(folder)
     return manifest
 
@@ -190,16 +190,15 @@ def describe(result: RunResult, folder: Path, kind: AdapterKind) -> Manifest:
 def repo_name(spec: RunSpec, kind: AdapterKind, namespace: str, suite: str | None = None) -> str:
     """`<namespace>/<model>-<method>[-init]-r<rank>-<data>-<key>`: stable, valid on the Hub, at most 96 characters.
 
-    The key of a start point leaves out how the run trains from there, so that all learning rates share it. The name of a
-    user's own data file is left out.
+    A start point is named by what it depends on (`start_of`), so that all learning rates, and `hubinit init`, share it. The
+    name of a user's own data file is left out.
     """
+    spec = start_of(spec) if kind == "initialised" else spec
     known = _on_a_hub(TASKS)
     tasks = [public_name(name, known) for name in spec.data.tasks] if spec.data else []
-    data = suite or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
-    start = spec.model_copy(update={"recipe": None, "learning_rate": 0.0})
-    key = (start if kind == "initialised" else spec).key
+    data = (suite if tasks else "") or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
     tail = [spec.method.name, *(["init"] if kind == "initialised" else []), f"r{spec.rank}", data]
-    end = f"-{key[:8]}"
+    end = f"-{spec.key[:8]}"
     room = NAME_LENGTH - len(namespace) - 1 - len(end)
     name = "-".join(_slug(part) for part in [spec.model.id.split("/")[-1].lower(), *tail] if _slug(part))
     return f"{namespace}/{name[:room].rstrip('-.')}{end}"

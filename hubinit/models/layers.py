@@ -115,7 +115,7 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
         Module name → layer; never empty.
 
     Raises:
-        InitialisationError: nothing matches; the message names the nearest layers.
+        InitialisationError: nothing matches, or one of several names; the message has the nearest layers.
     """
     layers = linear_layers(model)
     if target_modules == "all-linear":
@@ -128,12 +128,14 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
     elif isinstance(target_modules, str):
         found = {name: module for name, module in layers.items() if re.fullmatch(target_modules, name)}
     else:
-        wanted = tuple(target_modules)
-        found = {
-            name: module
-            for name, module in layers.items()
-            if any(name == suffix or name.endswith("." + suffix) for suffix in wanted)
+        matches = {
+            suffix: [name for name in layers if name == suffix or name.endswith("." + suffix)]
+            for suffix in target_modules
         }
+        if missing := [suffix for suffix, names in matches.items() if not names]:
+            raise InitialisationError(_no_match(missing, list(layers)))
+        wanted = {name for names in matches.values() for name in names}
+        found = {name: module for name, module in layers.items() if name in wanted}
     if not found:
         raise InitialisationError(_no_match(target_modules, list(layers)))
     return found

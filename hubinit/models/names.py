@@ -16,7 +16,8 @@ from hubinit.specs import ModelKind, ModelSpec
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # files of a base model that loading needs
 
-UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError)  # a `config.json` that says nothing
+# A `config.json` that says nothing raises one of these.
+UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError)
 
 
 @cache

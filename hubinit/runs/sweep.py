@@ -123,8 +123,12 @@ def command_line() -> str:
     """The command that is running, to be stored and published: without secrets, and without this machine's folders."""
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program]
-    arguments += [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    arguments += ["=".join(map(_without_folder, argument.split("="))) for argument in sys.argv[1:]]  # also --out=FOLDER
     return re.sub(r"://[^/@\s]+@", "://", redact(shlex.join(arguments)))
+
+
+def _without_folder(text: str) -> str:
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _gave_up(spec: RunSpec) -> Died:

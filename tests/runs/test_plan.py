@@ -12,6 +12,7 @@ from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
 from hubinit.runs.estimate import from_history
 from hubinit.runs.plan import MOST_RUNS, Request, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
+from hubinit.runs.sweep import command_line
 from hubinit.specs import EvalSpec
 
 PROVENANCE = Provenance(versions={}, hardware={}, command="", created="2026-01-01")
@@ -242,3 +243,19 @@ def test_every_protocol_that_hubinit_ships_reads(name):
     protocol = read_protocol(name)
     assert protocol.description
     assert protocol.source
+
+
+def test_stored_commands_name_no_folder_of_this_machine(monkeypatch):
+    arguments = [
+        "init",
+        "/home/x/model",
+        "--out",
+        "/home/x/runs",
+        "--out=/home/x/runs",
+        "--data=own.jsonl",
+        "--set",
+        "a=b",
+    ]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/hubinit", *arguments, "--hub=https://ann:secret@hub.test"])
+    kept = "hubinit init model --out runs --out=runs --data=own.jsonl --set a=b --hub=https://hub.test"
+    assert command_line() == kept

@@ -145,7 +145,7 @@ def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> st
 
     Args:
         repo_id: where it will be.
-        rows: of `hubinit.hub.catalogue`.
+        rows: of `hubinit.hub.tables.CATALOGUE`.
         path: the parquet file in the repo.
     """
     data = DatasetCardData(
