@@ -364,7 +364,8 @@ def test_a_matrix_is_published_once_with_its_catalogue(home):
     assert HfApi().dataset_info("alice/hubinit-catalogue").sha == catalogue
     from hubinit.hub.tables import CATALOGUE, read
 
-    rows = list(read(HfApi(), CATALOGUE, "alice/hubinit-catalogue").astype(object).itertuples())
+    found = read(HfApi(), CATALOGUE, "alice/hubinit-catalogue").astype(object)
+    rows = list(found.where(found.notna(), None).itertuples())
     assert {row.repo for row in rows} == set(outcome["published"])
     assert {(row.method, row.rank, row.task) for row in rows} == {
         *((m, r, "arc-easy") for m in ("filet", "lora-da") for r in (2, 4)),
@@ -450,6 +451,19 @@ def test_catalogue_rows_wait_offline_too(tmp_path):
     assert read(HfApi(), CATALOGUE, "alice/waiting-catalogue").equals(expected)
 
 
+def test_push_replaces_another_start_when_forced(tmp_path):
+    from hubinit.errors import HubError
+    from hubinit.hub.publication import describe
+    from tests.hub.builders import run, run_folder
+
+    for number in (1, 2):
+        describe(run(seed=number), run_folder(tmp_path / str(number), scale=number) / "init", "initialised")
+    here("push", tmp_path / "1" / "init", "alice/forced")
+    with pytest.raises(HubError, match="replace it with --force"):
+        here("push", tmp_path / "2" / "init", "alice/forced")
+    assert json.loads(here("push", tmp_path / "2" / "init", "alice/forced", "--force", "--json"))["changed"]
+
+
 def test_the_leaderboard_of_a_folder(tmp_path):
     from hubinit.records import ResultStore
     from tests.hub.builders import run
@@ -457,8 +471,11 @@ def test_the_leaderboard_of_a_folder(tmp_path):
     store = ResultStore(tmp_path)
     for method, value in (("filet", 0.5), ("lora", 0.4)):
         store.write(run(method, value=value))
-    printed = here("leaderboard", "--out", tmp_path)
-    assert printed.index("│ filet") < printed.index("│ lora")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "result.json").write_text("{")
+    done = hubinit("leaderboard", "--out", tmp_path)
+    assert done.stdout.index("│ filet") < done.stdout.index("│ lora")
+    assert "Left out: " in done.stderr and "broken" in done.stderr
     summary = json.loads(here("leaderboard", "--out", tmp_path, "--push-to", "alice/own-board", "--json"))
     assert [row["method"] for row in summary["ranking"]] == ["filet", "lora"]
     assert HfApi().dataset_info("alice/own-board").private
