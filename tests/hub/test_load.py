@@ -79,8 +79,8 @@ def test_an_exported_adapter_is_pushed_pulled_and_loaded(published, hub, tmp_pat
     assert (spec.model.id, spec.model.revision) == ("alice/tiny-llama", revision)
     torch.testing.assert_close(logits(load("alice/tiny-llama", "alice/exported")), trained, atol=1e-4, rtol=1e-4)
     card = (tmp_path / "pulled" / "README.md").read_text()
-    assert "fine-tuned from the `pissa` initialisation" in card
-    assert "Not evaluated yet." in card
+    assert "fine-tuned elsewhere from a `pissa` initialisation and made one plain LoRA by `hubinit.export`" in card
+    assert "it has not been scored" in card
     hubinit.export(model, tmp_path / "mine")
     push(api, tmp_path / "mine", "alice/exported-twice")
 

@@ -55,7 +55,8 @@ def adapter_card(
     result, spec = manifest.result, manifest.result.spec
     trained, tasks = manifest.kind == "trained", tasks or {}
     named = {name: public_name(name, tasks) for name in (spec.data.tasks if spec.data else ())}
-    train_tasks = [name for name in named.values() if name != OWN_DATA]
+    elsewhere = trained and spec.recipe is None  # on what, nobody has said
+    train_tasks = [name for name in named.values() if name != OWN_DATA and not elsewhere]
     command = result.provenance.command
     for name in (name for name, shown in named.items() if shown == OWN_DATA):
         command = command.replace(name, OWN_DATA)
@@ -78,7 +79,6 @@ def adapter_card(
         repo_id=repo_id,
         spec=spec,
         result=result,
-        start=not trained,
         data_names=list(named.values()),
         calibration_examples=("" if result.calibration_examples else "up to ") + str(result.calibrated_on),
         command=command,
@@ -117,6 +117,10 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         if manifest.anchored:
             lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
         lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
+        if manifest.anchored:
+            lines.append(
+                "# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all."
+            )
     return "\n".join(lines)
 
 
