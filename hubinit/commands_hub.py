@@ -6,24 +6,27 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, is_offline_mode
 
-from hubinit.cli.console import console, say
+from hubinit.cli.console import console, say, warn
 from hubinit.errors import HubinitError
+from hubinit.records import AdapterKind
+from hubinit.text import one_line
 
 
-def run_push(directory: Path, repo_id: str, *, create_pr: bool, public: bool, as_json: bool) -> None:
+def run_push(
+    directory: Path, repo_id: str, *, create_pr: bool, public: bool, force: bool = False, as_json: bool
+) -> None:
     """Publishes (or queues) an adapter folder."""
-    from hubinit.hub.delivery import arrived, deliver
-    from hubinit.hub.push import of_folder, push
-    from hubinit.tasks import TASKS
+    from hubinit.hub.outbox import Delivered, deliver
+    from hubinit.hub.send import of_folder, push
 
     api = HfApi()
-    datasets = {name: task.dataset for name, task in TASKS.items()}
     if is_offline_mode():
         if create_pr:
             raise HubinitError("A pull request cannot be queued; use --create-pr where the Hub can be reached.")
-        done = deliver(api, of_folder(api, directory, repo_id, datasets), private=not public)
+        done = deliver(api, of_folder(api, directory, repo_id), private=not public, replace=force)
     else:
-        done = arrived(api, push(api, directory, repo_id, create_pr=create_pr, public=public, datasets=datasets))
+        commit = push(api, directory, repo_id, create_pr=create_pr, public=public, force=force)
+        done = Delivered.to_hub(api, repo_id, "model", commit)
     if as_json:
         print(json.dumps(asdict(done), indent=1, default=str))
     else:
@@ -54,7 +57,9 @@ def run_pull(repo_id: str, *, out: Path | None, revision: str | None, as_json: b
     say(f"\nLoad it with transformers and peft:\n\n{snippet}")
 
 
-def run_find(model: str | None, task: str | None, method: str | None, *, kind: str | None, as_json: bool) -> int:
+def run_find(
+    model: str | None, task: str | None, method: str | None, *, kind: AdapterKind | None, as_json: bool
+) -> int:
     """Prints the adapters on the Hub that fit.
 
     Args:
@@ -71,7 +76,6 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
         HubinitError: an unknown method or model, or the Hub cannot be asked.
     """
     from hubinit import methods
-    from hubinit.hub.cards import one_line
     from hubinit.hub.find import find
     from hubinit.models.names import resolve
     from hubinit.tasks import SUITES
@@ -103,15 +107,14 @@ def run_find(model: str | None, task: str | None, method: str | None, *, kind: s
 
 def run_sync(*, as_json: bool) -> None:
     """Sends what waits in the outbox."""
-    from hubinit.hub.delivery import arrived, outbox_folder
-    from hubinit.hub.outbox import sync
+    from hubinit.hub.outbox import outbox_folder, sync
 
     if is_offline_mode():
         raise HubinitError("sync needs the Hub; run it without --hub offline and HF_HUB_OFFLINE.")
     api = HfApi()
     sent = []
-    for repo in sync(api, outbox_folder()):
-        sent.append(arrived(api, repo))
+    for done in sync(api, outbox_folder()):
+        sent.append(done)
         if not as_json:
             say(sent[-1])
     if as_json:
@@ -122,27 +125,30 @@ def run_sync(*, as_json: bool) -> None:
 
 def run_leaderboard(out: Path, *, push_to: str | None, public: bool, as_json: bool) -> None:
     """Prints the ranking of a folder of results, and publishes their rows when asked to."""
-    from hubinit.hub.delivery import deliver_leaderboard
+    from hubinit.hub.outbox import deliver_rows
+    from hubinit.hub.tables import LEADERBOARD
+    from hubinit.leaderboard.ranking import rank
+    from hubinit.leaderboard.render import Terminal
+    from hubinit.leaderboard.table import failures, table
     from hubinit.records import ResultStore
-    from leaderboard import aggregate, render
 
-    results = list(ResultStore(out).results())
+    results = list(ResultStore(out).results(on_problem=lambda problem: warn(f"Left out: {problem}")))
     if not results:
         raise HubinitError(f"{out.resolve()} holds no results; give the folder that `hubinit bench --out` wrote.")
-    runs = aggregate.table(results)
-    ranking = aggregate.rank(runs)
+    runs = table(results)
+    ranking = rank(runs)
     done = None
     if push_to is not None:
         repo_id = push_to if "/" in push_to else f"{push_to}/hubinit-leaderboard"
-        done = deliver_leaderboard(HfApi(), results, repo_id, private=not public)
+        done = deliver_rows(HfApi(), LEADERBOARD, results, repo_id, private=not public)
     if as_json:
         summary = {
             "ranking": json.loads(ranking.to_json(orient="records")),
-            "failures": json.loads(aggregate.failures(runs).to_json(orient="records")),
+            "failures": json.loads(failures(runs).to_json(orient="records")),
             "published": asdict(done) if done else None,
         }
         print(json.dumps(summary, indent=1, default=str))
         return
-    console.print(render.terminal(ranking, aggregate.failures(runs)))
+    console.print(Terminal(ranking, failures(runs)))
     if done:
         say(done)

@@ -16,14 +16,14 @@ from hubinit.cli.console import console, errors, folding, say, warn
 from hubinit.data.encode import encode
 from hubinit.hub.access import check_write
 from hubinit.hub.cards import loading_snippet
-from hubinit.hub.delivery import Delivered
-from hubinit.hub.manifest import Manifest
+from hubinit.hub.outbox import Delivered
 from hubinit.hub.publication import num_labels, repo_name
 from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
 from hubinit.inits.matrix import CATALOGUE, MatrixRequest, Publishing, plan_matrix, publish_matrix
 from hubinit.inits.plan import PlannedStart, StartRequest, plan_start
 from hubinit.inits.publish import check_base, publish_start, repo_of
 from hubinit.models.kinds import KINDS
+from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hubinit.adapters.anchor import ADAPTER, add_anchor
 from hubinit.adapters.base import detach, remember_trainable
 from hubinit.adapters.configs import base_revision, lora_config, task_type
-from hubinit.errors import InitialisationError
+from hubinit.errors import InitialisationError, first_line
 from hubinit.methods.spec import Method, MethodOptions
 from hubinit.models.layers import is_conv1d, is_quantised
 
@@ -61,8 +61,8 @@ def attach_config(
         return keep_base(model, layers if rewrites_base(config) else {}, rank, attach, dropped)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         detach(model)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}") from error
+        reason = first_line(error)
+        raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}.") from error
 
 
 def rewrites_base(config: Any) -> bool:

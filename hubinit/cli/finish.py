@@ -37,13 +37,13 @@ def finish(
     with connected(hub):
         from huggingface_hub import HfApi
 
-        from hubinit.hub.delivery import deliver
         from hubinit.hub.finish import finish
-        from hubinit.hub.push import of_folder
+        from hubinit.hub.outbox import deliver
+        from hubinit.hub.send import of_folder
 
         api = HfApi()
         saved = finish(adapter, init, out, api=api)
-        done = deliver(api, of_folder(api, out, push), private=not public) if push else None
+        done = deliver(api, of_folder(api, out, push), private=not public, replace=False) if push else None
     if json_:
         print(json.dumps({**asdict(saved), "published": asdict(done) if done else None}, indent=1, default=str))
         return

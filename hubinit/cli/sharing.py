@@ -1,7 +1,7 @@
 """Commands around start points and adapters on the Hub: init, publish-inits, push, pull, find, sync, leaderboard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from hubinit.cli.options import (
     whole_numbers,
 )
 from hubinit.errors import HubinitError
+from hubinit.records import AdapterKind
 
 app = typer.Typer()
 
@@ -158,6 +159,9 @@ def push(
     create_pr: Annotated[
         bool, typer.Option("--create-pr", help="Propose it as a pull request, for repositories you may not write to.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another start point that the repository holds.")
+    ] = False,
     public: Public = False,
     hub: Hub = None,
     json_: Json = False,
@@ -169,7 +173,7 @@ def push(
     with connected(hub):
         from hubinit.commands_hub import run_push
 
-        run_push(directory, repo, create_pr=create_pr, public=public, as_json=json_)
+        run_push(directory, repo, create_pr=create_pr, public=public, force=force, as_json=json_)
 
 
 @app.command()
@@ -210,7 +214,7 @@ def find(
     with connected(hub):
         from hubinit.commands_hub import run_find
 
-        run_find(model, task, method, kind=kind, as_json=json_)
+        run_find(model, task, method, kind=cast(AdapterKind | None, kind), as_json=json_)
 
 
 @app.command()

@@ -124,6 +124,7 @@ def train_adapter(
     return model, {
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "calibration_examples": calibration.examples if calibration is not None else None,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,
