@@ -188,8 +188,7 @@ def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     from hubinit.models.dtype import choose_dtype
     from hubinit.specs import ModelSpec
 
-    chosen = choose_dtype(ModelSpec(id="shape", dtype=name), device)  # type: ignore[arg-type]
-    dtype: torch.dtype = getattr(torch, chosen)
+    dtype: torch.dtype = getattr(torch, choose_dtype(ModelSpec(id="shape", dtype=name), device))  # type: ignore[arg-type]
     return dtype
 
 

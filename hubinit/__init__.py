@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from hubinit.lazy import importer
 
 if TYPE_CHECKING:
-    from hubinit.adapters import detach, export, initialize, load_initialized, save_initialized
-    from hubinit.calibration import Calibration, calibrate
+    from hubinit.adapters import calibrate, detach, export, initialize, load_initialized, save_initialized
+    from hubinit.calibration import Calibration
     from hubinit.hub.finish import finish
     from hubinit.hub.pull import load
     from hubinit.methods import METHODS
@@ -30,7 +30,7 @@ __getattr__ = importer(
     {
         "METHODS": "hubinit.methods",
         "Calibration": "hubinit.calibration",
-        "calibrate": "hubinit.calibration",
+        "calibrate": "hubinit.adapters",
         "detach": "hubinit.adapters",
         "export": "hubinit.adapters",
         "finish": "hubinit.hub.finish",

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from rich.progress import Progress
 from rich.text import Text
 
-from hubinit.calibration.shared import need_of
+from hubinit.adapters.calibrating import need_of
 from hubinit.cli.console import console, errors, folding, say, warn
 from hubinit.data.encode import encode
 from hubinit.hub.access import check_write

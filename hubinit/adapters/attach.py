@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,12 +16,11 @@ from hubinit.adapters.freezing import freeze, frozen_factors
 from hubinit.adapters.passthrough import attach_config
 from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
 from hubinit.adapters.solving import solve
+from hubinit.calibration.engine import calibrate
+from hubinit.calibration.result import Calibration
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods.spec import Method, MethodOptions
 from hubinit.models.layers import is_quantised, left_out, shape_of, target_layers
-
-if TYPE_CHECKING:
-    from hubinit.calibration import Calibration
 
 
 def initialize(
@@ -30,7 +29,7 @@ def initialize(
     *,
     rank: int,
     alpha: float | None = None,
-    calibration: "Calibration | None" = None,
+    calibration: Calibration | None = None,
     batches: Iterable[dict[str, Tensor]] | None = None,
     target_modules: str | Sequence[str] = "all-linear",
     modules_to_save: Sequence[str] | None = None,
@@ -218,11 +217,11 @@ def _calibration(
     model: nn.Module,
     method: Method,
     parsed: MethodOptions,
-    calibration: "Calibration | None",
+    calibration: Calibration | None,
     batches: Iterable[dict[str, Tensor]] | None,
     target_modules: str | Sequence[str],
     seed: int,
-) -> "Calibration | None":
+) -> Calibration | None:
     """The calibration to use: None for weight-only methods, the given one after its check, or one from `batches`."""
     statistics = method.statistics(parsed)
     if not statistics:
@@ -233,8 +232,6 @@ def _calibration(
                 f"{method.name} is data-aware: give calibration=hubinit.calibrate(model, batches, methods=[{method.name!r}]) "
                 "or batches=…"
             )
-        from hubinit.calibration import calibrate
-
         return calibrate(model, batches, statistics=statistics, target_modules=target_modules, seed=seed)
     calibration.check(model, statistics)
     return calibration

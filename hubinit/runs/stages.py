@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
+from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
-from hubinit.calibration.shared import need_of, shared_calibration
+from hubinit.calibration.shared import calibrate_shared
 from hubinit.data.encode import Example, ImageExample, TokenExample, batches
 from hubinit.errors import HubinitError, first_line
 from hubinit.models.base import Loaded
@@ -142,7 +143,7 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
     needs = [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None]
     pool, _ = tasks.training_examples(spec.data, spec.calibration.seed)
     with watch.stage("calibrate"):
-        calibration = shared_calibration(
+        calibration = calibrate_shared(
             loaded,
             pool,
             spec.calibration,
@@ -152,7 +153,8 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
             on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
             on_plan=print,  # into the run's log
         )
-    watch.charge("calibrate", calibration.seconds)
+    needed = need_of(spec.method, spec.calibration).statistics
+    watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
     return calibration
 
 
