@@ -42,14 +42,25 @@ REHEARSAL = "**A rehearsal with tiny sizes on a CPU: nothing here is a measureme
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage. `status`: ok, failed, stopped (out of time), or not run."""
+    """What became of a stage.
+
+    Attributes:
+        name: the stage's.
+        status: ok, failed, stopped (out of time), or not run.
+        note: why not, or the last line that it printed.
+        seconds: that it took.
+        share: seconds that it was given.
+        command: that was run, without this machine's folders.
+        output: all that it printed, of a stage whose output is its result.
+    """
 
     name: str
     status: str
-    reason: str = ""
+    note: str = ""
     seconds: float = 0.0
-    share: float = 0.0  # seconds it was given
+    share: float = 0.0
     command: str = ""
+    output: str = ""
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,7 +70,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--carry", default="", help="folder of carried wheels, model and data; default: none, with network"
     )
-    parser.add_argument("--out", default="", help="default: benchmarks/results, for a rehearsal a new temporary folder")
+    parser.add_argument(
+        "--out", default="", help="default: benchmarks/results (study/ of it); for a rehearsal a new folder"
+    )
     parser.add_argument(
         "--work", default="", help="packages, Hub, caches and adapters; default: in the temporary folder"
     )
@@ -76,8 +89,9 @@ def main() -> int:
     end = time.monotonic() + options.minutes * 60
     uid = os.getuid() if hasattr(os, "getuid") else 0
     work = Path(options.work or Path(tempfile.gettempdir()) / f"hubinit-gpu-{uid}").resolve()
-    default = tempfile.mkdtemp(prefix="hubinit-rehearsal-") if options.rehearse and not options.out else RESULTS
-    out = Path(options.out or default).resolve()
+    if options.rehearse and not options.out:  # never among what is recorded
+        options.out = tempfile.mkdtemp(prefix="hubinit-rehearsal-")
+    out = Path(options.out or (RESULTS / "study" if options.what == "study" else RESULTS)).resolve()
     out.mkdir(parents=True, exist_ok=True)
     try:
         place = prepare(Path(options.carry).resolve() if options.carry else None, work)
@@ -145,7 +159,7 @@ def run_stage(
         say(f"{stage.name}: not run: {reason}")
         return Outcome(stage.name, "not run", reason, share=round(seconds, 1))
     # A stage that can end by itself is told to, a little early, so that its record is written.
-    own = int(max(0.9 * seconds, seconds - 15))
+    own = int(max(0.8 * seconds, seconds - 25))  # its imports come before its clock starts
     command = [word.format(**values, seconds=own) for word in stage.command.split()]
     shown = shlex.join(["python" if part == sys.executable else part for part in command]).replace(str(out), "OUT")
     log = out / "gpu-logs" / f"{stage.name}.log"
@@ -163,15 +177,15 @@ def run_stage(
         finally:
             end_group(process)
     took = round(time.monotonic() - start, 1)
-    tail = last_line(log.read_text(errors="replace"))
+    output_text = log.read_text(errors="replace").replace(str(out), "OUT")
+    status, note = "ok", last_line(output_text)
     if code is None:
-        status, reason = "stopped", f"its {seconds:.0f} s were over; the log's last line: {tail}"
+        status, note = "stopped", f"its {seconds:.0f} s were over; its last line: {note}"
     elif code:
-        status, reason = "failed", f"exit code {code}; the log's last line: {tail}"
-    else:
-        status, reason = "ok", ""
-    say(f"{stage.name}: {status} after {took:.0f} s {reason}".rstrip())
-    return Outcome(stage.name, status, reason[:500], took, round(seconds, 1), shown)
+        status, note = "failed", f"exit code {code}; its last line: {note}"
+    say(f"{stage.name}: {status} after {took:.0f} s: {note}")
+    printed = output_text if stage.prints else ""
+    return Outcome(stage.name, status, note[:500], took, round(seconds, 1), shown, printed)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
@@ -240,13 +254,14 @@ def summary(record: dict[str, Any]) -> str:
         + f"; commit {(record['git_sha'] or 'unknown')[:10]}{' with changes' if record['git_dirty'] else ''}; "
         f"written {record['written']}, time limit {record['minutes']:g} minutes.",
         "",
-        "| stage | status | seconds | of | why not |",
+        "| stage | status | seconds | of | why not, or its last line |",
         "|---|---|--:|--:|---|",
     ]
     for stage in record["stages"]:
         cells = [stage["name"], stage["status"], f"{stage['seconds']:.0f}", f"{stage['share']:.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {stage['reason'].replace('|', '/')} |")
+        lines.append(f"| {' | '.join(cells)} | {stage['note'].replace('|', '/')} |")
     lines += [f"\n{note}." for note in record["notes"]]
+    lines += [f"\n```\n{stage['output'].strip()}\n```" for stage in record["stages"] if stage["output"]]
     return "\n".join([*lines, "", "Files: " + ", ".join(f"`{name}`" for name in record["files"]), ""])
 
 

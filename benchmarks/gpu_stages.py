@@ -1,6 +1,6 @@
 """The stages of `gpu.py`: what each runs, what it needs, and its part of the time. Data, no code.
 
-In a command, {seconds} is nine tenths of the stage's time; a stage that takes it ends by itself and writes what it has.
+In a command, {seconds} is most of the stage's time; a stage that takes it ends by itself and writes what it has.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported by hubinit wherever it computes; a test compares these with what the files really import.
-CORE = "accelerate numpy peft pydantic safetensors scipy tenacity threadpoolctl torch transformers yaml "
+CORE = (
+    "accelerate huggingface_hub numpy peft pydantic safetensors scipy tenacity threadpoolctl torch transformers yaml "
+)
 # Language tasks, for training as for scoring, and what lm-eval itself imports.
 TASKS = CORE + "datasets dill filelock lm_eval multiprocess pandas pyarrow requests sacrebleu xxhash "
 FROM_HUB = ("smollm2-135m", "arc")
@@ -26,6 +28,7 @@ class Stage:
         seeds: what must be on the embedded Hub.
         files: of the checkout, that must be there.
         least: seconds below which it is not worth starting.
+        prints: whether what it prints is its result.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Stage:
     seeds: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     least: float = 10.0
+    prints: bool = False
 
 
 def script(name: str, sizes: str = "") -> str:
@@ -47,7 +51,7 @@ def gpu_tests() -> Stage:
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
     marked = [path.relative_to(ROOT).as_posix() for path in tests if "mark.gpu" in path.read_text(encoding="utf-8")]
     command = "{python} -m pytest -m gpu -p no:cacheprovider --junitxml {out}/gpu-tests.xml " + " ".join(marked)
-    return Stage("tests", 60, command, CORE + "pytest pytest_timeout")
+    return Stage("tests", 60, command, CORE + "hypothesis pytest pytest_timeout")
 
 
 def init_time(shape: str, weight: float, sizes: str) -> Stage:
@@ -65,15 +69,15 @@ def train_step(weight: float) -> Stage:
     return Stage("train-step", weight, script("train_step.py"), files=("benchmarks/train_step.py",))
 
 
-def study(sizes: str = "") -> Stage:
+def study(weight: float, sizes: str = "") -> Stage:
     """Methods × learning rates × seeds on SmolLM2-135M, as many runs as fit."""
     command = (
         "{python} benchmarks/gpu_study.py --out {out} --work {work}/study --workers {workers} --seconds {seconds} "
     )
-    return Stage("study", 500, command + sizes, TASKS, FROM_HUB, least=30)
+    return Stage("study", weight, command + sizes, TASKS, FROM_HUB, least=30)
 
 
-RANKING = Stage("ranking", 25, "{python} -m hubinit.cli leaderboard --out {out}", "pandas rich typer")
+RANKING = Stage("ranking", 30, "{python} -m hubinit.cli leaderboard --out {out}", "pandas rich typer", prints=True)
 # The shortest first: a command that is cut off has lost the least.
 STAGES: dict[str, tuple[Stage, ...]] = {
     "bench": (
@@ -84,7 +88,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         init_time("llama3.2-3b", 100, "--tokens 32768 --batch-size 16 --compare-tokens 8192 --limit 10"),
         init_time("llama3-8b", 140, "--tokens 16384 --batch-size 8 --rounds 2 --limit 15"),
     ),
-    "study": (study(), RANKING),
+    "study": (study(500), RANKING),
 }
 TINY = "--tokens 256 --compare-tokens 128 --length 64 --batch-size 2 --rank 4 --rounds 1"
 REHEARSED: dict[str, tuple[Stage, ...]] = {
@@ -94,5 +98,5 @@ REHEARSED: dict[str, tuple[Stage, ...]] = {
         train_step(60),
         init_time("tiny", 60, TINY),
     ),
-    "study": (study("--rehearse"), RANKING),
+    "study": (study(100, "--rehearse"), RANKING),
 }

@@ -208,17 +208,17 @@ def write_record(
     options: argparse.Namespace, planned: Sequence[PlannedRun], done: Sequence[RunResult], before: int
 ) -> None:
     """How far the study came; the scores are in the results themselves."""
+    now = Counter(result.status for result in done)
     record = {
         "planned": len(planned),
         "finished_before": before,
-        "done_now": dict(Counter(result.status for result in done)),
+        "now": now,
         "workers": options.workers,
         "seconds": options.seconds,
-        "rehearsal": options.rehearse,
     }
-    text = json.dumps(record, indent=1)
-    (options.out / "gpu-study-progress.json").write_text(text + "\n")
-    print(text)
+    (options.out / "gpu-study-progress.json").write_text(json.dumps(record, indent=1) + "\n")
+    counts = ", ".join(f"{count} {status}" for status, count in now.items()) or "none"
+    print(f"{len(planned)} runs planned, {before} finished before, now: {counts}")
 
 
 def say(line: str) -> None:

@@ -78,6 +78,7 @@ def main() -> int:
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    print(f"{sum(not speed.reason for speed in speeds)} of {len(speeds)} measurements, written to {options.out}")
     return 0
 
 
