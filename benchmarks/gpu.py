@@ -51,7 +51,7 @@ class Outcome:
         seconds: that it took.
         share: seconds that it was given.
         command: that was run, without this machine's folders.
-        output: all that it printed, of a stage whose output is its result.
+        output: all that it printed, where that is its result.
     """
 
     name: str
@@ -184,8 +184,9 @@ def run_stage(
     elif code:
         status, note = "failed", f"exit code {code}; its last line: {note}"
     say(f"{stage.name}: {status} after {took:.0f} s: {note}")
-    printed = output_text if stage.prints else ""
-    return Outcome(stage.name, status, note[:500], took, round(seconds, 1), shown, printed)
+    if stage.prints and status == "ok":
+        return Outcome(stage.name, status, "below", took, round(seconds, 1), shown, output_text)
+    return Outcome(stage.name, status, note[:500], took, round(seconds, 1), shown)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

@@ -56,7 +56,8 @@ def test_what_keeps_a_stage_from_running(tmp_path: Path) -> None:
 
 def test_a_stage_that_fails_or_ends_is_on_record_with_its_last_line(tmp_path: Path) -> None:
     fine = run(stage(code='print("a"); print("written to unused")', prints=True), 30, tmp_path)
-    assert (fine.status, fine.note, fine.output) == ("ok", "written to unused", "a\nwritten to unused\n")
+    assert (fine.status, fine.note, fine.output) == ("ok", "below", "a\nwritten to unused\n")
+    assert run(stage(code='print("a"); print("b")'), 30, tmp_path).note == "b"
     failed = run(stage(code='raise ValueError("too large")'), 30, tmp_path)
     assert (failed.status, failed.note) == ("failed", "exit code 1; its last line: ValueError: too large")
     assert sys.executable not in failed.command and failed.command.startswith("python ")
