@@ -20,13 +20,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt tests/oracles.txt
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 types: install
 	$(BIN)/mypy
 
-test: install
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+test: lint types
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.

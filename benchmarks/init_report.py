@@ -196,6 +196,9 @@ def table(record: Record) -> str:
         reached = "not measured" if row["reached"] is None else f"{row['reached']:.3g}"
         met = {True: "yes", False: "no", None: "–"}[row["met"]]
         lines.append(f"| {row['what']} | {row['sign']} {row['aim']:g} | {reached} | {met} |")
+    if counted := record.get("counted"):
+        lines += ["", "| counted multiplications (`benchmarks/init_floor.py`) | ratio |", "|---|--:|"]
+        lines += [f"| {what} | {ratio:.2f} |" for what, ratio in counted.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -77,9 +77,10 @@ def benchmark(options: argparse.Namespace) -> int:
     """The whole run on one model or shape."""
     import torch
     from init_accuracy import summary
+    from init_floor import floors, llama_shape
     from init_report import draw, table, targets
     from init_shapes import SHAPES, subject
-    from init_stages import Clock
+    from init_stages import Clock, released_passes
 
     if options.shape and options.shape not in SHAPES:
         raise HubinitError(f"--shape wants one of {', '.join(SHAPES)}, not '{options.shape}'.")
@@ -101,6 +102,8 @@ def benchmark(options: argparse.Namespace) -> int:
         "rows": [row.record() for row in clock.rows.values()],
         "run_seconds": round(time.perf_counter() - started, 1),
     }
+    shape, passes = llama_shape(what.model.config.to_dict()), released_passes(what.model)
+    record["counted"] = floors(shape, options.length, options.length * options.batch_size, passes)
     record["layer_angles"], record["angles"] = angles, summary(angles)
     record["targets"] = targets(record)
     text = table(record)

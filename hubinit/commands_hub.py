@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, is_offline_mode
 
-from hubinit.commands import console, say
+from hubinit.cli.console import console, say
 from hubinit.errors import HubinitError
 
 

@@ -1,28 +1,35 @@
 """What `hubinit init` and `publish-inits` do, without the parsing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 from rich.progress import Progress
+from rich.text import Text
 
-from hubinit.commands import console, errors, folding, say
+from hubinit.calibration.shared import need_of
+from hubinit.cli.console import console, errors, folding, say, warn
+from hubinit.data.encode import encode
+from hubinit.hub.access import check_write
+from hubinit.hub.cards import loading_snippet
+from hubinit.hub.delivery import Delivered
+from hubinit.hub.manifest import Manifest
+from hubinit.hub.publication import num_labels, repo_name
+from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
+from hubinit.inits.matrix import CATALOGUE, MatrixRequest, Publishing, plan_matrix, publish_matrix
+from hubinit.inits.plan import PlannedStart, StartRequest, plan_start
+from hubinit.inits.publish import check_base, publish_start, repo_of
+from hubinit.models.kinds import KINDS
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
 
-if TYPE_CHECKING:
-    from hubinit.hub.manifest import Manifest
-    from hubinit.inits.make import Report
-    from hubinit.inits.matrix import MatrixRequest
-    from hubinit.inits.plan import PlannedStart, StartRequest
-
 
 @contextmanager
-def progress() -> Iterator["Report"]:
+def progress() -> Iterator[Report]:
     """Shows what goes on: a bar on a terminal, else a line per stage; always on standard error."""
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -32,67 +39,63 @@ def progress() -> Iterator["Report"]:
             nonlocal last
             bar.update(task, description=what, completed=done, total=total or None)
             if what != last and not errors.is_terminal:
-                errors.print(what, markup=False, highlight=False)
+                warn(what)
             last = what
 
         yield report
 
 
-def run_init(
-    request: "StartRequest", *, out: Path | None, push: str | None, public: bool, dry_run: bool, as_json: bool
-) -> None:
-    """Makes a start point, publishes it when asked to, and prints how to load it."""
-    from hubinit.hub.publication import repo_name
-    from hubinit.inits.plan import plan_start
+@dataclass(frozen=True)
+class Made:
+    """A start point that lies in a folder, and where it went.
 
+    `cut` is how many of the user's examples were longer than the calibration's limit (0 when it was there already).
+    """
+
+    manifest: Manifest
+    folder: Path
+    cut: int
+    delivered: Delivered | None = None
+
+    @property
+    def snippet(self) -> str:
+        """The lines that load it, from the Hub where it is there."""
+        place = self.folder if self.delivered is None or self.delivered.url is None else self.delivered.repo_id
+        labelled = KINDS[self.manifest.result.spec.model.kind].labelled
+        labels = num_labels(self.folder / "adapter_model.safetensors") if labelled else None
+        return loading_snippet(self.manifest, str(place), num_labels=labels)
+
+
+def run_init(
+    request: StartRequest, *, out: Path | None, push: str | None, public: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Makes a start point, publishes it when asked to, and says what to do next."""
     planned = plan_start(request)
-    suite = planned.group if planned.spec.data and len(planned.spec.data.tasks) > 1 else None
-    repo_id = push if push is None or "/" in push else repo_name(planned.spec, "initialised", push, suite)
+    repo_id = repo_of(planned, push) if push else None
+    api = HfApi()
+    if push:
+        check_base(planned.spec.model.id)
+        check_write(api, push)
     if out is None:
-        name = repo_name(planned.spec, "initialised", "me", suite).removeprefix("me/")
+        name = repo_name(planned.spec, "initialised", "me", planned.suite).removeprefix("me/")
         out = planned.default_folder if push else Path(name)
     if dry_run:
         print_planned_init(planned, out, repo_id, as_json)
         return
     manifest, cut = start_in(planned, out, request)
-    done = deliver_init(planned, manifest, out, repo_id, private=not public) if repo_id else None
-    from hubinit.hub.cards import loading_snippet
-    from hubinit.hub.publication import num_labels
-
-    labels = num_labels(out / "adapter_model.safetensors") if planned.spec.model.kind == "vision" else None
-    place = str(out) if done is None or done.url is None else done.repo_id
-    snippet = loading_snippet(manifest, place, num_labels=labels)
-    if as_json:
-        summary = {
-            "folder": str(out.resolve()),
-            "repo": repo_id,
-            "url": done.url if done else None,
-            "queued": str(done.queued) if done and done.queued else None,
-            "snippet": snippet,
-            "truncated_examples": cut,
-            "result": json.loads(manifest.result.model_dump_json()),
-        }
-        print(json.dumps(summary, indent=1))
-        return
-    size = (manifest.result.adapter_bytes or 0) / 1e6
-    say(f"Start point: {out.resolve()} ({size:.1f} MB)")
-    if done:
-        say(done)
-    say(f"\nLoad it with transformers and peft:\n\n{snippet}")
+    delivered = publish_start(api, planned, manifest, out, repo_id, private=not public) if repo_id else None
+    print_made(Made(manifest, out, cut, delivered), repo_id, as_json)
 
 
-def start_in(planned: "PlannedStart", out: Path, request: "StartRequest") -> tuple["Manifest", int]:
+def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[Manifest, int]:
     """The start point in the folder `out`, made unless it is there.
 
     Returns:
         Its manifest, and how many of the user's examples were longer than the calibration's limit (0 when it was there).
     """
-    from hubinit.calibration.shared import need_of
-    from hubinit.inits.make import finished, load_base, make_start, pool_of
-
     spec = planned.spec
-    if (manifest := finished(out, spec)) is not None:
-        errors.print("It was made before; nothing was computed.", markup=False)
+    if (manifest := read_start(out, spec)) is not None:
+        warn("It was made before; nothing was computed.")
         return manifest, 0
     command = command_line()
     if request.data and Path(request.data).is_file():
@@ -102,49 +105,53 @@ def start_in(planned: "PlannedStart", out: Path, request: "StartRequest") -> tup
     with progress() as report:
         loaded = load_base(spec, watch, report)
         pool = pool_of(planned, loaded, spec.calibration.samples if spec.calibration else 0)
-        cut = 0
-        if planned.own is not None and spec.calibration is not None:
-            cut = too_long(pool, loaded.processor, spec.calibration.max_length)
-        manifest = make_start(spec, loaded, pool, needs, out, watch=watch, command=command, report=report)
+        limit = spec.calibration.max_length if planned.own and spec.calibration else None
+        cut = too_long(pool, loaded.processor, limit) if limit else 0
+        manifest = make_start(planned, loaded, pool, needs, out, watch=watch, command=command, report=report)
     if cut:
-        limit = spec.calibration.max_length if spec.calibration else 0
-        errors.print(
-            f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.",
-            markup=False,
-        )
+        warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
     return manifest, cut
 
 
-def too_long(pool: Any, tokenizer: Any, limit: int) -> int:
+def too_long(pool: Sequence[Any], tokenizer: Any, limit: int) -> int:
     """How many examples have more tokens than the limit."""
-    from hubinit.data.encode import encode
-
     return sum(len(encode(example, tokenizer, limit + 1)["input_ids"]) > limit for example in pool)
 
 
-def deliver_init(planned: "PlannedStart", manifest: "Manifest", folder: Path, repo_id: str, *, private: bool) -> Any:
-    """Publishes (or queues) a start point."""
-    from hubinit.hub.delivery import deliver
-    from hubinit.hub.publication import base_licence, of_adapter
-    from hubinit.tasks import TASKS
-
-    api = HfApi()
-    publication = of_adapter(
-        manifest.result,
-        folder,
-        "initialised",
-        repo_id,
-        licence=base_licence(api, planned.spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
+def print_made(made: Made, repo_id: str | None, as_json: bool) -> None:
+    """Prints where a start point is, how to load it, and what to do next."""
+    result, done = made.manifest.result, made.delivered
+    folder = made.folder.resolve()
+    if as_json:
+        summary = {
+            "folder": str(folder),
+            "repo": repo_id,
+            "url": done.url if done else None,
+            "queued": str(done.queued) if done and done.queued else None,
+            "snippet": made.snippet,
+            "truncated_examples": made.cut,
+            "result": json.loads(result.model_dump_json()),
+        }
+        print(json.dumps(summary, indent=1))
+        return
+    say(f"Start point: {folder} ({(result.adapter_bytes or 0) / 1e6:.1f} MB)")
+    if done:
+        say(done)
+    say(
+        f"\nNext: load it with transformers and peft, and train it as any LoRA (its card, {folder / 'README.md'}, says more):"
     )
-    return deliver(api, publication, private=private)
+    say(f"\n{made.snippet}\n")
+    if done is None:
+        say(
+            f"Share it: hubinit push {folder} NAMESPACE/{repo_name(result.spec, 'initialised', 'me').removeprefix('me/')}"
+        )
+    elif done.queued:
+        say("Send it: hubinit sync")
 
 
-def print_planned_init(planned: "PlannedStart", out: Path, repo_id: str | None, as_json: bool) -> None:
+def print_planned_init(planned: PlannedStart, out: Path, repo_id: str | None, as_json: bool) -> None:
     """Prints what `init` would do."""
-    from hubinit.inits.make import finished
-
-    there = finished(out, planned.spec) is not None
+    there = read_start(out, planned.spec) is not None
     rows = len(planned.own.rows) if planned.own else None
     if as_json:
         plan = {
@@ -158,7 +165,7 @@ def print_planned_init(planned: "PlannedStart", out: Path, repo_id: str | None, 
         print(json.dumps(plan, indent=1))
         return
     spec = planned.spec
-    say(f"{spec.method.name} at rank {spec.rank} for {spec.model.id} at {spec.model.revision}")
+    say(f"{spec.method.name} at rank {spec.rank} for {spec.model.id} at {spec.model.revision} in {spec.model.dtype}")
     if planned.own is not None:
         say(f"data: {planned.own.name}, {rows} examples in the form '{planned.own.form}', all of them fit")
     if spec.calibration is not None:
@@ -166,62 +173,52 @@ def print_planned_init(planned: "PlannedStart", out: Path, repo_id: str | None, 
     say(f"folder: {out.resolve()}" + (" (made already)" if there else ""))
     if repo_id:
         say(f"repository: {repo_id}")
+    say("Next: the same command without --dry-run.")
 
 
-def run_publish_inits(request: "MatrixRequest", namespace: str, *, public: bool, dry_run: bool, as_json: bool) -> int:
+def run_publish_inits(request: MatrixRequest, namespace: str, *, public: bool, dry_run: bool, as_json: bool) -> int:
     """Makes and publishes a matrix of start points.
 
     Returns:
         How many things failed.
     """
-    from hubinit.inits.make import finished
-    from hubinit.inits.matrix import CATALOGUE, plan_matrix, publish_matrix
-
     planned = plan_matrix(request)
+    for base in dict.fromkeys(start.spec.model.id for start in planned):
+        check_base(base)
+    check_write(HfApi(), namespace)
     if dry_run:
-        rows = [
-            {
-                "model": start.spec.model.id,
-                "task": start.group,
-                "method": start.spec.method.name,
-                "rank": start.spec.rank,
-                "key": start.spec.key,
-                "state": "to do" if finished(start.default_folder, start.spec) is None else "made",
-            }
-            for start in planned
-        ]
-        print_rows(rows, as_json)
+        print_planned_matrix(planned, as_json)
         return 0
 
     def note(line: str) -> None:
-        errors.print(line, markup=False, highlight=False, soft_wrap=True) if as_json else say(line)
+        warn(line) if as_json else say(line)
 
     with progress() as report:
-        outcome = publish_matrix(
-            planned, namespace, private=not public, command=command_line(), report=report, say=note
-        )
+        outcome = publish_matrix(planned, Publishing(namespace, not public, command_line(), report, note))
     if as_json:
         print(json.dumps({**asdict(outcome), "catalogue": f"{namespace}/{CATALOGUE}"}, indent=1))
     elif outcome.failures:
-        errors.print(
-            f"{len(outcome.failures)} failed, see above; {len(outcome.published)} are published.", markup=False
-        )
+        warn(f"{len(outcome.failures)} failed, see above; {len(outcome.published)} are published.")
     return len(outcome.failures)
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Prints dictionaries with the same keys as a table or JSON."""
+def print_planned_matrix(planned: Sequence[PlannedStart], as_json: bool) -> None:
+    """Prints what `publish-inits` would do, as a table or JSON."""
+    rows = [
+        {
+            "model": start.spec.model.id,
+            "task": start.group,
+            "method": start.spec.method.name,
+            "rank": start.spec.rank,
+            "key": start.spec.key,
+            "state": "to do" if read_start(start.default_folder, start.spec) is None else "made",
+        }
+        for start in planned
+    ]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     table = folding(*rows[0])
     for row in rows:
-        table.add_row(*(plain("-" if value is None else value) for value in row.values()))
+        table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))  # no markup in names
     console.print(table)
-
-
-def plain(value: object) -> Any:
-    """A cell with nothing in it read as markup."""
-    from rich.text import Text
-
-    return Text(str(value))

@@ -32,6 +32,7 @@ class Score(Record):
     invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
+    provenance: "Provenance | None" = Field(default=None, description="of this evaluation; None: that of its run")
 
 
 class Cost(Record):
@@ -78,6 +79,7 @@ class RunResult(Record):
     curve: tuple[CurvePoint, ...] = ()
     gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
     initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
+    left_out: dict[str, str] = Field(default_factory=dict, description="modules that stay unadapted, with the reason")
     provenance: Provenance
 
     def scored(self, evaluation: EvalSpec) -> bool:

@@ -101,6 +101,7 @@ def commit(
 ) -> Commit | None:
     """Writes one atomic commit; the only way hubinit writes to a Hub.
 
+    Where hf_xet is installed but the Hub has no Xet storage, the files go the plain way from the second try on.
     A response lost after the Hub had committed is harmless: the next try builds on the new head, finds every file as
     wanted, and stops there.
 
@@ -131,14 +132,21 @@ def commit(
         operations = build(parent)
         if operations:
             before, sent = sent, True
-            info = api.create_commit(
-                repo_id,
-                operations,
-                commit_message=message,
-                repo_type=repo_type,
-                parent_commit=parent,
-                create_pr=create_pr,
-            )
+            try:
+                info = api.create_commit(
+                    repo_id,
+                    operations,
+                    commit_message=message,
+                    repo_type=repo_type,
+                    parent_commit=parent,
+                    create_pr=create_pr,
+                )
+            except ConnectionError as error:
+                if _has_no_xet(error):
+                    constants.HF_HUB_DISABLE_XET = (
+                        True  # the client reads it for each upload: the next try is plain LFS
+                    )
+                raise
             if info.oid != parent or before:
                 return Commit(oid=info.oid, url=info.commit_url, pull_request=info.pr_url)
         return None
@@ -326,6 +334,11 @@ def _open_pull_request(api: HfApi, repo_id: str, repo_type: RepoType, title: str
 def _status(error: BaseException | None) -> int | None:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _has_no_xet(error: ConnectionError) -> bool:
+    """Whether an upload failed because the Hub has no Xet storage; with hf_xet installed the client takes it for granted."""
+    return "xet-write-token" in str(error) and "404" in str(error)
 
 
 def _conflicts(error: BaseException | None) -> bool:

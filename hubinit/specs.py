@@ -73,8 +73,21 @@ class MethodSpec(Spec):
     version: int = 1
 
 
+class OwnData(Spec):
+    """Which part of the user's own data the rows are, and what is in them."""
+
+    sha256: str = Field(description="of the checked rows' content and order")
+    config: str | None = Field(default=None, description="configuration of a Hub data set")
+    split: str | None = Field(default=None, description="split of a Hub data set")
+    columns: dict[str, str] = Field(default_factory=dict, description="prompt, completion, … to the data's own names")
+
+
 class DataSpec(Spec):
-    """Training data: the train splits of one or more tasks, at exact revisions."""
+    """Training data: the train splits of one or more tasks, at exact revisions, or the user's own.
+
+    The user's own data are named in `tasks` (file name or id of the data set), with the file's sha256 or the commit as revision;
+    `own` says which part of them it is. The same rows under another name are therefore other data: the name stands on cards.
+    """
 
     tasks: tuple[str, ...]
     revisions: tuple[str | None, ...] = ()
@@ -82,6 +95,7 @@ class DataSpec(Spec):
     validation_samples: int = Field(
         default=0, ge=0, description="held out of the training split to choose between settings"
     )
+    own: OwnData | None = Field(default=None, description="None: `tasks` are registered tasks")
 
 
 class CalibrationSpec(Spec):

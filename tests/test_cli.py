@@ -29,7 +29,7 @@ def hubinit(*arguments, **environment):
 def the_one_sentence(done, code=1):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Planning")]
     assert len(lines) == 1, done.stderr
     return lines[0]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,11 @@ def here(*arguments, code=0):
     return done.stdout
 
 
+def lines_of(printed):
+    """The lines of Python in what `init` printed."""
+    return printed[printed.index("from peft") :].split("\n\nShare it")[0]
+
+
 def run_snippet(snippet, folder):
     """Runs what a command printed where hubinit is not imported; returns how far the logits are from the base's."""
     check = f"""
@@ -128,7 +134,7 @@ def test_the_printed_lines_load_an_init_on_own_data(chats, tmp_path, monkeypatch
     assert "license: apache-2.0" in card
     assert "nothing has been trained" in card
     assert str(chats.parent) not in card + (folder / "hubinit.json").read_text(), "where the data lie is private"
-    deviation, trainable = run_snippet(printed.split("peft:\n\n")[1], tmp_path)
+    deviation, trainable = run_snippet(lines_of(printed), tmp_path)
     assert deviation < 1e-5
     assert trainable == 28, "A and B of 14 linear layers"
     summary = json.loads(here(*command, "--json"))
@@ -162,7 +168,7 @@ def test_weight_only_methods_need_no_data(tmp_path):
     assert plan["spec"]["data"] is None
     assert not Path(plan["folder"]).exists()
     printed = here("init", BASE, "--method", "pissa", "--rank", "2", "--out", tmp_path / "start", "--alpha", "2")
-    assert run_snippet(printed.split("peft:\n\n")[1], tmp_path)[0] < 1e-5
+    assert run_snippet(lines_of(printed), tmp_path)[0] < 1e-5
     config = json.loads((tmp_path / "start" / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (2, BASE)
     from hubinit.errors import HubinitError
@@ -202,6 +208,45 @@ def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
         here(*command, "--push", "alice/vit-init")
 
 
+def test_init_says_at_once_that_it_began_what_it_computes_in_and_what_to_do_next(tmp_path):
+    command = (
+        sys.executable,
+        "-m",
+        "hubinit.cli",
+        "init",
+        BASE,
+        "--method",
+        "lora",
+        "--rank",
+        "2",
+        "--dtype",
+        "float32",
+    )
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "start"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    ) as process:
+        assert process.stderr.readline() == f"hubinit init: lora for {BASE}\n"
+        assert time.monotonic() - began < 10, "2 s on a quiet machine; nothing heavy is imported before"
+        printed, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"loading {BASE} in float32" in said
+    assert f"hubinit push {tmp_path / 'start'} NAMESPACE/chat-lora-init-r2-" in printed.splitlines()[-1]
+
+
+def test_columns_and_splits_of_ones_own_data(tmp_path):
+    (tmp_path / "own.csv").write_text("question,answer\n" + "".join(f"What is {i}?,It is {i}.\n" for i in range(9)))
+    command = ("init", BASE, "--method", "filet", "--data", tmp_path / "own.csv", "--dry-run", "--json")
+    plan = json.loads(here(*command, "--columns", "prompt=question, completion=answer"))
+    assert (plan["examples"], plan["columns"]) == (9, "prompt")
+    assert plan["spec"]["data"]["own"]["columns"] == {"prompt": "question", "completion": "answer"}
+    assert plan["spec"]["model"]["dtype"] in ("float32", "bfloat16")
+
+
 def test_targets_options_and_settings_reach_the_start_point(chats):
     plan = json.loads(
         here(
@@ -230,6 +275,40 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
     [
         (("init", BASE, "--method", "filet"), "filet is data-aware: give it --task or --data"),
         (("init", BASE, "--method", "filett"), "did you mean filet"),
+        (("init", BASE, "--method", "pissa", "--target-modules", ","), "--target-modules got an empty list"),
+        (("init", BASE, "--method", "pissa", "--target-modules", ""), "--target-modules got an empty list"),
+        (("init", BASE, "--method", "filet", "--data", "x.csv", "--columns", "prompt"), "--columns wants pairs"),
+        (("init", BASE, "--method", "kasa"), "'kasa' has no start point"),
+        (
+            ("init", BASE, "--method", "pissa", "--push", "bob", "--dry-run"),
+            "alice may publish under alice, not under bob",
+        ),
+        (
+            ("publish-inits", "--models", BASE, "--methods", ",", "--tasks", "arc-easy", "--push-to", "alice"),
+            "--methods got an empty list",
+        ),
+        (
+            (
+                "publish-inits",
+                "--models",
+                BASE,
+                "--methods",
+                "pissa",
+                "--tasks",
+                "arc-easy",
+                "--push-to",
+                "bob",
+                "--dry-run",
+            ),
+            "alice may publish under alice, not under bob",
+        ),
+        (
+            (
+                *("publish-inits", "--models", BASE, "--methods", "pissa", "--tasks", "arc-easy", "--ranks", "2,4096"),
+                *("--push-to", "alice", "--dry-run"),
+            ),
+            "rank 4096 is above",
+        ),
         (("init", BASE, "--method", "none"), "no start point"),
         (("init", BASE, "--method", "filet", "--data", "gone.jsonl"), "There is no file gone.jsonl"),
         (("init", BASE, "--method", "filet", "--task", "arc-easy", "--data", "x.jsonl"), "not both"),
@@ -240,8 +319,18 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
         (("find", "--kind", "good"), "--kind wants"),
         (("leaderboard", "--out", "nowhere"), "holds no results"),
         (
-            ("publish-inits", "--models", BASE, "--tasks", "digits", "--push-to", "alice"),
-            "none of the tasks is for one",
+            (
+                "publish-inits",
+                "--models",
+                BASE,
+                "--methods",
+                "pissa",
+                "--tasks",
+                "arc-easy,digits",
+                "--push-to",
+                "alice",
+            ),
+            "'digits' is a vision task and tiny/chat a language model",
         ),
         (
             ("publish-inits", "--models", BASE, "--tasks", "arc-easy", "--ranks", "0.5", "--push-to", "alice"),
@@ -288,13 +377,16 @@ def test_a_matrix_is_published_once_with_its_catalogue(home):
     assert all(repo in card for repo in outcome["published"])
 
 
-def test_one_start_that_cannot_be_made_costs_only_itself():
-    command = ("publish-inits", "--models", BASE, "--methods", "pissa", "--tasks", "arc-easy", "--ranks", "2,4096")
-    outcome = json.loads(here(*command, "--push-to", "alice", "--json", code=1))
+def test_one_start_that_cannot_be_made_costs_only_itself(hub):
+    """A base without weights is only missed when it is loaded."""
+    config = HfApi().hf_hub_download(BASE, "config.json")
+    hub.store.create_repo("model", "tiny/empty")
+    hub.store.commit("model", "tiny/empty", {"config.json": Path(config)}, message="seed", author="tests")
+    command = ("publish-inits", "--models", f"tiny/empty,{BASE}", "--methods", "pissa", "--tasks", "arc-easy")
+    outcome = json.loads(here(*command, "--ranks", "2", "--push-to", "alice", "--json", code=1))
     assert len(outcome["published"]) == 1
     (failure,) = outcome["failures"]
-    assert failure.startswith("chat pissa r4096: ")
-    assert "rank 4096" in failure
+    assert failure.startswith("empty pissa r2: tiny/empty has no safetensors weights")
 
 
 def test_offline_publications_wait_and_are_sent_once(chats, tmp_path, home):

@@ -4,7 +4,7 @@ from hubinit.adapters.attach import initialize
 from hubinit.adapters.base import detach, untouched_base
 from hubinit.adapters.reload import load_initialized
 from hubinit.adapters.report import InitReport, ModuleReport
-from hubinit.adapters.saving import SavedAdapter, export, save_initialized
+from hubinit.adapters.saving import SavedAdapter, export, head_size, save_initialized
 
 __all__ = [
     "InitReport",
@@ -12,6 +12,7 @@ __all__ = [
     "SavedAdapter",
     "detach",
     "export",
+    "head_size",
     "initialize",
     "load_initialized",
     "save_initialized",

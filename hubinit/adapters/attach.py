@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
 from hubinit.adapters.solving import solve
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods.spec import Method, MethodOptions
-from hubinit.models.layers import is_quantised, shape_of, target_layers
+from hubinit.models.layers import is_quantised, left_out, shape_of, target_layers
 
 if TYPE_CHECKING:
     from hubinit.calibration import Calibration
@@ -36,6 +36,7 @@ def initialize(
     rslora: bool = False,
     seed: int = 0,
     merge_residual: bool = False,
+    population: int | None = None,
     **options: Any,
 ) -> PeftModel:
     """Attaches an adapter whose initial factors come from `method`; the result is ready to train.
@@ -59,6 +60,8 @@ def initialize(
         seed: of everything random.
         merge_residual: fold the anchor into the base, which must be float32: one adapter less in every forward pass, for a
             copy of the adapted weights in host memory. The base then refuses to be saved; `detach` restores it exactly.
+        population: length of the training set, for methods that weigh their estimates by it (LoRA-DA, whose option
+            `population_size` wins); None: unknown.
         options: the method's own options; `train_a=False` freezes A (LoRA-FA).
 
     Returns:
@@ -72,7 +75,8 @@ def initialize(
     method, parsed = _resolve(method, options)
     alpha = float(2 * rank if alpha is None else alpha)
     layers = target_layers(model, target_modules)
-    _check_rank(rank, alpha, layers)
+    unused = left_out(model) if target_modules == "all-linear" else {}
+    check_rank(rank, alpha, layers)
     scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
     heads = list(modules_to_save) if modules_to_save is not None else classification_heads(model)
     report: dict[str, Any] = {
@@ -94,9 +98,19 @@ def initialize(
         anchor = has_anchor(peft_model)
     else:
         calibration = _calibration(model, method, parsed, calibration, batches, target_modules, seed)
-        solved = solve(method, parsed, layers, rank=rank, scaling=scaling, seed=seed, calibration=calibration)
+        solved = solve(
+            method,
+            parsed,
+            layers,
+            rank=rank,
+            scaling=scaling,
+            seed=seed,
+            calibration=calibration,
+            population=population,
+        )
         modules = {name: report for name, (_, report) in solved.items()}
-        anchor = method.start == "keep" and any(module.relative_norm > 0 for module in modules.values())
+        unused |= {name: "the redistribution of ranks left it rank 0" for name in layers if name not in solved}
+        anchor = method.anchored
         if anchor and merge_residual:
             _check_merge(layers)
         ranks = {name: module.rank for name, module in modules.items()}
@@ -114,6 +128,7 @@ def initialize(
         trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
         seconds=time.perf_counter() - started,
         modules=modules,
+        left_out=unused,
         checksum=adapter_checksum(peft_model),
     )
     return peft_model
@@ -163,15 +178,19 @@ def _check_base(model: nn.Module) -> None:
         raise InitialisationError("this base holds a residual, not the original weights: load it again.")
 
 
-def _check_rank(rank: int, alpha: float, layers: dict[str, nn.Module]) -> None:
+def check_rank(rank: int, alpha: float, layers: Mapping[str, nn.Module]) -> None:
+    """Checks a rank and alpha against the layers they are for.
+
+    Raises:
+        InitialisationError: alpha is not positive, or the rank lies outside 1…min(m, n) of a layer.
+    """
     if rank < 1 or not alpha > 0:
         raise InitialisationError(f"rank must be at least 1 and alpha positive (got rank {rank}, alpha {alpha:g}).")
-    for name, layer in layers.items():
-        m, n = shape_of(layer)
-        if rank > min(m, n):
-            raise InitialisationError(
-                f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
-            )
+    name, (m, n) = min(((name, shape_of(layer)) for name, layer in layers.items()), key=lambda found: min(found[1]))
+    if rank > min(m, n):
+        raise InitialisationError(
+            f"rank {rank} is above min(m, n) of {name} ({m}×{n}): choose rank ≤ {min(m, n)} or leave it out of the targets."
+        )
 
 
 def _check_merge(layers: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftConfig, TaskType
 from torch import nn
 from transformers.models.auto import modeling_auto
 
-from hubinit.models.layers import is_conv1d, linear_layers, target_layers
+from hubinit.models.layers import is_conv1d, linear_layers, output_heads
 
 
 def lora_config(
@@ -76,8 +76,7 @@ def classification_heads(model: nn.Module) -> list[str]:
     """Top-level modules with the head of a classification model: new for every task, so trained and saved in full."""
     if "Classification" not in type(model).__name__:
         return []
-    body = target_layers(model)
-    return sorted({name.split(".")[0] for name in linear_layers(model) if name not in body})
+    return sorted({name.split(".")[0] for name in output_heads(model)})
 
 
 def write_config(config: PeftConfig, model: nn.Module, directory: str) -> None:

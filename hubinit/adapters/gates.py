@@ -141,8 +141,8 @@ def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
         name: seeds the random inputs.
 
     Returns:
-        The output (PROBES, m) in float32, and the norm of `s·B A x`, before an anchor cancels it; 0 where the
-        adapter has no such factors.
+        The output (PROBES, m) in float32, and the norm of its r terms `s·b_k a_kᵀ x`, before an anchor or each other cancels
+        them; 0 where the adapter has no such factors.
     """
     base = layer.get_base_layer()
     m, n = shape_of(base)
@@ -158,7 +158,8 @@ def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
             base.forward = replaced
     own = torch.zeros(())
     if ADAPTER in getattr(layer, "lora_B", ()):
-        own = layer.lora_B[ADAPTER](layer.lora_A[ADAPTER](x)) * layer.scaling[ADAPTER]
+        columns = layer.lora_B[ADAPTER].weight.norm(dim=0)  # (r,)
+        own = layer.lora_A[ADAPTER](x) * columns * layer.scaling[ADAPTER]  # (PROBES, r)
     return output, float(own.norm())
 
 

@@ -49,8 +49,11 @@ def attach_config(
             torch.manual_seed(seed)
             return get_peft_model(model, config, adapter_name=ADAPTER)
 
+    def dropped(m: int, n: int) -> int:
+        return rank if method.dropped is None else method.dropped(options, m, n, rank)
+
     try:
-        return keep_base(model, layers if rewrites_base(config) else {}, rank, attach)
+        return keep_base(model, layers if rewrites_base(config) else {}, rank, attach, dropped)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         detach(model)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -64,7 +67,13 @@ def rewrites_base(config: Any) -> bool:
     return isinstance(config.init_lora_weights, str) or getattr(config, "kasa_config", None) is not None
 
 
-def keep_base(model: nn.Module, layers: dict[str, nn.Module], rank: int, attach: Callable[[], PeftModel]) -> PeftModel:
+def keep_base(
+    model: nn.Module,
+    layers: dict[str, nn.Module],
+    rank: int,
+    attach: Callable[[], PeftModel],
+    dropped: Callable[[int, int], int] | None = None,
+) -> PeftModel:
     """Runs `attach`, puts the weights of `layers` back, and anchors what it had changed.
 
     Args:
@@ -73,6 +82,8 @@ def keep_base(model: nn.Module, layers: dict[str, nn.Module], rank: int, attach:
             changes is not rounded (a second copy of these weights, for that time).
         rank: largest rank of a change.
         attach: wraps the base in a PeftModel.
+        dropped: how many of the components that `attach` took from an (m, n) weight stay away, the smallest ones; the anchor
+            gives the others back. Default: all.
 
     Raises:
         InitialisationError: a weight was changed by more than that rank.
@@ -90,7 +101,11 @@ def keep_base(model: nn.Module, layers: dict[str, nn.Module], rank: int, attach:
         for name, layer in plain.items():
             change = layer.weight.data - originals[name].to(layer.weight.dtype)
             if change.any():
-                changes[name] = low_rank(change.T if is_conv1d(layer) else change, rank, name)
+                A, B = low_rank(change.T if is_conv1d(layer) else change, rank, name)  # (r, n), (m, r)
+                if dropped is not None:
+                    given_back = rank - dropped(B.shape[0], A.shape[1])
+                    A[:given_back], B[:, :given_back] = 0, 0
+                changes[name] = A, B
     finally:
         for name, layer in plain.items():
             layer.weight.data = originals[name]

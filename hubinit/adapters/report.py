@@ -40,6 +40,9 @@ class InitReport(BaseModel):
     trainable_parameters: int
     seconds: float
     modules: dict[str, ModuleReport] = Field(default_factory=dict)
+    left_out: dict[str, str] = Field(
+        default_factory=dict, description="modules that stay without an adapter: name → reason (heads are not listed)"
+    )
     checksum: str = Field(description="sha256 of the trained adapter's weights at step 0")
 
     def summary(self) -> dict[str, float]:
@@ -51,6 +54,7 @@ class InitReport(BaseModel):
         }
         if modules:  # PEFT's own initialisers report nothing per module
             numbers["modules"] = float(len(modules))
+            numbers["modules_left_out"] = float(len(self.left_out))
             numbers["rank_min"] = float(min(module.rank for module in modules))
             numbers["rank_max"] = float(max(module.rank for module in modules))
             numbers["relative_norm_max"] = max(module.relative_norm for module in modules)

@@ -22,7 +22,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import KasaLinearVariant, MiCALinearVariant
 from peft.tuners.peanut.layer import PeanutLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.activations import ACT2FN
@@ -70,8 +70,7 @@ def save_initialized(
     directory = _prepare(directory)
     config = _saved_config(model, ADAPTER, base, revision)
     _write(directory, _state(model, ADAPTER), config, model)
-    # KaSA's own configuration rebuilds its truncated base when PEFT loads it.
-    if has_anchor(model) and getattr(config, "kasa_config", None) is None:
+    if has_anchor(model):
         _write(directory / ANCHOR, _state(model, ANCHOR), _saved_config(model, ANCHOR, base, revision), model)
     return _saved(directory, max(_ranks(model).values(), default=0))
 
@@ -225,3 +224,10 @@ def _saved(directory: Path, rank: int) -> SavedAdapter:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def head_size(weights: Path) -> int | None:
+    """Classes of the head that is saved with a classifier's adapter; None without one."""
+    with safe_open(weights, framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    return next((int(shape[0]) for name, shape in shapes.items() if name.endswith("classifier.weight")), None)

@@ -32,11 +32,12 @@ class Target:
     module: nn.Module
     statistics: LayerStatistics | None
     shared: dict[str, Any]
+    population: int | None
 
     def layer(self, weight: Tensor, rank: int, scaling: float, seed: int) -> Layer:
         """What the method sees."""
         generator = generator_for(seed, self.name, weight.device)
-        return Layer(self.name, weight, rank, scaling, generator, self.statistics, self.shared)
+        return Layer(self.name, weight, rank, scaling, generator, self.statistics, self.shared, self.population)
 
 
 def solve(
@@ -48,6 +49,7 @@ def solve(
     scaling: float,
     seed: int,
     calibration: "Calibration | None",
+    population: int | None = None,
 ) -> dict[str, Solved]:
     """The initial factors of every layer and what there is to report of them, in the order of the layers.
 
@@ -59,18 +61,19 @@ def solve(
         scaling: s.
         seed: of everything random.
         calibration: what a data-aware method needs.
+        population: length of the training set; None: unknown.
 
     Raises:
         InitialisationError: the method cannot initialise a layer.
     """
-    groups = _groups(layers, calibration)
+    groups = _groups(layers, calibration, population)
     ranks = dict.fromkeys(layers, rank)
 
-    def scored(group: list[Target]) -> dict[str, list[float]]:
+    def score(group: list[Target]) -> dict[str, list[float]]:
         assert method.scores is not None
         return {t.name: method.scores(t.layer(_zero(t.module), rank, scaling, seed), parsed) for t in group}
 
-    def solved(group: list[Target]) -> dict[str, Solved]:
+    def solve_group(group: list[Target]) -> dict[str, Solved]:
         done = {}
         for target in group:
             if ranks[target.name] == 0:
@@ -85,13 +88,13 @@ def solve(
     largest = max(max(shape_of(module)) for module in layers.values())
     with solvers(largest, device_of(next(iter(layers.values())))) as map_over:
         if method.scores is not None:
-            scores = {name: values for part in map_over(scored, groups) for name, values in part.items()}
-            ranks = redistributed({name: scores[name] for name in layers}, rank)
-        found = {name: made for part in map_over(solved, groups) for name, made in part.items()}
+            scores = {name: values for part in map_over(score, groups) for name, values in part.items()}
+            ranks = redistribute({name: scores[name] for name in layers}, rank)
+        found = {name: made for part in map_over(solve_group, groups) for name, made in part.items()}
     return {name: found[name] for name in layers if name in found}
 
 
-def redistributed(scores: Mapping[str, list[float]], rank: int) -> dict[str, int]:
+def redistribute(scores: Mapping[str, list[float]], rank: int) -> dict[str, int]:
     """Ranks that keep the components of highest score, at the total that a uniform rank has. Ties go to the earlier module.
 
     Args:
@@ -114,7 +117,9 @@ def generator_for(seed: int, name: str, device: torch.device) -> torch.Generator
     )  # 63 bits: what every device takes
 
 
-def _groups(layers: Mapping[str, nn.Module], calibration: "Calibration | None") -> list[list[Target]]:
+def _groups(
+    layers: Mapping[str, nn.Module], calibration: "Calibration | None", population: int | None
+) -> list[list[Target]]:
     """The targets, those that share their input statistics (and a device) together."""
     groups: dict[Any, list[Target]] = {}
     for name, module in layers.items():
@@ -126,7 +131,7 @@ def _groups(layers: Mapping[str, nn.Module], calibration: "Calibration | None") 
             )
         moment = statistics.sums.get(Statistic.INPUT_MOMENT) if statistics is not None else None
         group = groups.setdefault(name if moment is None else (id(moment), device_of(module)), [])
-        group.append(Target(name, module, statistics, group[0].shared if group else {}))
+        group.append(Target(name, module, statistics, group[0].shared if group else {}, population))
     return list(groups.values())
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and the reading of their values."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,7 +30,6 @@ Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds,
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
 Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
-Preset = Protocol
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.steps=40 or lora-da.preset=paper. Repeatable.")
 ]
@@ -48,15 +48,38 @@ DryRun = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
-
 LONGEST = 100_000  # numbers of a range
 
 
-def names(text: str) -> tuple[str, ...]:
-    """A comma-separated list of names, without repetitions."""
+def announce(what: str) -> None:
+    """Says at once that a command has begun: what it imports takes seconds."""
+    print(f"hubinit {what}", file=sys.stderr, flush=True)
+
+
+def names(text: str, option: str) -> tuple[str, ...]:
+    """A comma-separated list of names, without repetitions.
+
+    Raises:
+        HubinitError: it is empty.
+    """
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
-        raise HubinitError("An option that takes a comma-separated list got an empty one.")
+        raise HubinitError(f"{option} got an empty list; give at least one name.")
+    return found
+
+
+def pairs(text: str, option: str) -> dict[str, str]:
+    """A comma-separated list of `name=value`.
+
+    Raises:
+        HubinitError: something else.
+    """
+    found: dict[str, str] = {}
+    for part in names(text, option):
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not (name and separator and value):
+            raise HubinitError(f"{option} wants pairs such as prompt=question,completion=answer, not '{part}'.")
+        found[name] = value
     return found
 
 
@@ -67,7 +90,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         HubinitError: something else.
     """
     found: list[float] = []
-    for part in names(text):
+    for part in names(text, option):
         first, dash, last = part.partition("-")
         try:
             if dash and first.isdigit() and last.isdigit():

@@ -1,10 +1,11 @@
 """Commands around runs: bench, train, eval, and the registries they choose from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from hubinit.cli.console import warn
 from hubinit.cli.environment import connected
 from hubinit.cli.options import (
     DryRun,
@@ -59,23 +60,27 @@ def bench(
 
     Example: `hubinit bench --models llama3-8b --methods all --dry-run`
     """
-    from hubinit.commands import run_bench
-    from hubinit.runs.plan import Request
-
-    request = Request(
-        models=names(models),
-        methods=names(methods),
-        tasks=None if tasks is None else names(tasks),
-        eval_tasks=None if eval_tasks is None else names(eval_tasks),
-        seeds=None if seeds is None else whole_numbers(seeds, "--seeds", 0),
-        learning_rates=None if lrs is None else numbers(lrs, "--lrs"),
-        rank=rank,
-        dtype=dtype,
-        protocol=protocol,
-        overrides=tuple(set_ or ()),
-        calibration_samples=calibration_samples,
-    )
+    wanted: dict[str, Any] = {
+        "models": names(models, "--models"),
+        "methods": names(methods, "--methods"),
+        "tasks": None if tasks is None else names(tasks, "--tasks"),
+        "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
+        "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
+        "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+    }
+    warn("Planning: asking the Hub for models and data sets …")
     with connected(hub):
+        from hubinit.cli.running import run_bench
+        from hubinit.runs.plan import Request
+
+        request = Request(
+            **wanted,
+            rank=rank,
+            dtype=dtype,
+            protocol=protocol,
+            overrides=tuple(set_ or ()),
+            calibration_samples=calibration_samples,
+        )
         failed = run_bench(request, out, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_)
     raise typer.Exit(1 if failed else 0)
 
@@ -102,22 +107,24 @@ def train(
 
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
-    from hubinit.commands import run_train
-    from hubinit.runs.plan import Request
-
-    request = Request(
-        models=(model,),
-        methods=(method,),
-        tasks=(task,),
-        seeds=None if seed is None else (seed,),
-        learning_rates=None if lr is None else (finite(lr, "--lr"),),
-        rank=rank,
-        dtype=dtype,
-        protocol=protocol,
-        overrides=tuple(set_ or ()),
-        calibration_samples=calibration_samples,
-    )
+    rate = None if lr is None else finite(lr, "--lr")
+    warn("Planning: asking the Hub for the model and the data sets …")
     with connected(hub):
+        from hubinit.cli.running import run_train
+        from hubinit.runs.plan import Request
+
+        request = Request(
+            models=(model,),
+            methods=(method,),
+            tasks=(task,),
+            seeds=None if seed is None else (seed,),
+            learning_rates=None if rate is None else (rate,),
+            rank=rank,
+            dtype=dtype,
+            protocol=protocol,
+            overrides=tuple(set_ or ()),
+            calibration_samples=calibration_samples,
+        )
         failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
     raise typer.Exit(1 if failed else 0)
 
@@ -131,6 +138,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first test examples of each task.")] = None,
     shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
+    dtype: Dtype = "auto",
     hub: Hub = None,
     json_: Json = False,
 ) -> None:
@@ -138,31 +146,8 @@ def evaluate(
 
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
-    from hubinit.commands import run_eval
-
+    groups = names(tasks, "--tasks")
     with connected(hub):
-        run_eval(target, names(tasks), limit=limit, shots=shots, batch_size=batch_size, as_json=json_)
+        from hubinit.cli.running import run_eval
 
-
-@app.command("models")
-def list_models(json_: Json = False) -> None:
-    """List the short names of base models with their Hub ids; every other Hub id and every folder works as well."""
-    from hubinit.commands import print_models
-
-    print_models(as_json=json_)
-
-
-@app.command("methods")
-def list_methods(json_: Json = False) -> None:
-    """List the initialisation methods with their sources and options."""
-    from hubinit.commands import print_methods
-
-    print_methods(as_json=json_)
-
-
-@app.command("tasks")
-def list_tasks(json_: Json = False) -> None:
-    """List the tasks and suites with their data sets."""
-    from hubinit.commands import print_tasks
-
-    print_tasks(as_json=json_)
+        run_eval(target, groups, limit=limit, shots=shots, batch_size=batch_size, dtype=dtype, as_json=json_)

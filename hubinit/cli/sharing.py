@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from hubinit.cli.environment import connected
-from hubinit.cli.options import Hub, Json, Methods, Models, Preset, Public, Samples, finite, names, whole_numbers
+from hubinit.cli.options import (
+    Dtype,
+    Hub,
+    Json,
+    Methods,
+    Models,
+    Protocol,
+    Public,
+    Samples,
+    announce,
+    finite,
+    names,
+    pairs,
+    whole_numbers,
+)
 from hubinit.errors import HubinitError
 
 app = typer.Typer()
@@ -28,12 +42,15 @@ def init(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Your own data instead: a `.jsonl` or `.parquet` file, or a Hub data set, with `prompt` and "
-            "`completion`, or `messages` (chat template; the last answer counts), or `text`."
+            help="Your own data instead: a `.jsonl`, `.csv` (both also `.gz`) or `.parquet` file, or a Hub data set, with "
+            "`prompt` and `completion`, or `messages` (chat template; the last answer counts), or `text`."
         ),
     ] = None,
     data_config: Annotated[str | None, typer.Option(help="Configuration of the Hub data set.")] = None,
-    data_split: Annotated[str, typer.Option(help="Split of the Hub data set.")] = "train",
+    data_split: Annotated[str | None, typer.Option(help="Split of the Hub data set. Default: train.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of your columns, e.g. prompt=question,completion=answer.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA alpha. Default: twice the rank.")] = None,
     seed: Seed = 0,
@@ -42,6 +59,7 @@ def init(
     target_modules: Annotated[
         str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
     ] = None,
+    dtype: Dtype = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the method as key=value, e.g. selection=M. Repeatable.")
     ] = None,
@@ -60,6 +78,7 @@ def init(
 
     Example: `hubinit init llama3-8b --method filet --data my-chats.jsonl --rank 16 --push my-name`
     """
+    announce(f"init: {method} for {model}")
     with connected(hub):
         from hubinit.commands_start import run_init
         from hubinit.inits.plan import StartRequest
@@ -71,12 +90,14 @@ def init(
             data=data,
             data_config=data_config,
             data_split=data_split,
+            columns=pairs(columns, "--columns") if columns is not None else {},
             rank=rank,
             alpha=None if alpha is None else finite(alpha, "--alpha"),
             seed=seed,
             calibration_samples=calibration_samples,
             max_length=max_length,
-            target_modules=names(target_modules) if target_modules else (),
+            target_modules=names(target_modules, "--target-modules") if target_modules is not None else (),
+            dtype=dtype,
             overrides=tuple(set_ or ()),
         )
         run_init(request, out=out, push=push, public=public, dry_run=dry_run, as_json=json_)
@@ -91,7 +112,8 @@ def publish_inits(
     ranks: Annotated[str, typer.Option(help="Comma-separated LoRA ranks.")] = "16",
     seed: Seed = 0,
     calibration_samples: Samples = None,
-    preset: Preset = "default",
+    dtype: Dtype = "auto",
+    protocol: Protocol = "default",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
     ] = None,
@@ -107,18 +129,20 @@ def publish_inits(
     Example: `hubinit publish-inits --models llama3-8b --methods filet,lora-da --tasks gsm8k --ranks 8,16 --push-to my-name`
     """
     chosen = whole_numbers(ranks, "--ranks", 1)
+    announce(f"publish-inits: {methods} for {models}")
     with connected(hub):
         from hubinit.commands_start import run_publish_inits
         from hubinit.inits.matrix import MatrixRequest
 
         request = MatrixRequest(
-            models=names(models),
-            methods=names(methods),
-            tasks=names(tasks),
+            models=names(models, "--models"),
+            methods=names(methods, "--methods"),
+            tasks=names(tasks, "--tasks"),
             ranks=chosen,
             seed=seed,
             calibration_samples=calibration_samples,
-            preset=preset,
+            dtype=dtype,
+            protocol=protocol,
             overrides=tuple(set_ or ()),
         )
         failed = run_publish_inits(request, push_to, public=public, dry_run=dry_run, as_json=json_)

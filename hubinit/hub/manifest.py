@@ -23,13 +23,15 @@ ALLOWED_HIDDEN_FOLDERS = {".eval_results"}
 class Manifest(Record):
     """Provenance of a published adapter.
 
-    `initialised`: the start point of the run `result`, before training. `trained`: its outcome. `files` holds the
-    sha256 of every file but the card and this one.
+    `initialised`: the start point of the run `result`, before training. `trained`: its outcome. `start` is the key of that
+    start point, the same for every run that begins there (None: version 0.1 wrote it). `files` holds the sha256 of every file
+    but the card and this one.
     """
 
     schema_version: Literal[1] = 1
     kind: Literal["initialised", "trained"]
     result: RunResult
+    start: str | None = None
     files: dict[str, str]
 
     @property

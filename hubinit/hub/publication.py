@@ -15,6 +15,7 @@ from hubinit.errors import HubError
 from hubinit.hub.benchmarks import Benchmark, eval_results, registered
 from hubinit.hub.cards import adapter_card
 from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
+from hubinit.models.kinds import start_of
 from hubinit.paths import write_atomically
 from hubinit.records import RunResult
 from hubinit.remote import HUB_ERRORS
@@ -137,9 +138,8 @@ def of_adapter(
     files: dict[str, bytes | Path] = {}
     for name, path in paths.items():
         files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
-    manifest = Manifest(
-        kind=kind, result=result, files={name: content_hash(content) for name, content in files.items()}
-    )
+    hashes = {name: content_hash(content) for name, content in files.items()}
+    manifest = Manifest(kind=kind, result=result, start=start_of(spec).key, files=hashes)
     card = adapter_card(
         manifest,
         repo_id,
@@ -170,21 +170,20 @@ def describe(result: RunResult, folder: Path, kind: Kind) -> Path:
     """
     files = {name: sha256(path) for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
     path = folder / FILE_NAME
-    write_atomically(path, Manifest(kind=kind, result=result, files=files).json_text())
+    write_atomically(path, Manifest(kind=kind, result=result, start=start_of(result.spec).key, files=files).json_text())
     return path
 
 
 def repo_name(spec: RunSpec, kind: Kind, namespace: str, suite: str | None = None) -> str:
     """`<namespace>/<model>-<method>[-init]-r<rank>-<data>-<key>`: stable, valid on the Hub, at most 96 characters.
 
-    The key of a start point leaves out how the run trains from there, so that all learning rates share it.
+    A start point is named by what it depends on (`start_of`), so that all learning rates, and `hubinit init`, share it.
     """
+    spec = start_of(spec) if kind == "initialised" else spec
     tasks = spec.data.tasks if spec.data else ()
-    data = suite or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
-    start = spec.model_copy(update={"recipe": None, "learning_rate": 0.0})
-    key = (start if kind == "initialised" else spec).key
+    data = (suite if tasks else "") or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
     tail = [spec.method.name, *(["init"] if kind == "initialised" else []), f"r{spec.rank}", data]
-    end = f"-{key[:8]}"
+    end = f"-{spec.key[:8]}"
     room = NAME_LENGTH - len(namespace) - 1 - len(end)
     name = "-".join(_slug(part) for part in [spec.model.id.split("/")[-1].lower(), *tail] if _slug(part))
     return f"{namespace}/{name[:room].rstrip('-.')}{end}"

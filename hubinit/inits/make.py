@@ -4,123 +4,98 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hubinit.data.encode import Example, ImageExample, TokenExample
-from hubinit.errors import HubinitError
+from huggingface_hub import HfApi
+from peft import PeftModel
+from torch import OutOfMemoryError, Tensor
+
+from hubinit import adapters, methods, tasks
+from hubinit.adapters import gates
+from hubinit.calibration import Calibration
+from hubinit.calibration.shared import Need, shared_calibration
+from hubinit.data import chat
+from hubinit.data.encode import Example
+from hubinit.errors import HubinitError, InitialisationError, first_line
+from hubinit.hub.cards import adapter_card
+from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, read_manifest
+from hubinit.hub.publication import base_licence, describe, num_labels
 from hubinit.inits.plan import PlannedStart
-from hubinit.paths import home
+from hubinit.methods import METHODS
+from hubinit.models import base
+from hubinit.models.base import Loaded
+from hubinit.models.kinds import KINDS, start_of
+from hubinit.paths import home, sha256_of
 from hubinit.records import RunResult
 from hubinit.runs.costs import Stopwatch, provenance
+from hubinit.runs.stages import Pool, attach_start, gate_batch
 from hubinit.specs import RunSpec
+from hubinit.tasks import TASKS
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from torch import Tensor
-
-    from hubinit.calibration import Calibration
-    from hubinit.calibration.shared import Need
-    from hubinit.hub.manifest import Manifest
-    from hubinit.models.base import Loaded
-
-Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
 Report = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
 ANY_TEXT = Example(
     "The sky on a clear day is", " blue, and at night it is black."
 )  # for the gate of methods without data
 
 
-def finished(folder: Path, spec: RunSpec) -> "Manifest | None":
+def read_start(folder: Path, spec: RunSpec) -> Manifest | None:
     """The start point that lies in a folder already, or None when the folder is free.
 
     Raises:
         HubinitError: the folder holds something else.
     """
-    from hubinit.hub.manifest import FILE_NAME, read_manifest, sha256
-
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if (folder / FILE_NAME).is_file():
         manifest = read_manifest((folder / FILE_NAME).read_bytes(), str(folder))
-        whole = all((folder / name).is_file() and sha256(folder / name) == d for name, d in manifest.files.items())
-        if manifest.kind == "initialised" and manifest.result.key == spec.key and whole:
+        whole = all((folder / name).is_file() and sha256_of(folder / name) == d for name, d in manifest.files.items())
+        if manifest.kind == "initialised" and start_of(manifest.result.spec).key == spec.key and whole:
             return manifest
     raise HubinitError(f"{folder} holds something else than this start point; delete it or choose another folder.")
 
 
-def load_base(spec: RunSpec, watch: Stopwatch, report: Report) -> "Loaded":
-    """Loads the base of a start point, with the head of its task for an image classifier."""
-    from hubinit import tasks
-    from hubinit.models import base
-
-    report(f"loading {spec.model.id}", 0, 0)
-    labels = (
-        tasks.labels(spec.data.tasks[0], spec.data.revisions[0]) if spec.model.kind == "vision" and spec.data else None
-    )
+def load_base(spec: RunSpec, watch: Stopwatch, report: Report) -> Loaded:
+    """Loads the base of a start point, with the head of its task for a labelled kind."""
+    report(f"loading {spec.model.id} in {spec.model.dtype}", 0, 0)
+    labelled = KINDS[spec.model.kind].labelled and spec.data is not None
+    labels = tasks.labels(spec.data.tasks[0], spec.data.revisions[0]) if labelled and spec.data else None
     with watch.stage("load"):
         return base.load(spec.model, labels=labels)
 
 
-def pool_of(planned: PlannedStart, loaded: "Loaded", samples: int) -> Pool:
-    """The calibration examples: as many as asked for, chosen by the calibration's seed.
+def pool_of(planned: PlannedStart, loaded: Loaded, samples: int) -> Pool:
+    """At most `samples` examples to calibrate on, chosen by the calibration's seed; where there are none, a few for the gate.
 
     Raises:
         HubinitError: data that this model's tokenizer cannot use, or a data set that cannot be had.
     """
-    from hubinit import tasks
-    from hubinit.data import chat
-
     spec = planned.spec
     seed = spec.calibration.seed if spec.calibration else 0
     if planned.own is not None:
         return chat.examples(planned.own, loaded.processor, samples=samples, seed=seed)
     if spec.data is None:
         return [ANY_TEXT]
-    return tasks.training_examples(spec.data, seed)[0]
-
-
-def gate_batch(pool: Pool, loaded: "Loaded") -> "dict[str, Tensor]":
-    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
-    from hubinit.data.encode import batches
-
-    (batch,) = batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
-    return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
-
-
-def initialised(spec: RunSpec, loaded: "Loaded", calibration: "Calibration | None") -> "PeftModel":
-    """The base with the adapter that a run starts from."""
-    from hubinit import adapters
-
-    return adapters.initialize(
-        loaded.model,
-        spec.method.name,
-        rank=spec.rank,
-        alpha=spec.alpha,
-        calibration=calibration,
-        target_modules=spec.target_modules,
-        rslora=spec.rslora,
-        seed=spec.seed,
-        **spec.method.options,
-    )
+    most = max(samples, 4)
+    few = spec.data.model_copy(update={"samples": min(most, spec.data.samples or most)})
+    return tasks.training_examples(few, seed)[0]
 
 
 def make_start(
-    spec: RunSpec,
-    loaded: "Loaded",
+    start: PlannedStart,
+    loaded: Loaded,
     pool: Pool,
-    needs: "Sequence[Need]",
+    needs: Sequence[Need],
     folder: Path,
     *,
     watch: Stopwatch,
     command: str,
     report: Report,
-) -> "Manifest":
+) -> Manifest:
     """Calibrates (with what other methods need of the same data), initialises, checks and writes one start point.
 
     The folder appears at once and complete. The base is untouched afterwards.
 
     Args:
-        spec: from `start_spec`.
+        start: from `plan_start`.
         loaded: its base model.
         pool: from `pool_of`.
         needs: what all methods ask of this calibration, this one included.
@@ -132,32 +107,15 @@ def make_start(
     Raises:
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
-    from hubinit import adapters, methods
-    from hubinit.adapters import gates
-    from hubinit.calibration.shared import shared_calibration
-
-    calibration = None
-    if spec.calibration is not None:
-        report("calibrating", 0, 0)
-        with watch.stage("calibrate"):
-            calibration = shared_calibration(
-                loaded,
-                pool,
-                spec.calibration,
-                needs,
-                home() / "calibrations",
-                target_modules=spec.target_modules,
-                on_batch=lambda done, total: report("calibrating", done, total),
-                on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
-            )
-        watch.charge("calibrate", calibration.seconds)
+    spec = start.spec
+    calibration = calibrate_start(spec, loaded, pool, needs, watch, report)
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
     batch = gate_batch(pool, loaded)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         with watch.stage("initialise"):
-            model = initialised(spec, loaded, calibration)
-        measured = gates.check_start(model, batch, methods.get(spec.method.name).start)
+            model = attach_start(spec, loaded, calibration, population=start.population)
+        measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
         result = RunResult(
             key=spec.key,
@@ -180,16 +138,47 @@ def make_start(
         adapters.detach(loaded.model)
 
 
-def write_about(result: RunResult, directory: Path, final: Path) -> "Manifest":
+def check_gate(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> float:
+    """The deviation that the start gate measures.
+
+    Raises:
+        HubinitError: the start is not the promised one, or an adapter of PEFT does not run on this model.
+    """
+    method = methods.get(spec.method.name)
+    try:
+        return gates.check_start(model, batch, method.start)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        if method.factors is not None or isinstance(error, OutOfMemoryError):
+            raise
+        raise InitialisationError(
+            f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
+            "try --dtype float32, or choose another method."
+        ) from error
+
+
+def calibrate_start(
+    spec: RunSpec, loaded: Loaded, pool: Pool, needs: Sequence[Need], watch: Stopwatch, report: Report
+) -> Calibration | None:
+    """The statistics that a start point is made from; None for weight-only methods."""
+    if spec.calibration is None:
+        return None
+    with watch.stage("calibrate"):
+        calibration = shared_calibration(
+            loaded,
+            pool,
+            spec.calibration,
+            needs,
+            home() / "calibrations",
+            target_modules=spec.target_modules,
+            on_batch=lambda done, total: report("calibrating", done, total),
+            on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
+        )
+    watch.charge("calibrate", calibration.seconds)
+    return calibration
+
+
+def write_about(result: RunResult, directory: Path, final: Path) -> Manifest:
     """Writes the card and `hubinit.json` of a start point that will lie in the folder `final`."""
-    from huggingface_hub import HfApi
-
-    from hubinit.hub.cards import adapter_card
-    from hubinit.hub.manifest import CARD, read_manifest
-    from hubinit.hub.publication import base_licence, describe, num_labels
-    from hubinit.methods import METHODS
-    from hubinit.tasks import TASKS
-
     path = describe(result, directory, "initialised")
     manifest = read_manifest(path.read_bytes(), str(directory))
     card = adapter_card(

@@ -7,24 +7,29 @@ sent again, and its row is in the catalogue once. So an interrupted command goes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import HfApi
 
+from hubinit import methods as registry
+from hubinit.calibration.shared import need_of
 from hubinit.errors import HubinitError, first_line
-from hubinit.inits.make import Report, finished, load_base, make_start, pool_of
-from hubinit.inits.plan import PlannedStart, checked_methods, start_spec, task_data
+from hubinit.hub.catalogue import CatalogueRow, row
+from hubinit.hub.delivery import deliver_catalogue
+from hubinit.hub.manifest import Manifest
+from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
+from hubinit.inits.plan import PlannedStart, check_examples, check_methods, chosen_model, task_data
+from hubinit.inits.publish import publish_start, repo_of
+from hubinit.models.base import Loaded
+from hubinit.models.kinds import KINDS, start_of
 from hubinit.runs.costs import Stopwatch
-from hubinit.runs.protocol import read_protocol
-from hubinit.specs import ModelSpec
-
-if TYPE_CHECKING:
-    from hubinit.hub.catalogue import CatalogueRow
-    from hubinit.hub.manifest import Manifest
-    from hubinit.models.base import Loaded
+from hubinit.runs.plan import groups_for, run_spec
+from hubinit.runs.preflight import check_targets
+from hubinit.runs.protocol import DEFAULT, read_protocol
+from hubinit.specs import Dtype, RunSpec
 
 CATALOGUE = "hubinit-catalogue"
+MOST = 10_000  # start points of one command
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class MatrixRequest:
     ranks: tuple[int, ...]
     seed: int = 0
     calibration_samples: int | None = None
-    preset: str = "default"
+    dtype: Dtype = "auto"
+    protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
 
 
@@ -52,115 +58,116 @@ class Outcome:
 def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
     """All start points, those that share a base in memory and data next to each other.
 
-    Methods that look at the weights only have one start per model and rank, whatever the tasks. A task of another kind than
-    a model's is left out for it; a model for which none is left is an error.
+    Methods that look at the weights only have one start per model and rank, whatever the tasks.
 
     Raises:
-        HubinitError: an unknown or malformed name or option, or a Hub that does not answer.
+        HubinitError: an unknown or malformed name or option, a task of another kind than a model's, a rank above a layer, too
+            many start points, or a Hub that does not answer.
     """
-    from hubinit.models import names
-
-    methods = checked_methods(request.methods)
-    protocol = read_protocol(request.preset, request.overrides)
+    methods = check_methods(request.methods)
+    protocol = read_protocol(request.protocol, request.overrides)
+    if request.calibration_samples is not None:
+        protocol = protocol.model_copy(update={"calibration_samples": request.calibration_samples})
     planned: dict[str, PlannedStart] = {}
     for name in request.models:
-        model = names.pin(names.resolve(name))
+        model = chosen_model(name, request.dtype)
         groups = groups_for(request.tasks, model)
-        data = {group: task_data(group, model, protocol) for group in groups}
-        for rank in request.ranks:
-            ranked = protocol.model_copy(update={"rank": rank})
-            for group in groups:
-                for method in methods:
-                    samples = request.calibration_samples
-                    spec = start_spec(model, method, data[group], ranked, seed=request.seed, samples=samples)
+        many = len(request.models) * len(groups) * len(methods) * len(request.ranks)
+        if many > MOST:
+            raise HubinitError(
+                f"This asks for {many:,} start points; one command makes at most {MOST:,}: choose fewer ranks, tasks or methods."
+            )
+        ranked = [protocol.model_copy(update={"rank": rank}) for rank in sorted(request.ranks)]
+        for group in groups:
+            data = task_data(group, model, protocol)
+            for method in methods:
+                specs = [start_of(run_spec(model, method, data, own)) for own in ranked]
+                specs = [spec.model_copy(update={"seed": request.seed}) for spec in specs]
+                check_targets(specs[-1])
+                if specs[-1].calibration is not None:
+                    check_examples(data, None, protocol.calibration_samples)
+                for spec in specs:
                     planned.setdefault(spec.key, PlannedStart(spec, group if spec.data else None))
     return sorted(planned.values(), key=shares)
-
-
-def groups_for(tasks: Sequence[str], model: ModelSpec) -> list[str]:
-    """The tasks and suites for this kind of model; image tasks one by one, because each has classes of its own.
-
-    Raises:
-        HubinitError: unknown names, or none for this kind of model.
-    """
-    from hubinit import tasks as registry
-
-    fitting = [group for group in tasks if all(registry.get(t).kind == model.kind for t in registry.members(group))]
-    if not fitting:
-        raise HubinitError(f"{model.id} is a {model.kind} model, and none of the tasks is for one; add one to --tasks.")
-    if model.kind == "language":
-        return fitting
-    return list(dict.fromkeys(name for group in fitting for name in registry.members(group)))
 
 
 def shares(start: PlannedStart) -> tuple[str, str, str]:
     """Start points with the same first two share a loaded base (images: with its head), with all three the data too."""
     spec = start.spec
     data = spec.data.key if spec.data else ""
-    return spec.model.key, data if spec.model.kind == "vision" else "", data
+    return spec.model.key, data if KINDS[spec.model.kind].labelled else "", data
 
 
-def publish_matrix(
-    planned: Sequence[PlannedStart],
-    namespace: str,
-    *,
-    private: bool,
-    command: str,
-    report: Report,
-    say: Callable[[str], None],
-) -> Outcome:
-    """Makes what is missing, publishes everything, and adds it to the catalogue after each group of shared data.
+@dataclass(frozen=True)
+class Publishing:
+    """Where start points go, and who is told.
 
-    Args:
-        planned: from `plan_matrix`.
+    Attributes:
         namespace: user or organisation.
         private: whether new repos are private.
         command: for the cards.
         report: called as the work on one start point goes on.
         say: called with each line worth keeping.
     """
-    from hubinit.hub.delivery import deliver_catalogue
 
-    api, outcome = HfApi(), Outcome()
+    namespace: str
+    private: bool
+    command: str
+    report: Report
+    say: Callable[[str], None]
+    api: HfApi = field(default_factory=HfApi)
+
+
+def publish_matrix(planned: Sequence[PlannedStart], publishing: Publishing) -> Outcome:
+    """Makes what is missing, publishes everything, and adds it to the catalogue after each group of shared data."""
+    outcome = Outcome()
     for _, same_base in groupby(planned, key=lambda start: shares(start)[:2]):
-        base: Loaded | None = None
-        watch = Stopwatch()
+        base = Base(publishing.report)
         for _, same_data in groupby(same_base, key=shares):
-            group, rows = list(same_data), []
-            for start in group:
-                try:
-                    manifest = finished(start.default_folder, start.spec)
-                    if manifest is None:
-                        base = base or load_base(start.spec, watch, report)
-                        manifest = make_one(start, group, base, watch, command, report)
-                    row, line = publish_one(api, start, manifest, namespace, private=private)
-                except (HubinitError, OSError, torch.OutOfMemoryError) as error:  # costs this one only
-                    outcome.failures.append(f"{describe(start)}: {first_line(error)}.")
-                    say(outcome.failures[-1])
-                    continue
-                rows.append(row)
-                outcome.published.append(row.repo)
-                say(f"{describe(start)}: {line}")
-            if rows:
-                try:
-                    say(str(deliver_catalogue(api, rows, f"{namespace}/{CATALOGUE}", private=private)))
-                except (HubinitError, OSError) as error:
-                    outcome.failures.append(f"Catalogue: {first_line(error)}. The same command adds the rows later.")
-                    say(outcome.failures[-1])
+            group = list(same_data)
+            rows = [row for start in group if (row := publish_safely(start, group, base, publishing, outcome))]
+            add_to_catalogue(rows, publishing, outcome)
     return outcome
 
 
-def make_one(
-    start: PlannedStart,
-    group: Sequence[PlannedStart],
-    base: "Loaded",
-    loading: Stopwatch,
-    command: str,
-    report: Report,
-) -> "Manifest":
-    """Makes one start point; its calibration is shared with all of the group that can use it."""
-    from hubinit.calibration.shared import need_of
+class Base:
+    """A base model that is loaded when the first start point has to be made, and what that cost."""
 
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.watch = Stopwatch()
+        self._loaded: Loaded | None = None
+
+    def loaded(self, spec: RunSpec) -> Loaded:
+        """The model in memory."""
+        if self._loaded is None:
+            self._loaded = load_base(spec, self.watch, self.report)
+        return self._loaded
+
+
+def publish_safely(
+    start: PlannedStart, group: Sequence[PlannedStart], base: Base, publishing: Publishing, outcome: Outcome
+) -> CatalogueRow | None:
+    """Makes (unless it is made) and publishes one start point; what goes wrong costs this one only.
+
+    Returns:
+        Its row in the catalogue, or None when it failed.
+    """
+    try:
+        manifest = read_start(start.default_folder, start.spec) or make_one(start, group, base, publishing)
+        repo_id = repo_of(start, publishing.namespace)
+        done = publish_start(publishing.api, start, manifest, start.default_folder, repo_id, private=publishing.private)
+    except (HubinitError, OSError, torch.OutOfMemoryError) as error:
+        outcome.failures.append(f"{describe(start)}: {first_line(error)}.")
+        publishing.say(outcome.failures[-1])
+        return None
+    outcome.published.append(repo_id)
+    publishing.say(f"{describe(start)}: {done}")
+    return row(manifest, repo_id, registry.get(start.spec.method.name).start, start.suite)
+
+
+def make_one(start: PlannedStart, group: Sequence[PlannedStart], base: Base, publishing: Publishing) -> Manifest:
+    """Makes one start point; its calibration is shared with all of the group that can use it."""
     settings = start.spec.calibration
     needs = [
         need_of(other.spec.method, other.spec.calibration)
@@ -169,39 +176,32 @@ def make_one(
         and other.spec.calibration is not None
         and other.spec.calibration.model_copy(update={"samples": settings.samples}) == settings
     ]
+    loaded = base.loaded(start.spec)
     watch = Stopwatch()
-    watch.costs = dict(loading.costs)
-    pool = pool_of(start, base, max((need.samples for need in needs), default=0))
-    return make_start(start.spec, base, pool, needs, start.default_folder, watch=watch, command=command, report=report)
-
-
-def publish_one(
-    api: HfApi, start: PlannedStart, manifest: "Manifest", namespace: str, *, private: bool
-) -> tuple["CatalogueRow", str]:
-    """Publishes one start point.
-
-    Returns:
-        Its row in the catalogue, and where it went.
-    """
-    from hubinit import methods
-    from hubinit.hub.catalogue import row
-    from hubinit.hub.delivery import deliver
-    from hubinit.hub.publication import base_licence, of_adapter, repo_name
-    from hubinit.tasks import TASKS
-
-    spec = start.spec
-    suite = start.group if spec.data and len(spec.data.tasks) > 1 else None
-    repo_id = repo_name(spec, "initialised", namespace, suite)
-    publication = of_adapter(
-        manifest.result,
+    watch.costs = dict(base.watch.costs)
+    pool = pool_of(start, loaded, max((need.samples for need in needs), default=0))
+    return make_start(
+        start,
+        loaded,
+        pool,
+        needs,
         start.default_folder,
-        "initialised",
-        repo_id,
-        licence=base_licence(api, spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
+        watch=watch,
+        command=publishing.command,
+        report=publishing.report,
     )
-    done = deliver(api, publication, private=private)
-    return row(manifest, repo_id, methods.get(spec.method.name).start, suite), str(done)
+
+
+def add_to_catalogue(rows: Sequence[CatalogueRow], publishing: Publishing, outcome: Outcome) -> None:
+    """Adds what was published to the catalogue of its namespace."""
+    if not rows:
+        return
+    try:
+        repo_id = f"{publishing.namespace}/{CATALOGUE}"
+        publishing.say(str(deliver_catalogue(publishing.api, rows, repo_id, private=publishing.private)))
+    except (HubinitError, OSError) as error:
+        outcome.failures.append(f"Catalogue: {first_line(error)}. The same command adds the rows later.")
+        publishing.say(outcome.failures[-1])
 
 
 def describe(start: PlannedStart) -> str:

@@ -3,24 +3,38 @@
 The folder is what the Hub gets: the adapter before training, `anchor/` where one is needed, `hubinit.json` and a card.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hubinit import methods as registry
+from hubinit import tasks
+from hubinit.data import own as own_data
 from hubinit.data.own import UserData
 from hubinit.errors import HubinitError
+from hubinit.models import names
+from hubinit.models.dtype import choose_dtype
+from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home
-from hubinit.runs.plan import calibration_spec, expand_methods, method_spec
-from hubinit.runs.protocol import read_protocol
-from hubinit.specs import DataSpec, ModelSpec, Protocol, RunSpec
+from hubinit.runs.plan import data_spec, expand_methods, run_spec
+from hubinit.runs.preflight import check_samples, check_targets
+from hubinit.runs.protocol import DEFAULT, read_protocol
+from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
+
+# Methods whose start point plain PEFT does not rebuild from a saved adapter, and why.
+WITHOUT_LINES = {
+    "kasa": "it truncates the base's weights when PEFT attaches it, and truncates them again when the adapter is loaded; "
+    "use `hubinit bench` or `train`"
+}
 
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What the user asked for; None means the preset's value.
+    """What the user asked for; None means the protocol's value.
 
-    `overrides` are `key=value`: an option of the method (`selection=M`) or a setting of the preset (`calibration.tokens=labels`).
+    `columns` map `prompt`, `completion`, … to the data's own names. `overrides` are `key=value`: an option of the method
+    (`selection=M`) or a setting of the protocol (`calibration.tokens=labels`).
     """
 
     model: str
@@ -28,14 +42,16 @@ class StartRequest:
     task: str | None = None
     data: str | None = None
     data_config: str | None = None
-    data_split: str = "train"
+    data_split: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     rank: int | None = None
     alpha: float | None = None
     seed: int = 0
     calibration_samples: int | None = None
     max_length: int | None = None
     target_modules: tuple[str, ...] = ()
-    preset: str = "default"
+    dtype: Dtype = "auto"
+    protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
 
 
@@ -52,43 +68,71 @@ class PlannedStart:
         """Where it lies when the user names no folder."""
         return home() / "inits" / self.spec.key
 
+    @property
+    def suite(self) -> str | None:
+        """The suite that it is for, when that is more than one task."""
+        return self.group if self.spec.data and len(self.spec.data.tasks) > 1 else None
+
+    @property
+    def population(self) -> int | None:
+        """How many examples there are to train on; None where the start does not depend on data."""
+        if self.own is not None:
+            return len(self.own.rows)
+        return tasks.training_size(self.spec.data) if self.spec.data else None
+
 
 def plan_start(request: StartRequest) -> PlannedStart:
     """Reads and checks everything that is known before the model is loaded, the user's data included.
 
     Raises:
-        HubinitError: an unknown name, a wrong option, data that cannot be used, or a Hub that does not answer.
+        HubinitError: an unknown name, a wrong option, targets or a rank that do not fit the model, data that cannot be used, or
+            a Hub that does not answer.
     """
-    from hubinit.models import names
-
-    checked_methods((request.method,))
-    model = names.pin(names.resolve(request.model))
+    check_methods((request.method,))
     protocol = start_protocol(request)
+    model = chosen_model(request.model, request.dtype)
     data, own = data_of(request, model, protocol)
-    spec = start_spec(model, request.method, data, protocol, seed=request.seed, samples=request.calibration_samples)
-    if spec.calibration is not None and data is None:
-        raise HubinitError(f"{request.method} is data-aware: give it --task or --data.")
+    spec = start_of(run_spec(model, request.method, data, protocol).model_copy(update={"seed": request.seed}))
+    if spec.calibration is not None:
+        if data is None:
+            raise HubinitError(f"{request.method} is data-aware: give it --task or --data.")
+        check_examples(data, own, protocol.calibration_samples)
+    check_targets(spec)
     used = spec.data is not None
     return PlannedStart(spec, request.task if used else None, own if used else None)
 
 
+def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
+    """The model that a name means, at one revision and in one floating-point type.
+
+    Raises:
+        HubinitError: an unknown name, or a Hub that does not answer.
+    """
+    model = names.pin(names.resolve(name))
+    if dtype != "auto":
+        model = model.model_copy(update={"dtype": dtype})
+    return model.model_copy(update={"dtype": choose_dtype(model)})
+
+
 def start_protocol(request: StartRequest) -> Protocol:
-    """The preset with what the request changes."""
+    """The protocol with what the request changes."""
     overrides = [
         override
         if "." in override.partition("=")[0] or override.partition("=")[0] in Protocol.model_fields
         else f"{request.method}.{override}"
         for override in request.overrides
     ]
-    protocol = read_protocol(request.preset, overrides)
+    protocol = read_protocol(request.protocol, overrides)
     changed: dict[str, Any] = {}
     if request.rank is not None:
         changed["rank"] = request.rank
     if request.alpha is not None:
         changed["alpha"] = request.alpha
     if request.target_modules:
-        names = request.target_modules
-        changed["target_modules"] = names[0] if len(names) == 1 and names[0] == "all-linear" else names
+        wanted = request.target_modules
+        changed["target_modules"] = "all-linear" if wanted == ("all-linear",) else wanted
+    if request.calibration_samples is not None:
+        changed["calibration_samples"] = request.calibration_samples
     if request.max_length is not None:
         changed["calibration"] = protocol.calibration.model_copy(update={"max_length": request.max_length})
     return protocol.model_copy(update=changed)
@@ -100,18 +144,18 @@ def data_of(request: StartRequest, model: ModelSpec, protocol: Protocol) -> tupl
     Raises:
         HubinitError: data that cannot be used with this model.
     """
-    from hubinit.data import own as userdata
-
     if request.task and request.data:
         raise HubinitError("Give --task or --data, not both.")
+    if request.data is None and (request.data_config or request.data_split or request.columns):
+        raise HubinitError("--data-config, --data-split and --columns say more about --data, which is not given.")
     if request.task:
         return task_data(request.task, model, protocol), None
-    if model.kind == "vision":
+    if KINDS[model.kind].labelled:
         raise HubinitError(f"{model.id} is an image model: give --task, whose classes its head is made for.")
     if request.data is None:
         return None, None
-    own = userdata.read(request.data, config=request.data_config, split=request.data_split)
-    return DataSpec(tasks=(own.name,), revisions=(own.revision,)), own
+    own = own_data.read(request.data, config=request.data_config, split=request.data_split, columns=request.columns)
+    return DataSpec(tasks=(own.name,), revisions=(own.revision,), own=own.identity), own
 
 
 def task_data(group: str, model: ModelSpec, protocol: Protocol) -> DataSpec:
@@ -120,52 +164,34 @@ def task_data(group: str, model: ModelSpec, protocol: Protocol) -> DataSpec:
     Raises:
         HubinitError: unknown, or not for this kind of model.
     """
-    from hubinit import tasks
-
+    tasks.check_kind(group, model)
     members = tasks.members(group)
-    for name in members:
-        if tasks.get(name).kind != model.kind:
-            raise HubinitError(
-                f"'{name}' is a {tasks.get(name).kind} task and {model.id} a {model.kind} model; choose another task."
-            )
-    if model.kind == "vision" and len(members) > 1:
+    if KINDS[model.kind].labelled and len(members) > 1:
         raise HubinitError(f"'{group}' is a suite of image tasks, each with its own classes; choose one of them.")
-    return DataSpec(
-        tasks=members,
-        revisions=tuple(tasks.pin(name) for name in members),
-        samples=protocol.samples,
-        validation_samples=protocol.validation_samples,
-    )
+    return data_spec(members, protocol, tasks.pin)
 
 
-def start_spec(
-    model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol, *, seed: int, samples: int | None
-) -> RunSpec:
-    """A run that ends before training: no recipe, no learning rate, and no data where the start does not depend on them."""
-    method = method_spec(name, protocol)
-    calibration = calibration_spec(
-        method, protocol.model_copy(update={"calibration_samples": samples or protocol.calibration_samples})
-    )
-    return RunSpec(
-        model=model,
-        method=method,
-        rank=protocol.rank,
-        alpha=protocol.alpha if protocol.alpha is not None else 2 * protocol.rank,
-        rslora=protocol.rslora,
-        target_modules=protocol.target_modules,
-        data=data if calibration is not None or model.kind == "vision" else None,
-        calibration=calibration,
-        seed=seed,
-    )
+def check_examples(data: DataSpec, own: UserData | None, asked: int | None) -> None:
+    """Checks that there are as many examples as the user asked for; the data set of a task is only read to count them.
+
+    Raises:
+        HubinitError: there are fewer, or the data set cannot be had.
+    """
+    if asked is not None:
+        check_samples(asked, len(own.rows) if own else tasks.training_size(data), ", ".join(data.tasks))
 
 
-def checked_methods(names: Sequence[str]) -> list[str]:
+def check_methods(methods: Sequence[str]) -> list[str]:
     """The methods, `all` expanded.
 
     Raises:
-        HubinitError: an unknown one, or `none`, which has no adapter.
+        HubinitError: an unknown one, or one without a start point that two lines of plain PEFT rebuild.
     """
-    methods = expand_methods(names)
-    if "none" in methods:
-        raise HubinitError("Method 'none' is the base itself: it has no start point to make.")
-    return methods
+    expanded = expand_methods(methods)
+    for name in expanded:
+        if name == "none":
+            raise HubinitError("Method 'none' is the base itself: it has no start point to make.")
+        registry.get(name)
+        if name in WITHOUT_LINES:
+            raise HubinitError(f"Method '{name}' has no start point of its own: {WITHOUT_LINES[name]}.")
+    return expanded

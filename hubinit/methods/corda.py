@@ -84,7 +84,7 @@ METHOD = Method(
     start="keep",
     factors=factors,
     statistics=lambda options: frozenset({Statistic.INPUT_MOMENT}),
-    samples=256,
+    samples=256,  # the paper and the released code
     options=CordaOptions,
     anchored=True,
 )

@@ -105,6 +105,7 @@ METHOD = Method(
     statistics=lambda options: frozenset(
         {Statistic.INPUT_MOMENT, Statistic.INPUT_SUM} if options.center else {Statistic.INPUT_MOMENT}
     ),
+    samples=None,  # the released code reads batches until the components settle, without a number
     options=EvaOptions,
     scores=scores,
 )

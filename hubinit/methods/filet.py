@@ -147,7 +147,7 @@ METHOD = Method(
     start="keep",
     factors=factors,
     statistics=statistics,
-    samples=320,
+    samples=320,  # section 4: "for all experiments"
     options=FiletOptions,
     anchored=True,
 )

@@ -5,8 +5,13 @@ weight is the natural gradient `Δ = −D G Z⁻¹` (m, n), and the guidance mat
 
     Ω = β · (tr D / N) · Z⁻¹ − Δᵀ Δ
 
-weighs sampling variance against bias. The rows of `A` are the eigenvectors of its r smallest eigenvalues and
-`B = Δ Aᵀ`, so that `W + BA` is the target projected on the subspace. Ω is never formed while LOBPCG converges.
+weighs sampling variance against bias; N is the number of training examples. The rows of `A` are the eigenvectors of its r
+smallest eigenvalues and `B = Δ Aᵀ`, so that `W + BA` is the target projected on the subspace. Ω is never formed while LOBPCG
+converges.
+
+One loss throughout: the per-example mean loss, of which G is the mean gradient over E examples. Its Fisher is the mean over
+examples of `vec(G_i) vec(G_i)ᵀ`. The Kronecker product of the `paper` preset counts the tokens once: `Z = S_X` is a mean per
+token, `Y = (1/E) Σ_t ĝ_t ĝ_tᵀ` a sum per example. The `official` preset has both per token, as the released code.
 """
 
 from dataclasses import dataclass
@@ -35,24 +40,24 @@ class LoraDaOptions(MethodOptions):
     preset: Literal["official", "paper"] = Field(
         default="official",
         description="official: the released code (diagonal output Fisher of the mean loss per token, Δ divided by its "
-        "largest singular value, factors divided by √gamma). paper: the text (inverse of the full output Fisher, sums "
-        "per example, no rescaling, `s·BA` is the projection of Δ)",
+        "largest singular value, factors divided by √gamma). paper: the text (inverse of the full output Fisher of the "
+        "mean loss per example, no rescaling, `s·BA` is the projection of Δ)",
     )
     population_size: int | None = Field(
         default=None,
         ge=1,
-        description="N, the number of training examples. official: 100000, the length of its training set; "
-        "paper: the number of calibration examples",
+        description="N, the number of training examples. Default: the length of the run's training set; where that is "
+        "unknown, official 100000 (the length of its training set), paper the number of calibration examples",
     )
     beta: float | None = Field(default=None, ge=0, description="weight of the variance term. official 0.03, paper 1")
     damping: float | None = Field(
         default=None,
         ge=0,
         description="ε added to both Fisher factors. official: absolute, 1e-6 (its code); "
-        "paper: relative to the factor's mean diagonal, 1e-3 (ours, the text has none)",
+        "paper: relative to the factor's mean diagonal, 1e-3 (ours: the text gives no number)",
     )
     gamma: float | None = Field(
-        default=None, gt=0, description="both factors are divided by √gamma. official 1024, paper 1 (none)"
+        default=None, gt=0, description="both factors are divided by √gamma. official 1024, paper 1"
     )
     lobpcg_iters: int = Field(
         default=10,
@@ -72,14 +77,13 @@ class Settings:
     damping: float
     relative_damping: bool
     gamma: float
-    population_size: int | None  # None: the number of calibration examples
+    population_size: int | None  # where neither the options nor the run says; None: the number of calibration examples
     normalise: bool
     full_output: bool
-    per_example: bool
     project: bool  # divide B by s, so that s·BA is the projection
 
 
-def settings(options: LoraDaOptions) -> Settings:
+def resolve(options: LoraDaOptions) -> Settings:
     """What a preset means; explicit options win."""
     official = options.preset == "official"
 
@@ -91,20 +95,19 @@ def settings(options: LoraDaOptions) -> Settings:
         damping=chosen(options.damping, 1e-6 if official else 1e-3),
         relative_damping=not official,
         gamma=chosen(options.gamma, 1024.0 if official else 1.0),
-        population_size=options.population_size or (100_000 if official else None),
+        population_size=100_000 if official else None,
         normalise=official,
         full_output=not official,
-        per_example=not official,
         project=not official,
     )
 
 
 def statistics(options: LoraDaOptions) -> frozenset[Statistic]:
     """G always; both Fisher factors unless the variance term and the natural gradient are switched off."""
-    use = settings(options)
+    use = resolve(options)
     if options.raw_gradient and use.beta == 0:
         return frozenset({Statistic.GRADIENT})
-    output = Statistic.OUTPUT_MOMENT if use.full_output else Statistic.MEAN_OUTPUT_DIAGONAL
+    output = Statistic.MEAN_OUTPUT_MOMENT if use.full_output else Statistic.MEAN_OUTPUT_DIAGONAL
     return frozenset({Statistic.GRADIENT, Statistic.INPUT_MOMENT, output})
 
 
@@ -112,13 +115,14 @@ def factors(layer: Layer, options: LoraDaOptions) -> Factors:
     """A: eigenvectors of Ω's r smallest eigenvalues; B = Δ Aᵀ; both scaled as the preset says.
 
     Returns:
-        A (r, n) and B (m, r). The report has the range of the eigenvalues of Ω/σ_1(Δ)², the share of ‖Δ‖² in the subspace, the
-        damping used and how often it was raised, and whether a full eigendecomposition took over from LOBPCG (`full_solve`).
+        A (r, n) and B (m, r). The report has the range of the eigenvalues of Ω/σ_1(Δ)², the share of ‖Δ‖² in the subspace, N,
+        the damping used and how often it was raised, and whether a full eigendecomposition took over from LOBPCG
+        (`full_solve`).
 
     Raises:
         InitialisationError: a Fisher factor cannot be factorised even with the damping raised.
     """
-    use = settings(options)
+    use = resolve(options)
     guidance, report = _guidance(layer, options, use)
     pairs = _smallest(layer, guidance, options.lobpcg_iters)
     A = pairs.vectors.T  # (r, n)
@@ -170,19 +174,24 @@ def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guid
     report: dict[str, float] = {}
     Z, inverse, variance, delta = None, None, 0.0, -gradient
     if not (options.raw_gradient and use.beta == 0):
-        mean = layer.per_example if use.per_example else layer.per_token
-        Z = layer.once("input", lambda: mean(Statistic.INPUT_MOMENT))  # (n, n)
+        Z = layer.once("input", lambda: layer.per_token(Statistic.INPUT_MOMENT))  # (n, n)
         inverse = layer.once("inverse", lambda: _factorise(layer, Z, use, "input"))
         D = _output_inverse(layer, use)  # (m,)
-        assert layer.statistics is not None
-        population = use.population_size or layer.statistics.examples
-        variance = use.beta * float(D.sum()) / max(1, population)
+        population = _population(layer, options, use)
+        variance = use.beta * float(D.sum()) / population
         report |= {"damping_input": inverse.damping, "damping_raised": float(inverse.raised)}
+        report["population_size"] = float(population)
         if not options.raw_gradient:
             delta = -inverse.solve((D[:, None] * gradient).T).T  # (m, n)
     scale = float(top_svd(delta, 1, layer.generator, small=SMALL).S[0]) or 1.0
     report["displacement_norm"] = scale if delta.any() else 0.0
     return Guidance(delta / scale, scale, variance / scale**2, Z, inverse), report
+
+
+def _population(layer: Layer, options: LoraDaOptions, use: Settings) -> int:
+    """N: what the option says, else the length of the training set, else the preset's number."""
+    assert layer.statistics is not None
+    return options.population_size or layer.population or use.population_size or max(1, layer.statistics.examples)
 
 
 def _factorise(layer: Layer, matrix: Tensor, use: Settings, side: str) -> Damped:
@@ -202,12 +211,12 @@ def _factorise(layer: Layer, matrix: Tensor, use: Settings, side: str) -> Damped
 
 
 def _output_inverse(layer: Layer, use: Settings) -> Tensor:
-    """Diagonal (m,) of D: `1/(d̂_Y + ε)` (official) or `[(S_Y + ε)⁻¹]_ii` (paper)."""
+    """Diagonal (m,) of D: `1/(d̂_Y + ε)` per token (official) or `[(Y + ε)⁻¹]_ii` per example (paper)."""
     if not use.full_output:
         diagonal = layer.per_token(Statistic.MEAN_OUTPUT_DIAGONAL).clamp(min=0)  # (m,)
         epsilon = use.damping or torch.finfo(diagonal.dtype).tiny
         return 1 / (diagonal + epsilon)
-    moment = layer.per_example(Statistic.OUTPUT_MOMENT)  # (m, m)
+    moment = layer.per_example(Statistic.MEAN_OUTPUT_MOMENT)  # (m, m)
     damped = _factorise(layer, moment, use, "output")
     return torch.cholesky_inverse(damped.L).diagonal().clone()
 
@@ -269,6 +278,7 @@ METHOD = Method(
     start="shift",
     factors=factors,
     statistics=statistics,
-    samples=256,
+    samples=256,  # the paper's default, and the released code's
     options=LoraDaOptions,
+    version=2,  # 1 mixed the summed loss's Fisher with the mean loss's gradient in the paper preset
 )

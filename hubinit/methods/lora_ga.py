@@ -75,6 +75,7 @@ METHOD = Method(
     start="keep",
     factors=factors,
     statistics=lambda options: frozenset({Statistic.GRADIENT}),
+    samples=8,  # the paper's and the released configuration's 8 batches of 1 (conf/init/gradient.yaml); its examples have 128
     options=LoraGaOptions,
     anchored=True,
 )

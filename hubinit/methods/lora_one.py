@@ -48,5 +48,6 @@ METHOD = Method(
     start="shift",
     factors=factors,
     statistics=lambda options: frozenset({Statistic.GRADIENT}),
+    samples=8,  # the released configuration: 8 batches of 1; its README recommends 8 to 64
     options=LoraOneOptions,
 )

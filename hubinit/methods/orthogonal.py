@@ -1,5 +1,7 @@
 """Orthogonal initialisation: A and B random, both non-zero, in complementary subspaces so that BA = 0.
 
+BA is zero up to rounding, so the start needs no anchor: an adapter of rank r on the untouched base says it all.
+
 Formula of https://datta0.github.io/posts/rethink-lora-init/, as PEFT's `init_lora_weights="orthogonal"` has it.
 """
 

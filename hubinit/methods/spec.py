@@ -42,6 +42,7 @@ class Layer:
     generator: torch.Generator  # seeded from (seed, module name), on the weight's device
     statistics: LayerStatistics | None = None
     shared: dict[str, Any] = field(default_factory=dict)  # see `once`; one dict for the layers that share their input
+    population: int | None = None  # length of the training set; None: unknown
 
     def __post_init__(self) -> None:
         m, n = self.weight.shape
@@ -136,14 +137,19 @@ class Method:
             s·BA ≠ 0); `shift`: the layer starts at W + s·BA on purpose.
         factors: computes A and B. None for methods whose adapter is not plain LoRA (`peft_config` is given then).
         statistics: which sums the method needs under given options (empty: weight-only).
-        samples: calibration examples of the source; None: the project's default.
+        samples: calibration examples of the source, which each method's file cites; None: the source names no number, and the
+            project's default is taken.
         options: the option model.
         lora_kwargs: extra fields of PEFT's LoraConfig (e.g. use_dora).
         peft_config: `peft_config(rank=…, alpha=…, rslora=…, target_modules=…, options=…) -> PeftConfig`.
+        dropped: for a `peft_config` whose adapter takes the r smallest singular components from the base's weight (KaSA):
+            `dropped(options, m, n, r)`, how many of the r the start is to lose. None: all r, as PEFT does.
         scores: for methods that redistribute ranks (EVA): what each of a module's possible ranks is worth, falling. The best of
             all modules are kept at an unchanged total. Rank 0 leaves a module unadapted; the scaling s of every module stays
             what it was (so alpha follows the rank). None, or an empty list from every module: the same rank everywhere.
-        anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`).
+        anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`). This field
+            decides, not a norm: orthogonal's s·BA is zero up to rounding and needs no anchor.
+        complete: False where a part of the method that acts during training is still missing; `--methods all` leaves it out.
         a_parameter: the parameter that `train_a=False` freezes; None: the method cannot train without A.
         train_b: False where B is frozen by the method itself (MiCA).
         version: raise it when the mathematics changes, so that old results are not reused.
@@ -159,8 +165,10 @@ class Method:
     options: type[MethodOptions] = MethodOptions
     lora_kwargs: dict[str, Any] = field(default_factory=dict)
     peft_config: Callable[..., Any] | None = None
+    dropped: Callable[[Any, int, int, int], int] | None = None
     scores: Callable[[Layer, Any], list[float]] | None = None
     anchored: bool = False
+    complete: bool = True
     a_parameter: str | None = "lora_A"
     train_b: bool = True
     version: int = 1

@@ -1,7 +1,5 @@
 """Which floating-point type a model is loaded in. It changes the numbers, so a plan chooses once and every result says it."""
 
-import time
-from functools import cache
 from typing import Literal
 
 import torch
@@ -33,20 +31,9 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@cache
-def bfloat16_is_fast(size: int = 512, repeats: int = 5) -> bool:
-    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones: measured once, the best of a few tries each.
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU has instructions for products in bfloat16 (AVX512-BF16, AMX, ARM's BF16).
 
-    CPUs with bfloat16 instructions are two to four times faster, those without several times slower, so noise does not decide.
+    It is asked, not timed: keys hold the type, and a busy machine would answer one way today and another way tomorrow.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(size, size, dtype=dtype)  # (size, size)
-        _ = matrix @ matrix  # warm-up
-        tries = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            _ = matrix @ matrix
-            tries.append(time.perf_counter() - start)
-        seconds[dtype] = min(tries)
-    return seconds[torch.bfloat16] < seconds[torch.float32]
+    return any(there is True and "bf16" in name for name, there in torch.cpu.get_capabilities().items())

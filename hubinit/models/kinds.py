@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hubinit.specs import Dtype, ModelKind
+from hubinit.specs import Dtype, ModelKind, RunSpec
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,13 @@ VISION = Kind(
     dtype="float32",  # the new head is trained as it is
 )
 KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}
+
+
+def start_of(spec: RunSpec) -> RunSpec:
+    """The start point of a run as a specification of its own; runs that begin at the same point have the same one.
+
+    It has neither recipe nor learning rate, and no data where the start does not depend on them: without a calibration, and
+    without a head for the classes of the data.
+    """
+    needs_data = spec.calibration is not None or KINDS[spec.model.kind].labelled
+    return spec.model_copy(update={"recipe": None, "learning_rate": 0.0, "data": spec.data if needs_data else None})

@@ -23,6 +23,9 @@ QUANTISED = re.compile(
 )
 # `weight` can be restored for these two; for the rest only methods that never read the weight can work.
 READABLE = ("Linear4bit", "Linear8bitLt")
+# Why `all-linear` leaves a module out.
+EXPERTS = "mixture-of-experts weights are 3-D parameters, not linear layers"
+GATES = "gates (one output, or one per expert) are too narrow for a low rank"
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -104,34 +107,71 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
     Args:
         model: a transformers model, any `nn.Module`, or a PeftModel (names are then those of its base).
         target_modules: `"all-linear"`: every linear layer of the base transformer, without the output head
-            (language-model head, classifier: those belong to `modules_to_save`), tied embeddings, and
-            mixture-of-experts weights kept as 3-D parameters (warned about). Another string is a regular expression for
-            the whole name; a sequence holds full names or their endings (`"q_proj"`), as in PEFT. What is named so is
-            taken even when it is a head.
+            (language-model head, classifier: those belong to `modules_to_save`), tied embeddings, and what `left_out`
+            names (warned about). Another string is a regular expression for the whole name; a sequence holds full names
+            or their endings (`"q_proj"`), as in PEFT. What is named so is taken even when it is a head or a gate.
 
     Returns:
         Module name → layer; never empty.
 
     Raises:
-        InitialisationError: nothing matches; the message names the nearest layers.
+        InitialisationError: nothing matches, or one of several names; the message has the nearest layers.
     """
     layers = linear_layers(model)
     if target_modules == "all-linear":
-        heads = _head_modules(_base(model))
-        found = {name: module for name, module in layers.items() if id(module) not in heads}
-        _warn_of_experts(_base(model))
+        heads, excluded = _head_modules(_base(model)), left_out(model)
+        found = {name: module for name, module in layers.items() if id(module) not in heads and name not in excluded}
+        for reason in dict.fromkeys(excluded.values()):
+            names = [name for name, other in excluded.items() if other == reason]
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            warnings.warn(f"all-linear leaves out {names[0]}{more}: {reason}.", stacklevel=2)
     elif isinstance(target_modules, str):
         found = {name: module for name, module in layers.items() if re.fullmatch(target_modules, name)}
     else:
-        wanted = tuple(target_modules)
-        found = {
-            name: module
-            for name, module in layers.items()
-            if any(name == suffix or name.endswith("." + suffix) for suffix in wanted)
+        matches = {
+            suffix: [name for name in layers if name == suffix or name.endswith("." + suffix)]
+            for suffix in target_modules
         }
+        if missing := [suffix for suffix, names in matches.items() if not names]:
+            raise InitialisationError(_no_match(missing, list(layers)))
+        wanted = {name for names in matches.values() for name in names}
+        found = {name: module for name, module in layers.items() if name in wanted}
     if not found:
         raise InitialisationError(_no_match(target_modules, list(layers)))
     return found
+
+
+def left_out(model: nn.Module) -> dict[str, str]:
+    """What `"all-linear"` leaves out beside the heads: module name → reason, in the model's order.
+
+    Mixture-of-experts weights are 3-D parameters, one matrix per expert, without a linear layer. The router beside them (one
+    output per expert) and every linear layer with a single output or input have no use for a low rank.
+    """
+    base = _base(model)
+    heads = _head_modules(base)
+    experts = {
+        name: parameter.shape[0]
+        for name, module in _walk(base)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.shape[0] > 1 and not isinstance(module, nn.modules.conv._ConvNd)
+    }
+    counts = {name.rpartition(".")[0]: count for name, count in experts.items()}  # of the block that holds the experts
+    found: dict[str, str] = {}
+    for name, module in _walk(base):
+        if name in experts:
+            found[name] = EXPERTS
+        elif is_linear(module) and id(module) not in heads:
+            m, n = shape_of(module)
+            routed = {count for block, count in counts.items() if name.startswith(block + ".")}
+            if min(m, n) == 1 or m in routed:
+                found[name] = GATES
+    return found
+
+
+def output_heads(model: nn.Module) -> list[str]:
+    """Names of the linear layers of the model's output head, or tied to an embedding."""
+    heads = _head_modules(_base(model))
+    return [name for name, module in linear_layers(model).items() if id(module) in heads]
 
 
 def _no_match(target_modules: str | Iterable[str], names: list[str]) -> str:
@@ -140,7 +180,7 @@ def _no_match(target_modules: str | Iterable[str], names: list[str]) -> str:
     endings = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
     wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if target_modules == "all-linear":
-        return f"every linear layer of this model is an output head ({', '.join(endings)}): name the targets instead."
+        return f"every linear layer of this model is an output head or a gate ({', '.join(endings)}): name the targets instead."
     if len(wanted) == 1 and isinstance(target_modules, str) and wanted[0] in endings:
         return (
             f"target_modules={wanted[0]!r} is a regular expression for whole names and matches none: "
@@ -193,19 +233,3 @@ def _head_modules(model: nn.Module) -> set[int]:
         elif inside is not None:
             heads |= {id(module) for module in child.modules() if id(module) not in inside}
     return heads
-
-
-def _warn_of_experts(model: nn.Module) -> None:
-    """One warning for mixture-of-experts weights: 3-D parameters, one matrix per expert, without a linear layer."""
-    kinds = {
-        type(module).__name__
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-        if parameter.ndim == 3 and parameter.shape[0] > 1 and not isinstance(module, nn.modules.conv._ConvNd)
-    }
-    if kinds:
-        warnings.warn(
-            f"mixture-of-experts weights ({', '.join(sorted(kinds))}) are 3-D parameters and are left out: "
-            "only the linear layers around them are adapted.",
-            stacklevel=3,
-        )

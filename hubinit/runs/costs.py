@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+import torch
+
 from hubinit.records import Cost, Provenance, Stage
 
 PACKAGES = ("hubinit", "torch", "transformers", "peft", "huggingface-hub", "datasets", "accelerate", "lm-eval")
@@ -42,8 +45,6 @@ class Stopwatch:
 
 def reset_peak_memory() -> None:
     """Starts a new high-water mark: CUDA's where there is a GPU, else this process's resident set (Linux)."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -54,8 +55,6 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> int:
     """Bytes at the high-water mark since the last reset; 0 where it cannot be read."""
-    import torch
-
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
@@ -82,11 +81,8 @@ def provenance(command: str) -> Provenance:
 
 def hardware() -> dict[str, str]:
     """Processor, cores, memory and GPU of this machine."""
-    import torch
-
     facts = {"cpu": _cpu_name(), "cores": str(os.cpu_count()), "system": f"{platform.system()} {platform.machine()}"}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        facts["memory"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+    facts["memory"] = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
         facts["cuda"] = str(torch.version.cuda)

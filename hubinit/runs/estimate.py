@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 
 import torch
+from huggingface_hub import HfApi
 
 from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.records import ResultStore, RunResult
+from hubinit.remote import DATA_ERRORS
 from hubinit.runs.costs import hardware
 from hubinit.runs.plan import PlannedRun
 from hubinit.specs import ModelSpec, RunSpec
@@ -82,16 +84,12 @@ def flops(run: PlannedRun, size: int) -> float:
 
 
 def parameters(model: ModelSpec) -> int | None:
-    """Parameters of a model, from the size of its safetensors files on the Hub (two bytes each); None when unknown."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
+    """Parameters of a model, as the Hub counted them in its safetensors files; None when unknown."""
     try:
-        info = HfApi().model_info(model.id, revision=model.revision, files_metadata=True)
-    except (HfHubHTTPError, OSError, ValueError):
+        counted = HfApi().model_info(model.id, revision=model.revision, expand=["safetensors"]).safetensors
+    except DATA_ERRORS:
         return None
-    sizes = [file.size or 0 for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
-    return sum(sizes) // 2 or None
+    return counted.total if counted is not None else None
 
 
 def matmul_speed() -> float:

@@ -162,15 +162,24 @@ def task_groups(request: Request, model: ModelSpec) -> list[str]:
         HubinitError: unknown task, one of another kind than the model's, or the untrained base of a labelled kind.
     """
     kind = KINDS[model.kind]
-    groups: list[str] = []
-    for group in request.tasks or (kind.default_suite,):
-        tasks.check_kind(group, model)
-        groups += tasks.members(group) if kind.labelled else (group,)
     if kind.labelled and "none" in request.methods:
         raise HubinitError(
             f"Method 'none' has no score for {model.id}: the head of {kind.noun} is untrained; leave it out."
         )
-    return groups
+    return groups_for(request.tasks or (kind.default_suite,), model)
+
+
+def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
+    """Tasks and suites for a model; a suite of a labelled kind task by task.
+
+    Raises:
+        HubinitError: an unknown task, or one of another kind than the model's.
+    """
+    groups: list[str] = []
+    for group in wanted:
+        tasks.check_kind(group, model)
+        groups += tasks.members(group) if KINDS[model.kind].labelled else (group,)
+    return list(dict.fromkeys(groups))
 
 
 def evaluations_of(
@@ -204,24 +213,33 @@ def run_specs(
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
-        method = method_spec(name, protocol)
-        whole = RunSpec(
-            model=model,
-            method=method,
-            rank=protocol.rank,
-            alpha=protocol.alpha_or_default,
-            rslora=protocol.rslora,
-            target_modules=protocol.target_modules,
-            data=data,
-            recipe=protocol.recipe,
-            calibration=calibration_spec(method, protocol),
-        )
+        whole = run_spec(model, name, data, protocol)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]
     return specs
+
+
+def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:
+    """A run as the protocol has it, but for its learning rate and seed.
+
+    Raises:
+        HubinitError: an unknown method, or an option that it does not take.
+    """
+    method = method_spec(name, protocol)
+    return RunSpec(
+        model=model,
+        method=method,
+        rank=protocol.rank,
+        alpha=protocol.alpha_or_default,
+        rslora=protocol.rslora,
+        target_modules=protocol.target_modules,
+        data=data,
+        recipe=protocol.recipe,
+        calibration=calibration_spec(method, protocol),
+    )
 
 
 def data_spec(members: Sequence[str], protocol: Protocol, pin_task: PinTask = tasks.pin) -> DataSpec:
@@ -269,11 +287,11 @@ def known_methods() -> list[str]:
 
 
 def expand_methods(wanted: Sequence[str]) -> list[str]:
-    """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
+    """Replaces `all` by every complete adapter method (not `none`, not `peft:*`) and checks the rest."""
     expanded: list[str] = []
     for name in wanted:
         if name == "all":
-            expanded += list(registry.METHODS)
+            expanded += [method.name for method in registry.METHODS.values() if method.complete]
             continue
         if name != "none" and not name.startswith("peft:") and name not in registry.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")

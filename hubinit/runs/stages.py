@@ -62,6 +62,8 @@ def run_stages(
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
         scores, reasons = score(model, loaded, missing, job, report)
+    if stored is not None:  # these may come from another machine and other versions than the adapter
+        scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
@@ -91,7 +93,7 @@ def train_adapter(
     calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
     report(Progress(key=spec.key, stage="initialise"))
     with watch.stage("initialise"):
-        model = attach_start(spec, loaded, calibration)
+        model = attach_start(spec, loaded, calibration, population=len(examples))
     measured = {"start": gates.check_start(model, batch, methods.get(spec.method.name).start)}
     adapters.save_initialized(model, folder / "init")
     if job.force:
@@ -124,6 +126,7 @@ def train_adapter(
         "adapter_sha256": exported.sha256,
         "gates": measured,
         "initialisation": model.hubinit_report.summary(),
+        "left_out": model.hubinit_report.left_out,
     }
 
 
@@ -155,8 +158,10 @@ def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
     return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
 
 
-def attach_start(spec: RunSpec, loaded: Loaded, calibration: Calibration | None) -> PeftModel:
-    """The base with the adapter that a run starts from."""
+def attach_start(
+    spec: RunSpec, loaded: Loaded, calibration: Calibration | None, *, population: int | None = None
+) -> PeftModel:
+    """The base with the adapter that a run starts from; `population` is the length of its training set, where known."""
     return adapters.initialize(
         loaded.model,
         spec.method.name,
@@ -166,6 +171,7 @@ def attach_start(spec: RunSpec, loaded: Loaded, calibration: Calibration | None)
         target_modules=spec.target_modules,
         rslora=spec.rslora,
         seed=spec.seed,
+        population=population,
         **spec.method.options,
     )
 

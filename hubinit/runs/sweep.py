@@ -44,6 +44,7 @@ def sweep(
         on_event: called with each event of the executor.
         on_result: called with each result as soon as it is stored, for publishing.
     """
+    mend(planned, store)
     deaths: Counter[str] = Counter()  # of workers while they loaded a base
     with closing(executor or LocalExecutor()) as runner:
         for job in jobs(planned, store, eval_batch_size=eval_batch_size, force=force):
@@ -61,6 +62,13 @@ def sweep(
                     on_result(result)
     results = [store.readable(run.spec.key) for run in planned]
     return [result for result in results if result is not None]
+
+
+def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
+    """Marks partial results `ok` that by now hold everything asked of them."""
+    for run in planned:
+        if run.state == "cached" and run.stored is not None and run.stored.status == "partial":
+            store.write(run.stored.model_copy(update={"status": "ok", "reason": None}))
 
 
 def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
@@ -115,8 +123,12 @@ def command_line() -> str:
     """The command that is running, to be stored and published: without secrets, and without this machine's folders."""
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program]
-    arguments += [Path(argument).name if Path(argument).is_absolute() else argument for argument in sys.argv[1:]]
+    arguments += ["=".join(map(_without_folder, argument.split("="))) for argument in sys.argv[1:]]  # also --out=FOLDER
     return re.sub(r"://[^/@\s]+@", "://", redact(shlex.join(arguments)))
+
+
+def _without_folder(text: str) -> str:
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _gave_up(spec: RunSpec) -> Died:

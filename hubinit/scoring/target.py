@@ -1,45 +1,92 @@
 """What `hubinit eval` is pointed at: a base model, or an adapter whose base is found by itself."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+from peft import PeftConfig
 
 from hubinit import tasks
-from hubinit.errors import HubError, first_line
+from hubinit.adapters import head_size, load_initialized
+from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.models.base import load
+from hubinit.models.kinds import KINDS
 from hubinit.models.names import pin, resolve
 from hubinit.remote import call
+from hubinit.specs import Dtype, ModelSpec
 
 
-def load_target(target: str, task: str) -> tuple[Any, Any]:
-    """Loads a base model, or an adapter on its base.
+def load_target(target: str, wanted: Sequence[str], dtype: Dtype = "auto") -> tuple[Any, Any]:
+    """Loads a base model, or an adapter on its base, to be scored on tasks.
 
     Args:
         target: alias, Hub id or folder of a base model or an adapter.
-        task: an image classifier needs to know whose classes it has.
+        wanted: the tasks. A labelled kind has one head, so there it is one task, whose classes the adapter was trained for.
+        dtype: of the base's weights.
 
     Returns:
         The model with its adapter active, and its tokenizer or image processor.
 
     Raises:
         HubError: the target or its base cannot be had.
+        HubinitError: tasks of another kind, or a head that is untrained or has other classes.
     """
-    if not is_adapter(target):
-        loaded = load(pin(resolve(target)), **_labels(resolve(target).kind, task))
+    adapter = is_adapter(target)
+    spec = pin((base_of(target) if adapter else resolve(target)).model_copy(update={"dtype": dtype}))
+    for name in wanted:
+        tasks.check_kind(name, spec)
+    labels = head_of(target, spec, wanted, adapter) if KINDS[spec.kind].labelled else None
+    loaded = load(spec, labels=labels)
+    if not adapter:
         return loaded.model, loaded.processor
-    from peft import PeftConfig
-
-    from hubinit.adapters import load_initialized
-
-    try:
-        config = PeftConfig.from_pretrained(target)
-    except (ValueError, TypeError, OSError) as error:
-        raise HubError(f"The adapter_config.json of {target} cannot be read: {first_line(error)}.") from error
-    spec = resolve(str(config.base_model_name_or_path)).model_copy(update={"revision": config.revision})
-    loaded = load(pin(spec), **_labels(spec.kind, task))
     return load_initialized(loaded.model, target, trainable=False), loaded.processor
+
+
+def base_of(adapter: str) -> ModelSpec:
+    """The base that an adapter's configuration names.
+
+    Raises:
+        HubError: the configuration cannot be read.
+    """
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (ValueError, TypeError, OSError) as error:
+        raise HubError(f"The adapter_config.json of {adapter} cannot be read: {first_line(error)}.") from error
+    return resolve(str(config.base_model_name_or_path)).model_copy(update={"revision": config.revision})
+
+
+def head_of(target: str, spec: ModelSpec, wanted: Sequence[str], adapter: bool) -> list[str]:
+    """The classes of the head that is to be scored.
+
+    Raises:
+        HubinitError: it is untrained, or made for other classes than the task's.
+    """
+    noun = KINDS[spec.kind].noun
+    if not adapter:
+        raise HubinitError(f"{target} is {noun} without a trained head: score an adapter that was trained on the task.")
+    if len(wanted) > 1:
+        raise HubinitError(f"{target} is {noun} with one head: score one task at a time, not {', '.join(wanted)}.")
+    labels = tasks.labels(wanted[0])
+    size = head_size(file_of(target, "adapter_model.safetensors"))
+    if size is None:
+        raise HubinitError(f"{target} holds no trained head, so nothing can be scored.")
+    trained_on = trained_tasks(target)
+    if size != len(labels) or (trained_on and wanted[0] not in trained_on):
+        known = f" for {', '.join(trained_on)}" if trained_on else ""
+        raise HubinitError(f"The head of {target} was trained{known} with {size} classes, not for '{wanted[0]}'.")
+    return labels
+
+
+def trained_tasks(adapter: str) -> tuple[str, ...]:
+    """The tasks that an adapter says it was trained on; nothing where it does not say."""
+    try:
+        data = json.loads(file_of(adapter, "hubinit.json").read_bytes())["result"]["spec"]["data"]
+        return tuple(str(name) for name in data["tasks"])
+    except (HubError, OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def is_adapter(target: str) -> bool:
@@ -49,7 +96,7 @@ def is_adapter(target: str) -> bool:
     if target.count("/") != 1:
         return False
     try:
-        call(f"look at {target}", lambda: hf_hub_download(target, "adapter_config.json"), api=HfApi())
+        file_of(target, "adapter_config.json")
     except HubError as error:
         if isinstance(error.__cause__, EntryNotFoundError):  # also: not in the cache, and no network
             return False
@@ -57,5 +104,12 @@ def is_adapter(target: str) -> bool:
     return True
 
 
-def _labels(kind: str, task: str) -> dict[str, Any]:
-    return {"labels": tasks.labels(task)} if kind == "vision" else {}
+def file_of(target: str, name: str) -> Path:
+    """One file of a folder or Hub repo.
+
+    Raises:
+        HubError: the repo or the file cannot be had.
+    """
+    if Path(target).is_dir():
+        return Path(target) / name
+    return Path(call(f"look at {target}", lambda: hf_hub_download(target, name), api=HfApi()))

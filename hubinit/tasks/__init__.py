@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from hubinit.data.encode import Example, ImageExample
 from hubinit.errors import HubinitError, nearest
@@ -124,6 +125,35 @@ def training_examples(
     Raises:
         HubinitError: unknown task, tasks of different kinds, more than one image task, or too few examples.
     """
+    from hubinit.tasks import images
+
+    splits, vision = _training_splits(data)
+    index = [(which, row) for which, split in enumerate(splits) for row in range(len(split))]
+    Random(0).shuffle(index)  # noqa: S311
+    held_out, rest = index[: data.validation_samples], index[data.validation_samples :]
+    Random(seed).shuffle(rest)  # noqa: S311
+
+    def render(rows: Sequence[tuple[int, int]]) -> Sequence[Example] | Sequence[ImageExample]:
+        if vision:
+            return images.ImageExamples(splits[0], tuple(row for _, row in rows))
+        return [splits[which].example(row) for which, row in rows]
+
+    return render(rest[: data.samples]), render(held_out)
+
+
+def training_size(data: DataSpec) -> int:
+    """How many training examples `training_examples` gives.
+
+    Raises:
+        HubinitError: as `training_examples`.
+    """
+    splits, _ = _training_splits(data)
+    rest = sum(map(len, splits)) - data.validation_samples
+    return rest if data.samples is None else min(rest, data.samples)
+
+
+def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
+    """The training split of each task, and whether they are images."""
     from hubinit.tasks import harness, images
 
     tasks = [get(name) for name in data.tasks]
@@ -136,22 +166,13 @@ def training_examples(
     revisions = data.revisions or (None,) * len(tasks)
     source = images if kinds == {"vision"} else harness
     splits = [source.training_split(task, revision) for task, revision in zip(tasks, revisions, strict=True)]
-    index = [(which, row) for which, split in enumerate(splits) for row in range(len(split))]
-    if data.validation_samples >= len(index):
+    size = sum(map(len, splits))
+    if data.validation_samples >= size:
         raise HubinitError(
-            f"{', '.join(data.tasks)} has {len(index)} training examples, too few to hold out {data.validation_samples} "
+            f"{', '.join(data.tasks)} has {size} training examples, too few to hold out {data.validation_samples} "
             "for validation; lower validation_samples."
         )
-    Random(0).shuffle(index)  # noqa: S311
-    held_out, rest = index[: data.validation_samples], index[data.validation_samples :]
-    Random(seed).shuffle(rest)  # noqa: S311
-
-    def render(rows: Sequence[tuple[int, int]]) -> Sequence[Example] | Sequence[ImageExample]:
-        if kinds == {"vision"}:
-            return images.ImageExamples(splits[0], tuple(row for _, row in rows))
-        return [splits[which].example(row) for which, row in rows]
-
-    return render(rest[: data.samples]), render(held_out)
+    return splits, kinds == {"vision"}
 
 
-__all__ = ["SUITES", "TASKS", "Task", "get", "labels", "members", "pin", "training_examples"]
+__all__ = ["SUITES", "TASKS", "Task", "get", "labels", "members", "pin", "training_examples", "training_size"]

@@ -28,10 +28,10 @@ def method(name: str, scale: float, **fields: Any) -> Method:
     return Method(name=name, title=name, source="", **{"start": "keep", "factors": _random(scale), **fields})
 
 
-RESIDUAL = method("residual", 0.3)
-MINUTE = method("minute", 1e-4)  # as small as FILet's factors can be
+RESIDUAL = method("residual", 0.3, anchored=True)
+MINUTE = method("minute", 1e-4, anchored=True)  # as small as FILet's factors can be
 SHIFT = method("shift", 0.1, start="shift")
-UNEVEN = method("uneven", 0.3, scores=_uneven)
+UNEVEN = method("uneven", 0.3, anchored=True, scores=_uneven)
 
 
 def train(model: Any, seed: int = 0, size: float = 0.05) -> None:

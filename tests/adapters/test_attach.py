@@ -1,8 +1,11 @@
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
 
 import hubinit
@@ -14,7 +17,17 @@ from hubinit.adapters.solving import generator_for
 from hubinit.errors import HubinitError, InitialisationError
 from hubinit.methods.spec import Factors, Layer, MethodOptions
 from tests import cases
-from tests.adapters.small import RESIDUAL, SHIFT, UNEVEN, assert_untouched, logits, method, snapshot, train
+from tests.adapters.small import (
+    RESIDUAL,
+    SHIFT,
+    UNEVEN,
+    assert_untouched,
+    deviation,
+    logits,
+    method,
+    snapshot,
+    train,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -58,12 +71,12 @@ def test_only_the_adapter_and_the_head_of_a_classifier_are_trained() -> None:
 
 def test_a_shift_or_a_zero_update_needs_no_anchor() -> None:
     batch = cases.batches("llama")[0]
-    for chosen in ("lora", "mica", SHIFT):
+    for chosen in ("lora", "mica", "orthogonal", SHIFT):
         base = cases.build("llama")
         reference = logits(base, batch)
         model = hubinit.initialize(base, chosen, rank=2)
         assert not has_anchor(model)
-        assert torch.equal(logits(model, batch), reference) == (chosen is not SHIFT)
+        assert (deviation(logits(model, batch), reference) < 1e-6) == (chosen is not SHIFT)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -75,7 +88,9 @@ def test_factors_are_the_methods_own_under_the_scaling_it_was_told(rslora: bool)
         A = torch.arange(layer.rank * layer.weight.shape[1], dtype=torch.float32).view(layer.rank, -1)
         return Factors(A, torch.ones(layer.weight.shape[0], layer.rank))
 
-    model = hubinit.initialize(cases.build("gpt2"), method("own", 0.0, factors=factors), rank=4, alpha=6, rslora=rslora)
+    model = hubinit.initialize(
+        cases.build("gpt2"), method("own", 0.0, factors=factors, anchored=True), rank=4, alpha=6, rslora=rslora
+    )
     scaling = 6 / (math.sqrt(4) if rslora else 4)
     for name, layer in adapted_layers(model).items():
         m, n = seen[name].weight.shape
@@ -107,6 +122,39 @@ def test_redistributed_ranks_keep_the_scaling_and_leave_modules_out() -> None:
     assert len(layers) < len(everything)
     assert len(set(ranks)) >= 3
     assert {layer.scaling[ADAPTER] for layer in layers.values()} == {1.5}
+    reasons = model.hubinit_report.left_out
+    assert set(reasons) == set(everything) - set(layers)
+    assert set(reasons.values()) == {"the redistribution of ranks left it rank 0"}
+    assert model.hubinit_report.summary()["modules_left_out"] == len(reasons)
+
+
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
+def test_the_report_lists_experts_and_gates_that_all_linear_leaves_out() -> None:
+    reasons = hubinit.initialize(cases.build("qwen2_moe"), "pissa", rank=4).hubinit_report.left_out
+    assert {name.removeprefix("model.layers."): reason.split()[0] for name, reason in reasons.items()} == {
+        "0.mlp.experts": "mixture-of-experts",
+        "0.mlp.shared_expert_gate": "gates",
+        "1.mlp.experts": "mixture-of-experts",
+        "1.mlp.shared_expert_gate": "gates",
+    }
+    named = hubinit.initialize(cases.build("qwen2_moe"), "pissa", rank=1, target_modules=["shared_expert_gate"])
+    assert len(adapted_layers(named)) == 2
+    assert named.hubinit_report.left_out == {}
+
+
+def test_lora_da_takes_the_population_that_it_is_told() -> None:
+    base, batches = cases.build("llama"), cases.batches("llama")
+
+    def population(**kwargs: Any) -> float:
+        model = hubinit.initialize(base, "lora-da", rank=2, batches=batches, target_modules=["q_proj"], **kwargs)
+        found = model.hubinit_report.summary()["population_size_mean"]
+        hubinit.detach(model)
+        return found
+
+    assert population() == 100_000  # the released code's
+    assert population(preset="paper") == 6  # the calibration's
+    assert population(population=50) == population(population=50, preset="paper") == 50
+    assert population(population=50, population_size=7) == population(population_size=7) == 7
 
 
 def test_rank_patterns_match_their_own_module_only() -> None:
@@ -200,6 +248,38 @@ def test_peft_initialisers_that_rewrite_the_base_compute_the_same_on_an_untouche
     with model.disable_adapter():
         assert torch.equal(logits(model, batch), logits(cases.build("llama", dtype=dtype), batch))
     assert float(model._get_kasa_loss()) > 0  # PEFT still finds its layers
+
+
+@pytest.mark.parametrize(("rule", "m", "n", "kept"), [
+    ("peft", 32, 48, 28), ("peft", 48, 32, 28), ("peft", 32, 34, 28),
+    ("released", 32, 48, 32), ("released", 48, 32, 28), ("released", 32, 34, 30),
+])  # fmt: skip
+def test_kasa_keeps_as_many_components_as_its_rule_says(rule: str, m: int, n: int, kept: int, tmp_path: Path) -> None:
+    """Released: n − r of them, so all where m ≤ n − r. PEFT: min(m, n) − r."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(n, m, bias=False), nn.Linear(m, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    net = Net()
+    U, S, Vh = np.linalg.svd(net.layer.weight.detach().double().numpy(), full_matrices=False)
+    expected = torch.tensor((U[:, :kept] * S[:kept]) @ Vh[:kept]).float()
+    x = torch.randn(5, n)
+    model = hubinit.initialize(net, "kasa", rank=4, target_modules=["layer"], truncation=rule)
+    torch.testing.assert_close(model(x), x @ expected.T, atol=1e-5, rtol=1e-4)
+    hubinit.save_initialized(model, tmp_path / "start")
+    train(model)
+    trained = model(x)
+    hubinit.export(model, tmp_path / "trained")
+    torch.testing.assert_close(
+        hubinit.load_initialized(hubinit.detach(model), tmp_path / "start")(x), x @ expected.T, atol=1e-5, rtol=1e-4
+    )
+    plain = PeftModel.from_pretrained(hubinit.detach(net), str(tmp_path / "trained"))
+    torch.testing.assert_close(plain(x), trained, atol=1e-5, rtol=1e-4)
 
 
 def test_merging_the_residual_is_exact_to_rounding_and_undone_bit_for_bit() -> None:

@@ -25,7 +25,8 @@ def prepared(name: str) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", cases.ALL)
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
+@pytest.mark.parametrize("name", cases.EVERYTHING)
 def test_starts_where_it_promises(name: str, method: str) -> None:
     base, batch, calibration = prepared(name)
     before = snapshot(base)

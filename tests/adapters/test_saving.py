@@ -54,7 +54,8 @@ def test_a_trained_adapter_loads_in_one_line_on_the_untouched_base(
     assert torch.equal(logits(model, batch), expected)  # exporting changes nothing
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "vit", "clip", "gemma3"])
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "vit", "clip", "gemma3", "qwen2_moe"])
 @pytest.mark.parametrize("method", ["pissa", UNEVEN], ids=name_of)
 def test_exact_on_other_architectures_with_their_trained_heads(name: str, method: Any, tmp_path: Path) -> None:
     batch = cases.batches(name)[0]
@@ -76,7 +77,7 @@ def test_neat_of_any_depth_is_exactly_linear_in_its_features(tmp_path: Path) -> 
 
 
 def test_the_exported_configuration_is_the_plainest_there_is(tmp_path: Path) -> None:
-    for method, rank in (("lora", 4), ("pissa", 8), ("kasa", 8), ("neat", 4), (SHIFT, 4)):
+    for method, rank in (("lora", 4), ("orthogonal", 4), ("pissa", 8), ("kasa", 8), ("neat", 4), (SHIFT, 4)):
         model = hubinit.initialize(cases.build("llama"), method, rank=4, alpha=5, rslora=True)
         assert hubinit.export(model, tmp_path, base="org/base", revision="abc").rank == rank
         config = json.loads((tmp_path / "adapter_config.json").read_text())

@@ -7,7 +7,7 @@ import torch
 
 import hubinit
 from hubinit.adapters.passthrough import low_rank
-from hubinit.adapters.solving import redistributed
+from hubinit.adapters.solving import redistribute
 from hubinit.errors import InitialisationError
 from hubinit.methods import corda
 from tests import cases
@@ -64,9 +64,9 @@ def test_the_first_layer_that_fails_is_named(calibration: Any) -> None:
 
 
 def test_redistribution_keeps_the_best_at_the_same_total() -> None:
-    assert redistributed({"a": [9, 8, 7], "b": [3, 2], "c": [6, 1]}, 2) == {"a": 3, "b": 2, "c": 1}
-    assert redistributed({"a": [], "b": []}, 2) == {"a": 2, "b": 2}
-    assert redistributed({"a": [1, 1], "b": [1, 1]}, 1) == {"a": 2, "b": 0}  # ties go to the earlier module
+    assert redistribute({"a": [9, 8, 7], "b": [3, 2], "c": [6, 1]}, 2) == {"a": 3, "b": 2, "c": 1}
+    assert redistribute({"a": [], "b": []}, 2) == {"a": 2, "b": 2}
+    assert redistribute({"a": [1, 1], "b": [1, 1]}, 1) == {"a": 2, "b": 0}  # ties go to the earlier module
 
 
 def test_a_change_of_low_rank_is_factorised_exactly_and_others_are_refused() -> None:

@@ -29,7 +29,7 @@ def assert_same(a: Calibration, b: Calibration, tolerance: float = 1e-9) -> None
 
 
 @pytest.mark.parametrize("name", cases.EVERYTHING)
-@pytest.mark.filterwarnings("ignore:mixture-of-experts")
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
 def test_every_statistic_equals_brute_force(name: str) -> None:
     data = cases.batches(name, examples=4, dtype=torch.float64)
     expected = oracle.statistics(name, cases.build(name), data)

@@ -1,5 +1,7 @@
 """The user's own data: what is read, what is learnt of it, and the number of the first bad row."""
 
+import csv
+import gzip
 import json
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hubinit.data import chat, own
 from hubinit.data.encode import IGNORED, Example, TokenExample, batches, data_hash, encode
 from hubinit.errors import HubinitError
+from hubinit.specs import DataSpec
 from tests import texts
 
 TEMPLATE = (
@@ -83,6 +86,14 @@ def test_the_three_forms_are_read_from_every_source(tmp_path, api, row, form):
         ([{"messages": ["a"]}], "message 1 of 'messages' is a text, not an object"),
         ([{"messages": [{"role": "user"}]}], "'content' of message 1 of 'messages' is missing"),
         ([{"messages": [ASKED]}], "ends with the role 'user'"),
+        (
+            [{"text": "a"}, '{"text": "smile \\ud83d"}'],
+            r"line 2: 'text' holds half of a character (the lone surrogate \ud83d)",
+        ),
+        (
+            ['{"messages": [{"role": "assistant", "content": "\\udc00"}]}'],
+            "line 1: 'messages' holds half of a character",
+        ),
         ([{"messages": [ASKED, {"role": "assistant", "content": ""}]}], "the last message of 'messages' is empty"),
     ],
 )
@@ -99,7 +110,7 @@ def test_files_that_are_not_what_they_are_called(tmp_path):
     (tmp_path / "own.jsonl").write_bytes(b'{"text": "\xff"}')
     for source, message in (
         ("own.parquet", "cannot be read as parquet"),
-        ("own.txt", "neither .jsonl nor .parquet"),
+        ("own.txt", r"neither .jsonl, .csv .* nor .parquet"),
         ("own.jsonl", "line 1 is not UTF-8 text"),
         ("", "is a folder"),
         ("gone.jsonl", "There is no file"),
@@ -117,6 +128,103 @@ def test_parquet_rows_are_counted(tmp_path):
     pq.write_table(pa.table({"text": ["a", "b", None]}), tmp_path / "own.parquet")
     with pytest.raises(HubinitError, match="row 3: 'text' is missing"):
         own.read(str(tmp_path / "own.parquet"))
+
+
+QUESTION = {"question": 'Is "x, y"\na pair?', "answer": "yes", "text": "no"}
+RENAMED = {"prompt": "question", "completion": "answer"}
+
+
+def write_csv(path, *rows, columns=tuple(QUESTION)):
+    with gzip.open(path, "wt", newline="") if path.suffix == ".gz" else path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def test_the_same_rows_come_out_of_every_kind_of_file_and_of_columns_by_other_names(tmp_path):
+    plain = jsonl(tmp_path, QUESTION, QUESTION)
+    (tmp_path / "own.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    pq.write_table(pa.Table.from_pylist([QUESTION] * 2), tmp_path / "own.parquet")
+    tables = [write_csv(tmp_path / name, QUESTION, QUESTION) for name in ("own.csv", "own.csv.gz")]
+    read = [own.read(str(path), columns=RENAMED) for path in (plain, *sorted(tmp_path.glob("*.jsonl.gz")), *tables)]
+    read.append(own.read(str(tmp_path / "own.parquet"), columns=RENAMED))
+    assert {data.form for data in read} == {"prompt"}, "the mapping decides, though there is a column 'text'"
+    assert all(data.rows[0][1] == {"prompt": QUESTION["question"], "completion": "yes"} for data in read)
+    assert len({data.identity.sha256 for data in read}) == 1
+    assert [number for number, _ in own.read(str(tables[0]), columns=RENAMED).rows] == [2, 4]
+    assert own.read(str(plain)).form == "text"
+
+
+def test_every_other_row_order_or_mapping_is_another_identity(tmp_path):
+    rows = [{"text": "a", "other": "b"}, {"text": "c", "other": "d"}]
+    found = [
+        own.read(str(jsonl(tmp_path, *rows))),
+        own.read(str(jsonl(tmp_path, *rows[::-1]))),
+        own.read(str(jsonl(tmp_path, rows[0]))),
+        own.read(str(jsonl(tmp_path, *rows)), columns={"text": "other"}),
+    ]
+    assert len({data.identity.sha256 for data in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("own.csv", b"prompt,completion\na,b\n\na,b,c\n", None, "line 4 has more cells than the header"),
+        ("own.csv", b"prompt,completion\na,b\na\n", None, "line 3: 'completion' is missing"),
+        ("own.csv", b'text\n"two\nlines"\n""\n', None, "line 4: 'text' is empty"),
+        ("own.csv", b'text\n"a\n', None, "line 2 is not CSV"),
+        ("own.csv", b"text\na\n\xff\n", None, "line 3 is not UTF-8"),
+        ("own.csv", b"", None, "holds no examples"),
+        ("own.jsonl.gz", b"no", None, "cannot be unpacked as gzip"),
+        ("own.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9], None, "cannot be unpacked as gzip"),
+        ("own.parquet.gz", b"", None, "convert it"),
+        (
+            "own.csv",
+            b"q,a\nx,y\n",
+            {"prompt": "question", "completion": "a"},
+            "'q', 'a'; .* it needs 'question' and 'a'",
+        ),
+        ("own.csv", b"q,a\nx,y\n", {"prompt": "q", "text": "a"}, "maps 'prompt' and 'text'; map"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, name, content, columns, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HubinitError, match=message) as caught:
+        own.read(str(tmp_path / name), columns=columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_may_be_long_in_csv(tmp_path):
+    path = write_csv(tmp_path / "own.csv", {"text": "a" * 200_000}, columns=("text",))
+    assert len(own.read(str(path)).rows[0][1]["text"]) == 200_000
+
+
+def test_a_data_set_with_several_configurations_and_splits(tmp_path, api):
+    repo = "alice/own-configs"
+    api.create_repo(repo, repo_type="dataset", exist_ok=True)
+    card = "---\nconfigs:\n"
+    for config in ("easy", "hard"):
+        card += f"- config_name: {config}\n  data_files:\n"
+        for split in ("train", "test"):
+            card += f"  - split: {split}\n    path: {config}-{split}.jsonl\n"
+            path = jsonl(tmp_path, {"text": f"{config} {split}"}, name=f"{config}-{split}.jsonl")
+            api.upload_file(path_or_fileobj=path, path_in_repo=path.name, repo_id=repo, repo_type="dataset")
+    api.upload_file(
+        path_or_fileobj=f"{card}---\n".encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset"
+    )
+    found = [own.read(repo, config=config, split=split) for config in ("easy", "hard") for split in ("train", "test")]
+    assert [data.rows[0][1]["text"] for data in found] == ["easy train", "easy test", "hard train", "hard test"]
+    specs = {DataSpec(tasks=(repo,), revisions=(data.revision,), own=data.identity).key for data in found}
+    assert len(specs) == 4
+    with pytest.raises(HubinitError, match="several configurations; choose one with --data-config: easy, hard"):
+        own.read(repo)
+    with pytest.raises(HubinitError, match=r"no configuration 'eazy' \(--data-config\): did you mean easy"):
+        own.read(repo, config="eazy")
+    with pytest.raises(HubinitError, match="Unknown split"):
+        own.read(repo, config="easy", split="trian")
+    with pytest.raises(HubinitError, match="is a file"):
+        own.read(str(tmp_path / "easy-test.jsonl"), config="easy")
 
 
 def examples(tmp_path, row, tokenizer):

@@ -1,13 +1,13 @@
 """The catalogue: rows of many publishers, each once, and a card that no name can break."""
 
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
 from hubinit.hub.catalogue import CATALOGUE_FILE, CatalogueRow, publish_catalogue, read_catalogue
+from hubinit.hub.manifest import Manifest
 from tests.hub.builders import run
 
 
@@ -63,21 +63,20 @@ def test_hostile_names_stay_in_their_cell():
 
 
 def test_a_catalogue_that_cannot_be_written_does_not_lose_what_is_published(monkeypatch):
-    from hubinit import matrix
-    from hubinit.hub import delivery
+    from hubinit.inits import matrix
     from hubinit.inits.plan import PlannedStart
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(matrix, "finished", lambda *_: "made before")
-    monkeypatch.setattr(matrix, "publish_one", lambda *_, **__: (SimpleNamespace(repo="alice/one"), "Published"))
-    monkeypatch.setattr(delivery, "deliver_catalogue", full)
+    made = Manifest(kind="initialised", result=run(), files={})
+    monkeypatch.setattr(matrix, "read_start", lambda *_: made)
+    monkeypatch.setattr(matrix, "publish_start", lambda *_, **__: "Published")
+    monkeypatch.setattr(matrix, "repo_of", lambda *_: "alice/one")
+    monkeypatch.setattr(matrix, "deliver_catalogue", full)
     said: list[str] = []
     planned = [PlannedStart(run().spec, "arc-easy")]
-    outcome = matrix.publish_matrix(
-        planned, "alice", private=True, command="x", report=lambda *_: None, say=said.append
-    )
+    outcome = matrix.publish_matrix(planned, matrix.Publishing("alice", True, "x", lambda *_: None, said.append))
     assert outcome.published == ["alice/one"]
     assert outcome.failures == ["Catalogue: [Errno 28] No space left on device. The same command adds the rows later."]
     assert said[-1] == outcome.failures[0]

@@ -8,15 +8,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from safetensors.numpy import save_file
 
 from hubinit.errors import HubError, first_line
 from hubinit.hub.delivery import Publisher
 from hubinit.hub.manifest import Manifest, sha256
 from hubinit.hub.outbox import queue_leaderboard
-from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, read_leaderboard
+from hubinit.hub.publication import of_adapter
+from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, read_leaderboard, send
 from hubinit.records import ResultStore
 from leaderboard.aggregate import merge, table
 from tests.hub.builders import adapter_files, logits, publish_run, publish_tiny_llama, run, run_folder, visible_adapter
@@ -43,6 +46,17 @@ def test_a_run_becomes_two_complete_repos_each_by_one_commit(api, tmp_path):
         for name, digest in manifest.files.items():
             assert sha256(Path(api.hf_hub_download(repo.repo_id, name))) == digest
     assert any(name.startswith("anchor/") for name in api.list_repo_files(published[0].repo_id))
+
+
+def test_a_client_with_xet_publishes_to_a_hub_without_it(api, tmp_path, monkeypatch):
+    """hf_xet asks for a token that the embedded Hub does not have; the files then go the plain way, in the same command."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    folder = adapter_files(tmp_path / "init")
+    weights = {"base_model.model.q.lora_A.weight": np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    send(api, of_adapter(run(seed=13), folder, "initialised", "alice/with-xet"))
+    assert "adapter_model.safetensors" in api.list_repo_files("alice/with-xet")
+    assert constants.HF_HUB_DISABLE_XET, "the plain way from now on"
 
 
 def test_repos_are_private_unless_asked_and_never_hidden_again(api, tmp_path):

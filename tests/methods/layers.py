@@ -21,6 +21,8 @@ class Case:
     Y: Tensor  # (T, m) output gradients of the summed loss
     Y_mean: Tensor  # (T, m) of each example's mean loss
     examples: int
+    owner: Tensor  # (T,) the example that each token belongs to
+    lengths: Tensor  # (E,) label tokens of each example
 
     @property
     def S_X(self) -> Tensor:
@@ -33,6 +35,16 @@ class Case:
     @property
     def G(self) -> Tensor:
         return self.Y_mean.T @ self.X / self.examples  # (m, n)
+
+    def example_gradients(self) -> list[Tensor]:
+        """Each example's gradient (m, n) of its mean loss, by autograd; Σ_t y_tᵀ W x_t has the output gradients y_t."""
+        found = []
+        for example in range(self.examples):
+            W = self.W.clone().requires_grad_()
+            mine = self.owner == example
+            loss = (self.Y[mine] * (self.X[mine] @ W.T)).sum() / self.lengths[example]
+            found.append(torch.autograd.grad(loss, W)[0])
+        return found
 
     def candidates(self) -> tuple[Tensor, Tensor]:
         """FILet's Û (m, n) and V̂ (n, n)."""
@@ -72,6 +84,7 @@ def case(
     seed: int = 0,
     weight: Tensor | None = None,
     gradients: float = 0.1,
+    orthogonal: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> Case:
     """A random layer (m, n) seen by correlated tokens with an offset, as activations are.
@@ -85,6 +98,7 @@ def case(
         seed: of everything.
         weight: instead of a random one.
         gradients: size of the output gradients; 0 for none.
+        orthogonal: the inputs of one example are orthogonal and of one length, so that tr(S_X ⊗ Y) is exactly the Fisher's.
         dtype: of the layer and its statistics.
     """
     g = torch.Generator().manual_seed(seed)
@@ -95,10 +109,14 @@ def case(
     W = normal(m, n) if weight is None else weight.double()
     spectrum = torch.arange(1, n + 1, dtype=torch.float64) ** -0.5
     X = (normal(tokens, n) * spectrum) @ torch.linalg.qr(normal(n, n))[0] + 0.3 * normal(n)  # (T, n)
+    owner = torch.arange(tokens) * examples // tokens  # (T,)
+    if orthogonal:
+        X = torch.cat([torch.linalg.qr(normal(n, n))[0][: int((owner == e).sum())] for e in range(examples)])  # (T, n)
+        X = 1.7 * X
     Y = gradients * normal(tokens, m) * torch.arange(1, m + 1, dtype=torch.float64) ** -0.3  # (T, m)
-    labels = 2 + torch.arange(tokens) * examples // tokens  # label tokens of each token's example
-    Y_mean = Y / labels[:, None]
+    lengths = 2 + torch.arange(examples)  # (E,)
+    Y_mean = Y / lengths[owner][:, None]
     raw = statistics_of(W, X, Y, Y_mean, examples)
     stats = LayerStatistics(raw.tokens, raw.examples, {name: value.to(dtype) for name, value in raw.sums.items()})
     generator = torch.Generator().manual_seed(seed)
-    return Case(Layer("layer", W.to(dtype), rank, SCALING, generator, stats), W, X, Y, Y_mean, examples)
+    return Case(Layer("layer", W.to(dtype), rank, SCALING, generator, stats), W, X, Y, Y_mean, examples, owner, lengths)

@@ -23,6 +23,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     even_rank: bool = False
     twice_the_rank: bool = False
+    orthogonal_tokens: bool = False
 
     def __str__(self) -> str:
         return "-".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
@@ -32,6 +33,15 @@ def lora(c: Case) -> tuple[Array, Array]:
     m, n = c.W.shape
     A = torch.rand(c.layer.rank, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     return ((2 * A - 1) / n**0.5).numpy(), np.zeros((m, c.layer.rank))
+
+
+def lora_dash(c: Case) -> tuple[Array, Array]:
+    """The released layer's reset: A "the same way as the default for nn.Linear", B zero; it warms up as plain LoRA."""
+    m, n = c.W.shape
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        A = torch.nn.Linear(n, c.layer.rank, bias=False, dtype=torch.float64).weight.detach()
+    return A.numpy(), np.zeros((m, c.layer.rank))
 
 
 def weight_component(first: bool) -> Oracle:
@@ -63,19 +73,65 @@ def orthogonal(c: Case) -> tuple[Array, Array]:
     return A.numpy(), B.numpy()
 
 
-def kfac(c: Case) -> Array:
+def kfac(c: Case, scaled: "Reading | None" = None) -> Array:
     """The whole Fisher (mn, mn) of the row-major vec(W): S_Y ⊗ S_X."""
-    return np.kron(c.S_Y.numpy(), c.S_X.numpy())
+    S_X, S_Y = (scaled or per_token)(c)
+    return np.kron(S_Y, S_X)
 
 
-def filet(pick: Callable[[Array, int], Array], scale: Callable[[Case, Array], Array] = lambda c, e: e) -> Oracle:
+# Readings of Algorithm 1's `S_X += X Xᵀ / dim(X)` and `S_X ← S_X / T`: what one product and the whole sum are divided by.
+Reading = Callable[[Case], tuple[Array, Array]]
+
+
+def accumulate(rows: Array, each: float, total: float) -> Array:
+    """Algorithm 1's loop over samples of one token."""
+    moment = np.zeros((rows.shape[1], rows.shape[1]))
+    for row in rows:
+        moment += np.outer(row, row) / each
+    return moment / total
+
+
+def per_token(c: Case) -> tuple[Array, Array]:
+    """`dim` counts one vector, T the tokens."""
+    return accumulate(c.X.numpy(), 1, len(c.X)), accumulate(c.Y.numpy(), 1, len(c.Y))
+
+
+def per_feature(c: Case) -> tuple[Array, Array]:
+    """`dim(X)` and `dim(∇_Y L)` count features, T the tokens."""
+    m, n = c.W.shape
+    return accumulate(c.X.numpy(), n, len(c.X)), accumulate(c.Y.numpy(), m, len(c.Y))
+
+
+def per_example(c: Case) -> tuple[Array, Array]:
+    """`dim` counts one vector, T the examples."""
+    return accumulate(c.X.numpy(), 1, c.examples), accumulate(c.Y.numpy(), 1, c.examples)
+
+
+def of_loss(scale: Callable[[Case], float]) -> Reading:
+    """Per token, of the loss multiplied by a number: its gradients are."""
+
+    def reading(c: Case) -> tuple[Array, Array]:
+        return accumulate(c.X.numpy(), 1, len(c.X)), accumulate(scale(c) * c.Y.numpy(), 1, len(c.Y))
+
+    return reading
+
+
+def unit_mean(c: Case) -> float:
+    """The number that makes the mean of the candidates' per-token energies 1. It is a sum over pairs of tokens."""
+    U, V = c.candidates()
+    seen, felt = (c.X @ V) ** 2, (c.Y @ U) ** 2  # (T, n)
+    total = sum(float((x * y).sum()) for x in seen for y in felt) / len(c.X) ** 2
+    return float((V.shape[1] / total) ** 0.5)
+
+
+def filet(pick: Callable[[Array, int], Array], reading: Reading = per_token) -> Oracle:
     def oracle(c: Case) -> tuple[Array, Array]:
         U, V = (t.numpy() for t in c.candidates())
-        F = kfac(c)
+        F = kfac(c, reading)
         Z = [np.outer(U[:, i], V[:, i]).ravel() for i in range(V.shape[1])]
         energies = np.array([z @ F @ z for z in Z])
         chosen = pick(energies, c.layer.rank)
-        root = np.sqrt(scale(c, energies)[chosen])
+        root = np.sqrt(energies[chosen])
         return root[:, None] * V[:, chosen].T, U[:, chosen] * root
 
     return oracle
@@ -123,16 +179,28 @@ def lora_da_official(beta: float = 0.03, population: int = 100_000, raw: bool = 
     return oracle
 
 
-def lora_da_paper(c: Case) -> tuple[Array, Array]:
-    m, n = c.W.shape
-    Z, Y = (t.T @ t / c.examples for t in (c.X, c.Y))
-    Z, Y = (t + 1e-3 * t.diagonal().mean() * torch.eye(len(t), dtype=t.dtype) for t in (Z, Y))
-    inverse = np.linalg.inv(np.kron(Y.numpy(), Z.numpy())).reshape(m, n, m, n)
-    blocks = np.stack([inverse[i, :, i] for i in range(m)])
-    delta = -np.einsum("ijk,ik->ij", blocks, c.G.numpy())
-    omega = blocks.sum(0) / c.examples - delta.T @ delta
-    A = np.linalg.eigh(omega)[1][:, : c.layer.rank].T
-    return A, delta @ A.T / SCALING
+def lora_da_paper(population: int | None = None) -> Oracle:
+    """The text, with every scale taken from autograd: G and the Fisher's trace come from the gradients of the examples.
+
+    K-FAC gives the Fisher's shape only, `(YᵀY + ε) ⊗ (XᵀX + ε)` with ε relative to each factor. Where the inputs of an example
+    are orthogonal and of one length, its trace without ε is the trace of `mean vec(G_i) vec(G_i)ᵀ`.
+    """
+
+    def oracle(c: Case) -> tuple[Array, Array]:
+        m, n = c.W.shape
+        gradients = np.stack([g.numpy() for g in c.example_gradients()])  # (E, m, n)
+        G, trace = gradients.mean(axis=0), (gradients**2).sum() / c.examples
+        X, Y = (t.numpy().T @ t.numpy() for t in (c.X, c.Y_mean))  # (n, n), (m, m) up to a factor
+        X, Y = X / np.trace(X), Y / np.trace(Y)
+        X, Y = (t + 1e-3 * np.eye(len(t)) / len(t) for t in (X, Y))
+        inverse = np.linalg.inv(trace * np.kron(Y, X)).reshape(m, n, m, n)
+        blocks = np.stack([inverse[i, :, i] for i in range(m)])  # (m, n, n)
+        delta = -np.einsum("ijk,ik->ij", blocks, G)
+        omega = blocks.sum(0) / (population or c.examples) - delta.T @ delta
+        A = np.linalg.eigh(omega)[1][:, : c.layer.rank].T
+        return A, delta @ A.T / SCALING
+
+    return oracle
 
 
 def lora_ga(c: Case) -> tuple[Array, Array]:
@@ -175,7 +243,7 @@ def corda(first: bool) -> Oracle:
 ROWS = [
     Row("lora", lora),
     Row("dora", lora),
-    Row("lora-dash", lora),
+    Row("lora-dash", lora_dash),
     Row("pissa", weight_component(first=True)),
     Row("milora", weight_component(first=False)),
     Row("mica", mica),
@@ -187,15 +255,16 @@ ROWS = [
     Row("filet", filet_svd(smallest), {"scaling": "svd"}),
     Row("filet", filet_svd(drawn), {"selection": "R", "scaling": "svd"}),
     Row("filet", filet_svd(largest), {"selection": "P", "scaling": "svd"}),
-    Row("filet", filet(smallest, lambda c, e: e / c.W.numel()), {"energy_scale": "feature"}),
-    Row("filet", filet(smallest, lambda c, e: e * (len(c.X) / c.examples) ** 2), {"energy_scale": "example"}),
-    Row("filet", filet(smallest, lambda c, e: e / e.mean()), {"energy_scale": "relative"}),
-    Row("filet", filet(smallest, lambda c, e: 7 * e), {"energy_scale": 7}),
+    Row("filet", filet(smallest, per_feature), {"energy_scale": "feature"}),
+    Row("filet", filet(smallest, per_example), {"energy_scale": "example"}),
+    Row("filet", filet(smallest, of_loss(unit_mean)), {"energy_scale": "relative"}),
+    Row("filet", filet(smallest, of_loss(lambda c: 7**0.5)), {"energy_scale": 7}),
     Row("lora-da", lora_da_official()),
     Row("lora-da", lora_da_official(beta=2.0, population=3), {"beta": 2.0, "population_size": 3}),
     Row("lora-da", lora_da_official(raw=True), {"raw_gradient": True}),
     Row("lora-da", lora_da_official(beta=0.0), {"beta": 0}),
-    Row("lora-da", lora_da_paper, {"preset": "paper"}),
+    Row("lora-da", lora_da_paper(), {"preset": "paper"}, orthogonal_tokens=True),
+    Row("lora-da", lora_da_paper(900), {"preset": "paper", "population_size": 900}, orthogonal_tokens=True),
     Row("lora-ga", lora_ga, twice_the_rank=True),
     Row("lora-one", lora_one),
     Row("eva", eva()),
@@ -220,7 +289,7 @@ def test_parity(row: Row, m: int, n: int, rank: int | None) -> None:
         rank = max(2, rank // 2 * 2)
     if row.twice_the_rank:
         rank = min(rank, min(m, n) // 2)
-    c = case(m, n, rank)
+    c = case(m, n, rank, tokens=24 if row.orthogonal_tokens else 60, orthogonal=row.orthogonal_tokens)
     method = METHODS[row.method]
     assert method.factors is not None
     factors = method.factors(c.layer, parse_options(method, row.options))

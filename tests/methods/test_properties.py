@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hubinit.adapters.solving import redistributed
+from hubinit.adapters.solving import redistribute
 from hubinit.errors import InitialisationError
 from hubinit.methods import METHODS, Factors, Layer, lora_da, parse_options
 from hubinit.numerics.linalg import eigenpairs
@@ -196,7 +196,7 @@ def test_filet_without_gradients_says_that_it_could_never_train() -> None:
 def omega(c: Case, **options: Any) -> tuple[Tensor, Tensor]:
     """The guidance matrix Ω/σ_1(Δ)² (n, n), formed, and the Δ (m, n) that B projects."""
     parsed: Any = parse_options(METHODS["lora-da"], options)
-    guidance, _ = lora_da._guidance(seeded(c.layer), parsed, lora_da.settings(parsed))
+    guidance, _ = lora_da._guidance(seeded(c.layer), parsed, lora_da.resolve(parsed))
     return guidance.dense(), guidance.delta * (1 if parsed.preset == "official" else guidance.scale)
 
 
@@ -324,7 +324,7 @@ def eva_ranks(layers: list[Layer], rho: float) -> dict[str, int]:
     method = METHODS["eva"]
     assert method.scores is not None
     options = parse_options(method, {"rho": rho})
-    return redistributed({layer.name: method.scores(layer, options) for layer in layers}, layers[0].rank)
+    return redistribute({layer.name: method.scores(layer, options) for layer in layers}, layers[0].rank)
 
 
 def test_eva_gives_ranks_to_the_layers_whose_variance_is_concentrated() -> None:

@@ -162,3 +162,11 @@ def test_an_image_model_gets_a_seeded_head_for_the_labels(tmp_path: Path) -> Non
     kept = dict(one.model.named_parameters())
     name, value = next((n, p) for n, p in backbone.named_parameters() if n.endswith("o_proj.weight") or "dense" in n)
     assert torch.equal(kept[f"vit.{name}"], value)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"), [({"avx512_bf16": True}, True), ({"avx2": True, "amx_bf16": False}, False)]
+)
+def test_the_cpu_is_asked_for_bfloat16_and_not_timed(monkeypatch, capabilities, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "bf16 by name only", **capabilities})
+    assert dtype.bfloat16_is_fast() is fast

@@ -2,11 +2,23 @@ import warnings
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from hubinit.adapters.configs import classification_heads
 from hubinit.errors import InitialisationError
-from hubinit.models.layers import bias_of, is_conv1d, linear_layers, shape_of, target_layers, weight_of
+from hubinit.models.layers import (
+    EXPERTS,
+    GATES,
+    bias_of,
+    is_conv1d,
+    left_out,
+    linear_layers,
+    shape_of,
+    target_layers,
+    weight_of,
+)
 from tests import cases
 
 
@@ -18,8 +30,8 @@ def test_all_linear_leaves_heads_out_and_weights_compute_the_layer(name: str) ->
         layers = target_layers(model)
     assert layers
     assert not {"lm_head", "embed_out", "classifier", "score"} & {part for key in layers for part in key.split(".")}
-    left_out = {key.rsplit(".", 1)[-1] for key in set(linear_layers(model)) - set(layers)}
-    assert len(left_out) == 1  # the head and nothing else
+    others = {key.rsplit(".", 1)[-1] for key in set(linear_layers(model)) - set(layers)} - {"shared_expert_gate"}
+    assert len(others) == 1  # the head and nothing else
     for module in layers.values():
         m, n = shape_of(module)
         x = torch.randn(3, n)
@@ -64,9 +76,66 @@ def test_peft_model_gives_the_base_layers_under_the_base_names() -> None:
 
 
 def test_experts_are_left_out_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="MixtralExperts.*left out"):
+    with pytest.warns(UserWarning, match=r"leaves out model\.layers\.0\.mlp\.experts and 1 more: mixture-of-experts"):
         layers = target_layers(cases.build("mixtral"))
     assert {name.rsplit(".", 1)[-1] for name in layers} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+@pytest.mark.filterwarnings("ignore:all-linear leaves out")
+@pytest.mark.parametrize("kind", ["Mixtral", "Qwen2Moe"])
+def test_published_shapes_take_any_usual_rank(kind: str) -> None:
+    """Mixtral-8x7B and Qwen1.5-MoE-A2.7B, without their weights."""
+    with torch.device("meta"):
+        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")())
+    layers = target_layers(model)
+    assert {name.rsplit(".", 1)[-1] for name in layers} >= {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert min(min(shape_of(module)) for module in layers.values()) >= 1024
+
+
+def test_gates_are_left_out_and_narrow_layers_elsewhere_are_not() -> None:
+    """A router may be a linear layer of its own kind, with one output per expert; the head of one output is a head."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4, 8, 16))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.ModuleDict(
+                {
+                    "mixture": nn.ModuleDict(
+                        {
+                            "router": nn.ModuleDict({"layer": nn.Linear(16, 4)}),
+                            "experts": Experts(),
+                            "up": nn.Linear(16, 8),
+                        }
+                    ),
+                    "narrow": nn.Linear(16, 4),
+                    "gate": nn.Linear(16, 1),
+                }
+            )
+
+    model = Model()
+    assert left_out(model) == {
+        "block.mixture.router.layer": GATES,
+        "block.mixture.experts": EXPERTS,
+        "block.gate": GATES,
+    }
+    with pytest.warns(UserWarning, match=r"router\.layer and 1 more: gates"):
+        assert list(target_layers(model)) == ["block.mixture.up", "block.narrow"]
+    assert list(target_layers(model, ["gate"])) == ["block.gate"]
+
+
+def test_a_classifier_on_a_mixture_of_experts_has_one_head() -> None:
+    config = transformers.Qwen2MoeConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, num_experts=4, num_labels=1,
+    )  # fmt: skip
+    model = transformers.Qwen2MoeForSequenceClassification(config)
+    assert classification_heads(model) == ["score"]
+    assert [name.rsplit(".", 1)[-1] for name in left_out(model)] == ["experts", "shared_expert_gate"]
 
 
 def test_images_models_warn_of_nothing() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hubinit.cli.console import console, folding
 from hubinit.errors import HubinitError
 from hubinit.paths import home
 
@@ -48,9 +49,28 @@ def seed(
 
     Example: `hubinit hub seed smollm2-135m arc`
     """
-    from hubinit.commands import run_seed
+    from hubinit.devhub.seed import SEEDS, seed_folder
+    from hubinit.devhub.seed import seed as fill
+    from hubinit.devhub.seed.wheels import megabytes
+    from hubinit.devhub.store import Store
 
-    run_seed(root or home() / "hub", names_ or None, directory=from_, only_list=list_)
+    if list_:
+        table = folding("name", "repository", "from", "licence", "size", "by default")
+        for name, recipe in SEEDS.items():
+            default = "on request" if recipe.on_request else "yes"
+            table.add_row(
+                name, recipe.repo_id, recipe.wheel.requirement, recipe.license, megabytes(recipe.size), default
+            )
+        console.print(table)
+        return
+    folder = root or home() / "hub"
+    store = Store(folder)
+
+    def echo(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    seed_folder(store, from_, echo=echo) if from_ else fill(store, names_ or None, echo=echo)
+    console.print(f"Serve it with: hubinit hub serve --root {folder}", markup=False, highlight=False)
 
 
 def split_user(text: str) -> tuple[str, str]:

@@ -1,0 +1,193 @@
+"""What bench, train and eval do and print."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from hubinit import tasks
+from hubinit.cli.console import console, errors, say, warn
+from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.hub.delivery import Publisher
+from hubinit.records import ResultStore, RunResult, Score
+from hubinit.runs.estimate import estimate
+from hubinit.runs.plan import PlannedRun, Request, plan
+from hubinit.runs.sweep import sweep
+from hubinit.scoring.evaluate import evaluate_one
+from hubinit.scoring.target import load_target
+from hubinit.specs import Dtype, EvalSpec
+from leaderboard import aggregate, render
+
+
+def run_bench(
+    request: Request, out: Path, *, push_to: str | None, public: bool, dry_run: bool, force: bool, as_json: bool
+) -> int:
+    """Plans, runs, publishes and prints the ranking.
+
+    Returns:
+        How many models could not be had, plus the runs without a complete result and the publications that failed.
+    """
+    store = ResultStore(out)
+    planned, lost = plan_aloud(request, store, force=force)
+    if dry_run:
+        print_plan(planned, store, as_json)
+        return len(lost)
+    groups = {run.spec.key: run.group for run in planned}
+    publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
+    with SweepDisplay(planned, errors) as display:
+        results = sweep(
+            planned,
+            store,
+            eval_batch_size=request.read_protocol().eval_batch_size,
+            force=force,
+            on_event=display,
+            on_result=publisher or (lambda result: None),
+        )
+    if publisher:
+        publisher.finish(results, cached=[run.spec.key for run in planned if run.state == "cached"])
+    published, failures = (publisher.published, publisher.failures) if publisher else ([], [])
+    if as_json:
+        print_json(results, published, [*lost, *failures])
+    else:
+        print_ranking(results, out, published)
+    for failure in failures:
+        warn(failure)
+    return len(lost) + sum(result.status != "ok" for result in results) + len(failures)
+
+
+def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[list[PlannedRun], list[str]]:
+    """The plan, and why models cannot be had; says these and what the runs are computed in on standard error."""
+    lost: list[str] = []
+    planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
+    for reason in lost:
+        warn(reason)
+    types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
+    todo = sum(run.state != "cached" for run in planned)
+    warn(f"{len(planned)} runs, {todo} to do: {', '.join(sorted(types))}")
+    return planned, lost
+
+
+def print_json(results: Sequence[RunResult], published: Sequence[str], problems: Sequence[str]) -> None:
+    """Prints everything that a script may want of a benchmark."""
+    ranking = aggregate.rank(aggregate.table(results))
+    summary = {
+        "results": [json.loads(result.model_dump_json()) for result in results],
+        "ranking": json.loads(ranking.to_json(orient="records")),
+        "published": list(published),
+        "errors": list(problems),
+    }
+    say(json.dumps(summary, indent=1))
+
+
+def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[str]) -> None:
+    """Prints the ranking, where everything lies, and what to do next."""
+    runs = aggregate.table(results)
+    console.print(render.terminal(aggregate.rank(runs), aggregate.failures(runs)))
+    say(f"Results: {out.resolve()}")
+    for line in published:
+        say(f"Published: {line}")
+    if any(result.status == "failed" for result in results):
+        say("The same command tries failed runs again, and only those.")
+    elif not published:
+        say(
+            f"Next: hubinit leaderboard --out {out} --push-to NAMESPACE, or more --seeds and --lrs: only new runs are done."
+        )
+
+
+def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
+    """Trains the runs of a request without scoring them.
+
+    Returns:
+        How many of them have no trained adapter.
+    """
+    store = ResultStore(out)
+    planned, _ = plan_aloud(request, store, force=force)
+    planned = [replace(run, evaluations=()) for run in planned]
+    if dry_run:
+        print_plan(planned, store, as_json)
+        return 0
+    with SweepDisplay(planned, errors) as display:
+        results = sweep(planned, store, force=force, on_event=display)
+    if as_json:
+        say(json.dumps([json.loads(result.model_dump_json()) for result in results], indent=1))
+    for result in results:
+        if result.status in {"failed", "diverged"}:
+            warn(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}")
+        elif not as_json:
+            folder = store.folder(result.key).resolve()
+            seconds = sum(cost.seconds for cost in result.costs.values())
+            say(f"Trained in {duration(seconds)}: {folder / 'adapter'}")
+            say(f"Its starting point: {folder / 'init'}")
+            say(
+                f"Next: hubinit eval {folder / 'adapter'} --tasks {', '.join(result.spec.data.tasks if result.spec.data else ())}"
+            )
+    return sum(result.status in {"failed", "diverged"} for result in results)
+
+
+def run_eval(
+    target: str,
+    groups: Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    batch_size: int,
+    dtype: Dtype,
+    as_json: bool,
+) -> None:
+    """Scores a base model or an adapter in this process and prints the scores."""
+    members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
+    model, processor = load_target(target, members, dtype)
+    evaluations = [EvalSpec(task=name, revision=tasks.pin(name), limit=limit, shots=shots) for name in members]
+    scores: list[Score] = []
+    with Progress(console=errors, disable=not errors.is_terminal) as progress:
+        for evaluation in evaluations:
+            bar = progress.add_task(evaluation.task)
+
+            def report(done: int, total: int, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=done, total=total)
+
+            scores += evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+    if as_json:
+        say(json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1))
+    else:
+        console.print(score_table(scores))
+
+
+def score_table(scores: Sequence[Score]) -> Table:
+    """The scores of one model."""
+    table = Table("task", "metric", "value", "± stderr", "n", "invalid")
+    for score in scores:
+        cells = (
+            f"{score.value:.4f}",
+            "-" if score.stderr is None else f"{score.stderr:.4f}",
+            str(score.n),
+            "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
+        )
+        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+    return table
+
+
+def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool) -> None:
+    """Prints the table (or JSON) of `--dry-run`."""
+    seconds = estimate(planned, store)
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {
+                "key": run.spec.key,
+                "state": run.state,
+                "estimated_seconds": about,
+                "spec": json.loads(run.spec.model_dump_json()),
+                "evaluations": [json.loads(e.model_dump_json()) for e in run.evaluations],
+            }
+            for run, about in zip(planned, seconds, strict=True)
+        ]
+        say(json.dumps(rows, indent=1))
+        return
+    console.print(plan_table(planned, seconds))
+    todo = [run for run in planned if run.state != "cached"]
+    total = sum(second or 0 for second in seconds)
+    say(f"{len(planned)} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")

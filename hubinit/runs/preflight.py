@@ -1,0 +1,55 @@
+"""What is found before the work: everything about a run that can be wrong and is known without weights and without a pass."""
+
+from torch import nn
+
+from hubinit import adapters, methods
+from hubinit.adapters.attach import check_rank
+from hubinit.adapters.configs import classification_heads
+from hubinit.adapters.passthrough import attach_config
+from hubinit.errors import HubinitError, InitialisationError
+from hubinit.models.layers import target_layers
+from hubinit.models.shapes import empty_model
+from hubinit.specs import RunSpec
+
+
+def check_targets(spec: RunSpec) -> None:
+    """Checks the target modules, the rank and alpha of a run against the shapes of its model; `none` has none of them.
+
+    Raises:
+        HubinitError: targets that match nothing, a rank above a layer's, options that PEFT refuses on this model, or a model
+            whose configuration cannot be had.
+    """
+    if spec.method.name == "none":
+        return
+    model = empty_model(spec.model)
+    layers = target_layers(model, spec.target_modules)
+    check_rank(spec.rank, spec.alpha, layers)
+    if methods.get(spec.method.name).peft_config is not None:
+        _check_peft(spec, model, layers)
+
+
+def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    """Lets PEFT attach its adapter to the empty model: what it refuses there, it refuses with the weights in memory too."""
+    method = methods.get(spec.method.name)
+    options = methods.parse_options(method, spec.method.options)
+    heads = classification_heads(model)
+    rank, alpha, rslora, seed = spec.rank, spec.alpha, spec.rslora, spec.seed
+    try:
+        attach_config(model, method, options, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed)
+    except InitialisationError as error:
+        if "meta" not in str(error):  # it looked at a weight, and there are none
+            raise
+    finally:
+        adapters.detach(model)
+
+
+def check_samples(asked: int | None, available: int, name: str) -> None:
+    """Checks the number of calibration examples that the user asked for; a default number takes what there is.
+
+    Raises:
+        HubinitError: there are fewer.
+    """
+    if asked is not None and asked > available:
+        raise HubinitError(
+            f"{name} has {available} examples, and {asked} are asked for with --calibration-samples; ask for at most {available}."
+        )

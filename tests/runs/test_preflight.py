@@ -1,0 +1,56 @@
+"""What is refused before any weight is loaded: each case runs on a folder that has none."""
+
+import pytest
+
+from hubinit.adapters.base import adapted_layers
+from hubinit.errors import HubinitError
+from hubinit.models.shapes import empty_model
+from hubinit.runs.preflight import check_samples, check_targets
+from hubinit.specs import MethodSpec, ModelSpec, RunSpec
+from tests import cases
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    cases.build("llama").config.save_pretrained(folder)
+    return ModelSpec(id=str(folder))
+
+
+def spec(model, method="filet", **changes):
+    options = changes.pop("options", {})
+    return RunSpec(
+        **{"model": model, "method": MethodSpec(name=method, options=options), "rank": 2, "alpha": 4, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 17}, r"rank 17 is above min\(m, n\) of model.layers.0.self_attn.k_proj \(16×32\)"),
+        ({"alpha": 0}, "alpha positive"),
+        ({"target_modules": ("q_porj",)}, "matches no linear layer.*q_proj"),
+        ({"target_modules": ("q_proj", "foo_proj")}, "matches no linear layer.*'foo_proj'"),
+        ({"target_modules": ()}, "matches no linear layer"),
+        ({"method": "peft:c3a"}, "PEFT cannot attach peft:c3a to this model: The block size"),
+        ({"method": "peft:prefix_tuning"}, "PEFT cannot attach peft:prefix_tuning"),
+        ({"method": "peft:adalora"}, "PEFT refuses the options of 'peft:adalora'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(model, changes, message):
+    with pytest.raises(HubinitError, match=message):
+        check_targets(spec(model, **changes))
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "pissa", "kasa", "neat", "peft:vera", "peft:lora", "peft:shira"])
+def test_what_fits_passes_and_leaves_the_empty_model_as_it_was(model, method):
+    check_targets(spec(model, method, rank=16 if method == "lora" else 2))
+    assert not adapted_layers(empty_model(model))
+    assert {parameter.requires_grad for parameter in empty_model(model).parameters()} == {True}
+
+
+def test_only_a_number_that_was_asked_for_can_be_too_high():
+    check_samples(12, 12, "own.jsonl")
+    check_samples(None, 12, "own.jsonl")
+    with pytest.raises(HubinitError, match=r"own.jsonl has 12 examples, and 13 are asked for"):
+        check_samples(13, 12, "own.jsonl")
