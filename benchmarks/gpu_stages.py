@@ -8,9 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported by hubinit wherever it computes; a test compares these with what the files really import.
-CORE = (
-    "accelerate huggingface_hub numpy peft pydantic safetensors scipy tenacity threadpoolctl torch transformers yaml "
-)
+CORE = "accelerate huggingface_hub numpy peft psutil pydantic safetensors scipy tenacity threadpoolctl torch transformers yaml "
 # Language tasks, for training as for scoring, and what lm-eval itself imports.
 TASKS = CORE + "datasets dill filelock lm_eval multiprocess pandas pyarrow requests sacrebleu xxhash "
 FROM_HUB = ("smollm2-135m", "arc")
@@ -64,9 +62,9 @@ def scoring(weight: float, sizes: str = "") -> Stage:
     return Stage("scoring", weight, script("scoring_speed.py", sizes), TASKS, FROM_HUB)
 
 
-def train_step(weight: float) -> Stage:
+def train_step(weight: float, sizes: str) -> Stage:
     """The speed of a training step, method by method."""
-    return Stage("train-step", weight, script("train_step.py"), files=("benchmarks/train_step.py",))
+    return Stage("train-step", weight, script("train_step.py", sizes), files=("benchmarks/train_step.py",))
 
 
 def study(weight: float, sizes: str = "") -> Stage:
@@ -77,13 +75,19 @@ def study(weight: float, sizes: str = "") -> Stage:
     return Stage("study", weight, command + sizes, TASKS, FROM_HUB, least=30)
 
 
-RANKING = Stage("ranking", 30, "{python} -m hubinit.cli leaderboard --out {out}", "pandas rich typer", prints=True)
+RANKING = Stage(
+    "ranking",
+    30,
+    "{python} -m hubinit.cli leaderboard --out {out}",
+    "jinja2 pandas pydantic rich typer yaml",
+    prints=True,
+)
 # The shortest first: a command that is cut off has lost the least.
 STAGES: dict[str, tuple[Stage, ...]] = {
     "bench": (
         gpu_tests(),
         scoring(45),
-        train_step(70),
+        train_step(70, "--shape llama3.2-1b --batch-size 8 --length 512 --rounds 3"),
         init_time("llama3.2-1b", 80, "--tokens 32768 --batch-size 16 --compare-tokens 8192 --limit 10"),
         init_time("llama3.2-3b", 100, "--tokens 32768 --batch-size 16 --compare-tokens 8192 --limit 10"),
         init_time("llama3-8b", 140, "--tokens 16384 --batch-size 8 --rounds 2 --limit 15"),
@@ -95,7 +99,7 @@ REHEARSED: dict[str, tuple[Stage, ...]] = {
     "bench": (
         gpu_tests(),
         scoring(60, "--questions 8 --batch-sizes 4 --shape tiny"),
-        train_step(60),
+        train_step(60, "--shape tiny --rounds 1 --methods lora,pissa --length 32"),
         init_time("tiny", 60, TINY),
     ),
     "study": (study(100, "--rehearse"), RANKING),
