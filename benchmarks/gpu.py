@@ -115,7 +115,8 @@ def main() -> int:
         while stages:
             stage, *stages = stages
             left = end - RESERVE - time.monotonic()
-            outcomes.append(run_stage(stage, share(left, stage, stages), values, environment, place, out))
+            waiting = [other for other in stages if not obstacle(other, left, place)]
+            outcomes.append(run_stage(stage, share(left, stage, waiting), values, environment, place, out))
             write_summary(out, options, machine, place, outcomes, stages)
     print((out / f"gpu-{options.what}.md").read_text())
     return sum(outcome.status in ("failed", "stopped") for outcome in outcomes)
