@@ -8,6 +8,7 @@ The Python API in short:
     peft_model = hubinit.initialize(model, "filet", rank=32, calibration=calibration)  # ready to train
     hubinit.save_initialized(peft_model, "my-init")  # before training
     hubinit.export(peft_model, "my-adapter")  # after training: exact plain LoRA on the untouched base
+    hubinit.finish("trained", "my-init", "my-adapter")  # the same, from what another trainer saved
 
     peft_model = hubinit.load("org/base", "me/published-init")  # or start from an adapter on the Hub
 """
@@ -19,6 +20,7 @@ from hubinit.lazy import importer
 if TYPE_CHECKING:
     from hubinit.adapters import detach, export, initialize, load_initialized, save_initialized
     from hubinit.calibration import Calibration, calibrate
+    from hubinit.hub.finish import finish
     from hubinit.hub.pull import load
     from hubinit.methods import METHODS
 
@@ -31,6 +33,7 @@ __getattr__ = importer(
         "calibrate": "hubinit.calibration",
         "detach": "hubinit.adapters",
         "export": "hubinit.adapters",
+        "finish": "hubinit.hub.finish",
         "initialize": "hubinit.adapters",
         "load": "hubinit.hub.pull",
         "load_initialized": "hubinit.adapters",
@@ -45,6 +48,7 @@ __all__ = [
     "calibrate",
     "detach",
     "export",
+    "finish",
     "initialize",
     "load",
     "load_initialized",

@@ -17,6 +17,7 @@ from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor
 
 from hubinit.adapters.base import adapted_layers, base_of, refuse_to_save
+from hubinit.adapters.mark import name_mark, read_mark, set_mark
 
 ADAPTER = "default"
 ANCHOR = "anchor"
@@ -108,6 +109,10 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
     for name, (A, B) in factors.items():
         set_factors(layers[name], ANCHOR, A, B)
         carry_anchor(layers[name])
+    if kasa is None:  # PEFT rebuilds KaSA's anchor from its configuration, wherever the adapter goes
+        mark = read_mark(config) or name_mark(factors, {name: layers[name].scaling[ANCHOR] for name in factors})
+        set_mark(own, mark, min(factors))
+        set_mark(config, mark, min(factors))
 
 
 def set_factors(layer: Any, adapter: str, A: Tensor, B: Tensor) -> None:

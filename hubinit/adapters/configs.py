@@ -30,25 +30,32 @@ def lora_config(
         modules_to_save: modules trained and saved in full.
         kwargs: further fields of `LoraConfig`, e.g. `use_dora`.
     """
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    # PEFT matches the keys as regular expressions `(.*\.)?(key)$`, the first match wins, and saving sorts them: "^" and
-    # escaping make each key match its own module only, whatever the order.
-    others = {"^" + re.escape(name): r for name, r in ranks.items() if r != rank}
     layers = linear_layers(model)
     fields: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": _alpha(scaling, rank, rslora),
-        "rank_pattern": others,
-        "alpha_pattern": {key: _alpha(scaling, r, rslora) for key, r in others.items()},
+        **rank_fields(ranks, scaling, rslora),
         "target_modules": list(ranks),
         "modules_to_save": list(modules_to_save) or None,
-        "use_rslora": rslora,
         "fan_in_fan_out": all(is_conv1d(layers[name]) for name in ranks),
         "task_type": task_type(model),
         "revision": base_revision(model),
         "init_lora_weights": True,
     }
     return LoraConfig(**(fields | kwargs))
+
+
+def rank_fields(ranks: dict[str, int], scaling: float, rslora: bool) -> dict[str, Any]:
+    """The fields of a `LoraConfig` that give every module its rank and the scaling `s`; arguments as for `lora_config`."""
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    # PEFT matches the keys as regular expressions `(.*\.)?(key)$`, the first match wins, and saving sorts them: "^" and
+    # escaping make each key match its own module only, whatever the order.
+    others = {"^" + re.escape(name): r for name, r in ranks.items() if r != rank}
+    return {
+        "r": rank,
+        "lora_alpha": _alpha(scaling, rank, rslora),
+        "rank_pattern": others,
+        "alpha_pattern": {key: _alpha(scaling, r, rslora) for key, r in others.items()},
+        "use_rslora": rslora,
+    }
 
 
 def _alpha(scaling: float, rank: int, rslora: bool) -> int | float:

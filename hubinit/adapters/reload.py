@@ -11,6 +11,7 @@ from torch import nn
 
 from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, remember_trainable
+from hubinit.adapters.mark import check_anchor_kept
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError, first_line
@@ -37,11 +38,12 @@ def load_initialized(
 
     Raises:
         HubError: the repo cannot be read.
-        HubinitError: the folder holds no adapter, or the model already carries one.
+        HubinitError: the folder holds no adapter or one that lost its anchor, or the model already carries one.
     """
     if isinstance(model, PeftModel) or adapted_layers(model):
         raise HubinitError("this model already carries an adapter: call hubinit.detach(model) first.")
-    directory = _folder(source, revision)
+    directory = adapter_folder(source, revision)
+    check_anchor_kept(directory)
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (ValueError, TypeError, KeyError) as error:
@@ -64,11 +66,17 @@ def load_initialized(
     return peft_model
 
 
-def _folder(source: str | Path, revision: str | None) -> Path:
+def adapter_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder of an adapter, fetched when `source` is a Hub repo.
+
+    Raises:
+        HubError: the repo cannot be read.
+        HubinitError: it holds no adapter.
+    """
     directory = Path(source)
     if not directory.is_dir():
         try:
-            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*"]
+            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*", "hubinit.json"]
             directory = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise HubError(

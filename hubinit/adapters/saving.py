@@ -30,6 +30,7 @@ from transformers.activations import ACT2FN
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored, has_anchor
 from hubinit.adapters.base import adapted_layers, base_of
 from hubinit.adapters.configs import lora_config, write_config
+from hubinit.adapters.mark import read_mark
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import HubinitError
 
@@ -67,12 +68,12 @@ def save_initialized(
             "this adapter has been trained: save_initialized writes the start point only. "
             "Call it before training, or use hubinit.export for the trained adapter."
         )
-    directory = _prepare(directory)
+    directory = prepare(directory)
     config = _saved_config(model, ADAPTER, base, revision)
     _write(directory, _state(model, ADAPTER), config, model)
     if has_anchor(model):
         _write(directory / ANCHOR, _state(model, ANCHOR), _saved_config(model, ANCHOR, base, revision), model)
-    return _saved(directory, max(_ranks(model).values(), default=0))
+    return list_saved(directory, max(_ranks(model).values(), default=0))
 
 
 def export(
@@ -91,16 +92,21 @@ def export(
         revision: commit of the base. Default: the one transformers loaded.
 
     Raises:
-        HubinitError: the adapter has an anchor but no plain LoRA form.
+        HubinitError: the adapter has an anchor but no plain LoRA form, or it lost its anchor.
     """
-    directory = _prepare(directory)
+    if read_mark(model.peft_config[ADAPTER]) is not None and not has_anchor(model):
+        raise HubinitError(
+            "this adapter was trained on a base with its anchor merged in, which the model in memory does not tell from the "
+            "untouched base: save it with model.save_pretrained(DIR), then call hubinit.finish(DIR, START, OUT)."
+        )
+    directory = prepare(directory)
     state = _state(model, ADAPTER)
     factors = plain_factors(model)
     if not factors:
         if has_anchor(model):
             raise HubinitError("an adapter of this type with an anchor has no plain LoRA form and cannot be exported.")
         _write(directory, state, _saved_config(model, ADAPTER, base, revision), model)
-        return _saved(directory, max(_ranks(model).values(), default=0))
+        return list_saved(directory, max(_ranks(model).values(), default=0))
     ranks = {name: A.shape[0] for name, (A, _) in factors.items()}
     tensors = {key: tensor for key, tensor in state.items() if "lora_" not in key and "peanut_" not in key}  # heads
     for name, (A, B) in factors.items():
@@ -112,7 +118,7 @@ def export(
         config.target_modules = own.target_modules  # as short as PEFT made it
     _name_base(config, model, base, revision)
     _write(directory, tensors, config, model)
-    return _saved(directory, max(ranks.values()))
+    return list_saved(directory, max(ranks.values()))
 
 
 @torch.no_grad()
@@ -184,7 +190,8 @@ def _name_base(config: PeftConfig, model: PeftModel, base: str | None, revision:
     config.revision = revision or config.revision
 
 
-def _prepare(directory: str | Path) -> Path:
+def prepare(directory: str | Path) -> Path:
+    """Takes the files of an earlier adapter out of a folder, which need not exist."""
     directory = Path(directory)
     for stale in (directory / ANCHOR / CONFIG, directory / ANCHOR / WEIGHTS, directory / CONFIG, directory / WEIGHTS):
         stale.unlink(missing_ok=True)
@@ -214,7 +221,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
-def _saved(directory: Path, rank: int) -> SavedAdapter:
+def list_saved(directory: Path, rank: int) -> SavedAdapter:
+    """Hashes and sizes of the adapter files in a folder."""
     paths = [directory / name for name in (CONFIG, WEIGHTS, f"{ANCHOR}/{CONFIG}", f"{ANCHOR}/{WEIGHTS}")]
     paths = [path for path in paths if path.is_file()]
     files = {path.relative_to(directory).as_posix(): _sha256(path) for path in paths}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hubinit.cli import devhub, lists, runs, sharing
+from hubinit.cli import devhub, finish, lists, runs, sharing
 from hubinit.errors import HubinitError, Interrupted
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(runs.app)
 app.add_typer(sharing.app)
+app.add_typer(finish.app)
 app.add_typer(lists.app)
 app.add_typer(devhub.app, name="hub")
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from hubinit import tasks
 from hubinit.cli.console import console, errors, say, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.hub.access import check_write
 from hubinit.hub.delivery import Publisher
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.estimate import estimate
 from hubinit.runs.plan import PlannedRun, Request, plan
+from hubinit.runs.preflight import check_runs
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.target import load_target
@@ -32,6 +35,8 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    if push_to:
+        check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
     if dry_run:
         print_plan(planned, store, as_json)
@@ -65,6 +70,7 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
     planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
     for reason in lost:
         warn(reason)
+    check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
     types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
     todo = sum(run.state != "cached" for run in planned)
     warn(f"{len(planned)} runs, {todo} to do: {', '.join(sorted(types))}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from hubinit.adapters.mark import check_anchor_kept
 from hubinit.errors import HubError
 from hubinit.hub.manifest import FILE_NAME, Manifest, checked_files, read_manifest
 from hubinit.hub.publication import FOLDERS, Kind, Publication, base_licence, content_hash, of_adapter
@@ -43,12 +44,14 @@ def of_folder(api: HfApi, directory: Path, repo_id: str, datasets: Mapping[str, 
 
     Raises:
         HubError: a file that must not be published, or files that do not fit their `hubinit.json`.
+        HubinitError: an adapter that lost its anchor.
     """
     if repo_id.count("/") != 1:
         raise HubError(f"'{repo_id}' is not a full repo name; give it as namespace/name.")
     files = checked_files(directory)
     if "result.json" in files:
         raise HubError(f"{directory} is the folder of a run; push its {' or '.join(FOLDERS.values())} folder.")
+    check_anchor_kept(directory)
     manifest = _manifest(directory, files)
     if manifest is None:
         if "adapter_config.json" not in files:

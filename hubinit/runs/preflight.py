@@ -1,15 +1,18 @@
 """What is found before the work: everything about a run that can be wrong and is known without weights and without a pass."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from torch import nn
 
-from hubinit import adapters, methods
+from hubinit import adapters, methods, tasks
 from hubinit.adapters.attach import check_rank
 from hubinit.adapters.configs import classification_heads
 from hubinit.adapters.passthrough import attach_config
-from hubinit.errors import HubinitError, InitialisationError
+from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
-from hubinit.specs import RunSpec
+from hubinit.specs import DataSpec, RunSpec
 
 
 def check_targets(spec: RunSpec) -> None:
@@ -53,3 +56,29 @@ def check_samples(asked: int | None, available: int, name: str) -> None:
         raise HubinitError(
             f"{name} has {available} examples, and {asked} are asked for with --calibration-samples; ask for at most {available}."
         )
+
+
+def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
+    """Checks everything about planned runs that can be; each model and data set once.
+
+    What cannot be had for checking costs its own runs later, not the others now.
+
+    Args:
+        specs: the runs.
+        asked: calibration examples, where the user named their number.
+
+    Raises:
+        HubinitError: as `check_targets` and `check_samples`.
+    """
+    shapes, sizes = set[str](), set[DataSpec]()
+    for spec in specs:
+        start = spec.model_copy(
+            update={"learning_rate": 0.0, "seed": 0, "data": None, "calibration": None, "recipe": None}
+        )
+        with suppress(HubError):
+            if start.key not in shapes:
+                shapes.add(start.key)
+                check_targets(start)
+            if asked is not None and spec.calibration is not None and spec.data is not None and spec.data not in sizes:
+                sizes.add(spec.data)
+                check_samples(asked, tasks.training_size(spec.data), ", ".join(spec.data.tasks))

@@ -49,7 +49,8 @@ def adapter_card(
     """
     result, spec = manifest.result, manifest.result.spec
     trained = manifest.kind == "trained"
-    train_tasks = spec.data.tasks if spec.data else ()
+    # Without a recipe the adapter was trained elsewhere: on what, nobody has said.
+    train_tasks = spec.data.tasks if spec.data and not (trained and spec.recipe is None) else ()
     datasets = {task: task for task in train_tasks if "/" in task} | dict(datasets or {})  # the user's own on the Hub
     data = ModelCardData(
         base_model=spec.model.id,
@@ -105,6 +106,10 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         if manifest.anchored:
             lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
         lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
+        if manifest.anchored:
+            lines.append(
+                "# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all."
+            )
     return "\n".join(lines)
 
 
