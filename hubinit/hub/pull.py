@@ -13,6 +13,7 @@ from hubinit.adapters import load_initialized
 from hubinit.errors import HubError
 from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
 from hubinit.hub.publication import num_labels
+from hubinit.models.kinds import KINDS
 from hubinit.paths import sha256_of
 from hubinit.records import ANCHOR, MANIFEST, Manifest
 from hubinit.remote import call, read_file
@@ -133,10 +134,10 @@ def load(
         model_arguments.setdefault("use_safetensors", True)  # anything else may run code
         if pulled.manifest.kind == "initialised" and "quantization_config" not in model_arguments:
             model_arguments.setdefault("dtype", "float32")
-        if spec.kind == "vision" and (labels := num_labels(pulled.folder / "adapter_model.safetensors")):
+        if (labels := num_labels(spec, pulled.folder)) is not None:
             model_arguments.setdefault("num_labels", labels)
             model_arguments.setdefault("ignore_mismatched_sizes", True)  # the base's own head may be another
-        auto = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}[spec.kind]
+        auto = KINDS[spec.kind].auto_class
         model = call(
             f"load {base}",
             lambda: getattr(transformers, auto).from_pretrained(base, revision=spec.revision, **model_arguments),

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from hubinit.adapters.freezing import frozen_by
 from hubinit.adapters.lines import start_lines
+from hubinit.models.kinds import KINDS
 from hubinit.records import AdapterKind, Manifest, RunResult, Score
 from hubinit.specs import RunSpec
 from hubinit.text import code, escape, fence, one_line
@@ -24,13 +25,11 @@ if TYPE_CHECKING:  # both import torch, which reading and the leaderboard do wit
     from hubinit.methods.spec import Method
     from hubinit.tasks.spec import Task
 
-_PIPELINES = {"language": "text-generation", "vision": "image-classification"}
 KIND_TAGS: dict[AdapterKind, str] = {
     "initialised": "lora-init",
     "trained": "trained",
 }  # by which `hubinit find` asks the Hub
 OWN_DATA = "own-data"  # stands for the name of a private file
-_AUTO_CLASSES = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}
 
 
 def adapter_card(
@@ -66,7 +65,7 @@ def adapter_card(
         base_model=spec.model.id,
         base_model_relation="adapter",
         library_name="peft",
-        pipeline_tag=_PIPELINES[spec.model.kind],
+        pipeline_tag=KINDS[spec.model.kind].pipeline,
         datasets=sorted({name if "/" in name else tasks[name].dataset for name in train_tasks}) or None,
         tags=["hubinit", "lora", KIND_TAGS[manifest.kind], spec.method.name, *train_tasks],
         model_name=repo_id.split("/")[-1] if trained and finite(result.scores) else None,
@@ -98,7 +97,7 @@ def adapter_card(
 def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None = None) -> str:
     """Python that loads the adapter with transformers and peft alone."""
     model = manifest.result.spec.model
-    auto = _AUTO_CLASSES[model.kind]
+    auto = KINDS[model.kind].auto_class
     trained = manifest.kind == "trained"
     arguments = [json.dumps(model.id)]
     if model.revision:
@@ -227,7 +226,7 @@ def _eval_result(score: Score, spec: RunSpec, tasks: "Mapping[str, Task]") -> Ev
     details = {"n": score.n, "stderr": score.stderr, "invalid_rate": score.invalid_rate}
     settings = {"limit": score.eval.limit, "num_few_shot": score.eval.shots}
     return EvalResult(
-        task_type=_PIPELINES[spec.model.kind],
+        task_type=KINDS[spec.model.kind].pipeline,
         dataset_type=task.dataset if task else score.task,
         dataset_name=score.task,
         dataset_config=task.config if task else None,
