@@ -1,17 +1,23 @@
-"""The result of a run: one JSON per run, written last and atomically; everything after (cards, leaderboard) reads only these."""
+"""What a run left: its result, one JSON written last and atomically, and the manifest that lies beside each adapter.
+
+Everything after (cards, leaderboard) reads only these.
+"""
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hubinit.errors import HubinitError, first_line
-from hubinit.paths import write_atomically
+from hubinit.paths import sha256_of, write_atomically
 from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 
 SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
+MANIFEST = "hubinit.json"  # beside an adapter
+ANCHOR = "anchor"  # the folder of a start point's anchor
+AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
 
 
@@ -77,6 +83,9 @@ class RunResult(Record):
     scores: tuple[Score, ...] = ()
     validation_loss: float | None = None
     costs: dict[Stage, Cost] = Field(default_factory=dict)
+    calibration_examples: int | None = Field(
+        default=None, description="that the calibration saw, which may be fewer than asked for; None: version 0.1"
+    )
     trainable_parameters: int | None = None
     adapter_bytes: int | None = None
     adapter_sha256: str | None = None
@@ -86,9 +95,53 @@ class RunResult(Record):
     left_out: dict[str, str] = Field(default_factory=dict, description="modules that stay unadapted, with the reason")
     provenance: Provenance
 
+    @property
+    def calibrated_on(self) -> int | None:
+        """Examples of the calibration, or how many were asked for where the result does not say; None without one."""
+        if self.spec.calibration is None:
+            return None
+        return self.calibration_examples or self.spec.calibration.samples
+
     def scored(self, evaluation: EvalSpec) -> bool:
         """Whether this result already holds the scores of `evaluation`."""
         return any(score.eval == evaluation for score in self.scores)
+
+
+class Manifest(Record):
+    """Provenance of an adapter.
+
+    `initialised`: the start point of the run `result`, before training. `trained`: its outcome. `start` is the key of that
+    start point, the same for every run that begins there (None: version 0.1 wrote it). `files` holds the sha256 of every file
+    but the card and this one.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: AdapterKind
+    result: RunResult
+    start: str | None = None
+    files: dict[str, str]
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the start point needs the anchor merged into the base."""
+        return any(PurePosixPath(path).parts[0] == ANCHOR for path in self.files)
+
+    def json_text(self) -> str:
+        """The content of `hubinit.json`; equal manifests give equal bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+    def write(self, folder: Path) -> Path:
+        """Writes `hubinit.json` into the adapter's folder; returns its path."""
+        path = folder / MANIFEST
+        write_atomically(path, self.json_text())
+        return path
+
+    def problem(self, folder: Path) -> str | None:
+        """The first file that is missing from `folder` or is not the one described here; None when all are as they were."""
+        for name, digest in self.files.items():
+            if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+                return name
+        return None
 
 
 class ResultStore:

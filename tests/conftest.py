@@ -94,6 +94,15 @@ def raise_fence() -> None:
 raise_fence()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.fixture(autouse=True)
 def no_dataset_viewer() -> None:
     """Keep `datasets` from asking the dataset viewer, which has no switch in the environment."""

@@ -125,7 +125,7 @@ def test_the_printed_lines_load_an_init_on_own_data(chats, tmp_path, monkeypatch
     command = ("init", BASE, "--method", "filet", "--data", chats, "--rank", "2", "--calibration-samples", "8")
     printed = hubinit(*command).stdout
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert folder.name.startswith("chat-filet-init-r2-chats.jsonl-")
+    assert folder.name.startswith("chat-filet-init-r2-own-data-")
     assert str(folder) in printed
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     adapter = {"adapter_config.json", "adapter_model.safetensors"}
@@ -159,7 +159,7 @@ def test_init_push_pull_find_and_the_printed_lines(chats, tmp_path):
     assert not HfApi().model_info("alice/own-copy").private
     found = json.loads(here("find", "--model", BASE, "--method", "lora-da", "--json"))
     assert {one["repo_id"] for one in found} >= {"alice/own-init", "alice/own-copy"}
-    assert "alice/own-copy" in here("find", "--task", "chats.jsonl")
+    assert "No adapter" in here("find", "--task", "chats.jsonl"), "the name of the file is private"
     assert "No adapter" in here("find", "--task", "gsm8k", "--kind", "trained")
 
 
@@ -362,9 +362,10 @@ def test_a_matrix_is_published_once_with_its_catalogue(home):
     assert json.loads(here(*command)) == outcome
     assert {repo: HfApi().model_info(repo).sha for repo in outcome["published"]} == heads
     assert HfApi().dataset_info("alice/hubinit-catalogue").sha == catalogue
-    from hubinit.hub.catalogue import read_catalogue
+    from hubinit.hub.tables import CATALOGUE, read
 
-    rows = read_catalogue(HfApi(), "alice/hubinit-catalogue")
+    found = read(HfApi(), CATALOGUE, "alice/hubinit-catalogue").astype(object)
+    rows = list(found.where(found.notna(), None).itertuples())
     assert {row.repo for row in rows} == set(outcome["published"])
     assert {(row.method, row.rank, row.task) for row in rows} == {
         *((m, r, "arc-easy") for m in ("filet", "lora-da") for r in (2, 4)),
@@ -410,28 +411,29 @@ def test_offline_publications_wait_and_are_sent_once(chats, tmp_path, home):
 
 
 def test_a_benchmark_offline_queues_its_adapters_and_rows(tmp_path, home, monkeypatch):
-    from hubinit.hub import delivery
+    from hubinit.hub import outbox
     from hubinit.hub.outbox import sync, waiting
+    from hubinit.hub.publisher import Publisher
     from hubinit.records import ResultStore
     from tests.hub.builders import run, run_folder
 
     monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(delivery, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(outbox, "is_offline_mode", lambda: True)
     store, result = ResultStore(tmp_path), run("filet", lr=3e-3)
     store.write(result)
     run_folder(store.folder(result.key))
-    publisher = delivery.Publisher(store, "alice", {}, private=True)
+    publisher = Publisher(store, "alice", {}, private=True)
     publisher.finish([result], cached=[result.key])
     assert publisher.failures == []
     assert [line.split(" ", 1)[1] for line in publisher.published] == ["(queued; `hubinit sync` sends it)"] * 3
-    assert len(waiting(delivery.outbox_folder())) == 3
-    sent = [repo.repo_id for repo in sync(HfApi(), delivery.outbox_folder())]
+    assert len(waiting(outbox.outbox_folder())) == 3
+    sent = [repo.repo_id for repo in sync(HfApi(), outbox.outbox_folder())]
     assert sent == [line.split(" ")[0] for line in publisher.published]
 
 
 def test_catalogue_rows_wait_offline_too(tmp_path):
     from hubinit.hub import outbox
-    from hubinit.hub.catalogue import CatalogueRow, merge, read_catalogue
+    from hubinit.hub.tables import CATALOGUE, CatalogueRow, read
 
     def row(repo, created):
         return CatalogueRow(
@@ -440,11 +442,26 @@ def test_catalogue_rows_wait_offline_too(tmp_path):
         )  # fmt: skip
 
     old, new, other = row("alice/a", "2026-01-01"), row("alice/a", "2026-01-02"), row("alice/b", "2026-01-01")
-    assert merge([old, other], [new]) == merge([new], [other, old]) == [new, other]
-    outbox.queue_catalogue(tmp_path, [old, other], "alice/waiting-catalogue")
-    outbox.queue_catalogue(tmp_path, [new], "alice/waiting-catalogue")
+    expected = CATALOGUE.rows([new, other])
+    assert CATALOGUE.merge(CATALOGUE.rows([old, other]), CATALOGUE.rows([new])).equals(expected)
+    assert CATALOGUE.merge(CATALOGUE.rows([new]), CATALOGUE.rows([other, old])).equals(expected)
+    outbox.queue_rows(tmp_path, CATALOGUE, [old, other], "alice/waiting-catalogue")
+    outbox.queue_rows(tmp_path, CATALOGUE, [new], "alice/waiting-catalogue")
     assert len(list(outbox.sync(HfApi(), tmp_path))) == 2
-    assert read_catalogue(HfApi(), "alice/waiting-catalogue") == [new, other]
+    assert read(HfApi(), CATALOGUE, "alice/waiting-catalogue").equals(expected)
+
+
+def test_push_replaces_another_start_when_forced(tmp_path):
+    from hubinit.errors import HubError
+    from hubinit.hub.publication import describe
+    from tests.hub.builders import run, run_folder
+
+    for number in (1, 2):
+        describe(run(seed=number), run_folder(tmp_path / str(number), scale=number) / "init", "initialised")
+    here("push", tmp_path / "1" / "init", "alice/forced")
+    with pytest.raises(HubError, match="replace it with --force"):
+        here("push", tmp_path / "2" / "init", "alice/forced")
+    assert json.loads(here("push", tmp_path / "2" / "init", "alice/forced", "--force", "--json"))["changed"]
 
 
 def test_the_leaderboard_of_a_folder(tmp_path):
@@ -454,8 +471,11 @@ def test_the_leaderboard_of_a_folder(tmp_path):
     store = ResultStore(tmp_path)
     for method, value in (("filet", 0.5), ("lora", 0.4)):
         store.write(run(method, value=value))
-    printed = here("leaderboard", "--out", tmp_path)
-    assert printed.index("│ filet") < printed.index("│ lora")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "result.json").write_text("{")
+    done = hubinit("leaderboard", "--out", tmp_path)
+    assert done.stdout.index("│ filet") < done.stdout.index("│ lora")
+    assert "Left out: " in done.stderr and "broken" in done.stderr
     summary = json.loads(here("leaderboard", "--out", tmp_path, "--push-to", "alice/own-board", "--json"))
     assert [row["method"] for row in summary["ranking"]] == ["filet", "lora"]
     assert HfApi().dataset_info("alice/own-board").private

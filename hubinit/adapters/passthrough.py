@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hubinit.adapters.anchor import ADAPTER, add_anchor
 from hubinit.adapters.base import detach, remember_trainable
 from hubinit.adapters.configs import base_revision, lora_config, task_type
-from hubinit.errors import InitialisationError
+from hubinit.errors import InitialisationError, first_line
 from hubinit.methods.spec import Method, MethodOptions
 from hubinit.models.layers import is_conv1d, is_quantised
 
@@ -30,6 +30,7 @@ def attach_config(
     rank: int,
     alpha: float,
     rslora: bool,
+    dropout: float,
     seed: int,
 ) -> PeftModel:
     """Wraps `model` by the configuration that `method.peft_config` gives; the base's weights end as they were.
@@ -40,6 +41,10 @@ def attach_config(
     assert method.peft_config is not None
     config = method.peft_config(rank=rank, alpha=alpha, rslora=rslora, target_modules=list(layers), options=options)
     config.task_type, config.revision = task_type(model), base_revision(model)
+    if dropout:
+        if not hasattr(config, "lora_dropout"):
+            raise InitialisationError(f"{method.name} has no dropout of LoRA's kind: leave lora_dropout at 0.")
+        config.lora_dropout = dropout
     if modules_to_save:
         config.modules_to_save = list(modules_to_save)
     remember_trainable(model)
@@ -56,8 +61,8 @@ def attach_config(
         return keep_base(model, layers if rewrites_base(config) else {}, rank, attach, dropped)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         detach(model)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}") from error
+        reason = first_line(error)
+        raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}.") from error
 
 
 def rewrites_base(config: Any) -> bool:

@@ -31,8 +31,10 @@ from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored, has_anchor
 from hubinit.adapters.base import adapted_layers, base_of
 from hubinit.adapters.configs import lora_config, write_config
 from hubinit.adapters.mark import read_mark
+from hubinit.adapters.provenance import write_manifest
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import HubinitError
+from hubinit.records import MANIFEST
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -83,7 +85,8 @@ def export(
 
     Plain LoRA for every method but those that cannot be written as one (DoRA stays DoRA, `peft:<type>` stays what it is):
     rank r without an anchor and for NEAT (ΔWᵀ = s·σ(WᵀAᵀ)Bᵀ is linear in σ(·)), 2r with an anchor and for KaSA. Trained heads
-    are included. The rank is uniform, as vLLM wants it, unless the method's ranks are not.
+    are included. The rank is uniform, as vLLM wants it, unless the method's ranks are not. `hubinit.json` beside it says where it
+    comes from.
 
     Args:
         model: from `initialize` or `load_initialized`, trained or not; it is not changed.
@@ -106,7 +109,7 @@ def export(
         if has_anchor(model):
             raise HubinitError("an adapter of this type with an anchor has no plain LoRA form and cannot be exported.")
         _write(directory, state, _saved_config(model, ADAPTER, base, revision), model)
-        return list_saved(directory, max(_ranks(model).values(), default=0))
+        return _exported(model, directory, max(_ranks(model).values(), default=0))
     ranks = {name: A.shape[0] for name, (A, _) in factors.items()}
     tensors = {key: tensor for key, tensor in state.items() if "lora_" not in key and "peanut_" not in key}  # heads
     for name, (A, B) in factors.items():
@@ -118,7 +121,7 @@ def export(
         config.target_modules = own.target_modules  # as short as PEFT made it
     _name_base(config, model, base, revision)
     _write(directory, tensors, config, model)
-    return list_saved(directory, max(ranks.values()))
+    return _exported(model, directory, max(ranks.values()))
 
 
 @torch.no_grad()
@@ -193,8 +196,8 @@ def _name_base(config: PeftConfig, model: PeftModel, base: str | None, revision:
 def prepare(directory: str | Path) -> Path:
     """Takes the files of an earlier adapter out of a folder, which need not exist."""
     directory = Path(directory)
-    for stale in (directory / ANCHOR / CONFIG, directory / ANCHOR / WEIGHTS, directory / CONFIG, directory / WEIGHTS):
-        stale.unlink(missing_ok=True)
+    for stale in (f"{ANCHOR}/{CONFIG}", f"{ANCHOR}/{WEIGHTS}", CONFIG, WEIGHTS, MANIFEST):
+        (directory / stale).unlink(missing_ok=True)
     if (directory / ANCHOR).is_dir() and not any((directory / ANCHOR).iterdir()):
         (directory / ANCHOR).rmdir()
     return directory
@@ -219,6 +222,12 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+
+
+def _exported(model: PeftModel, directory: Path, rank: int) -> SavedAdapter:
+    saved = list_saved(directory, rank)
+    write_manifest(model, directory, saved.files, saved.bytes, rank)
+    return saved
 
 
 def list_saved(directory: Path, rank: int) -> SavedAdapter:

@@ -14,7 +14,10 @@ from hubinit import tasks
 from hubinit.cli.console import console, errors, say, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.hub.access import check_write
-from hubinit.hub.delivery import Publisher
+from hubinit.hub.publisher import Publisher
+from hubinit.leaderboard.ranking import rank
+from hubinit.leaderboard.render import Terminal
+from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.estimate import estimate
 from hubinit.runs.plan import PlannedRun, Request, plan
@@ -23,7 +26,6 @@ from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.target import load_target
 from hubinit.specs import Dtype, EvalSpec
-from leaderboard import aggregate, render
 
 
 def run_bench(
@@ -79,7 +81,7 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
 
 def print_json(results: Sequence[RunResult], published: Sequence[str], problems: Sequence[str]) -> None:
     """Prints everything that a script may want of a benchmark."""
-    ranking = aggregate.rank(aggregate.table(results))
+    ranking = rank(table(results))
     summary = {
         "results": [json.loads(result.model_dump_json()) for result in results],
         "ranking": json.loads(ranking.to_json(orient="records")),
@@ -91,8 +93,8 @@ def print_json(results: Sequence[RunResult], published: Sequence[str], problems:
 
 def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[str]) -> None:
     """Prints the ranking, where everything lies, and what to do next."""
-    runs = aggregate.table(results)
-    console.print(render.terminal(aggregate.rank(runs), aggregate.failures(runs)))
+    runs = table(results)
+    console.print(Terminal(rank(runs), failures(runs)))
     say(f"Results: {out.resolve()}")
     for line in published:
         say(f"Published: {line}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from hubinit.data.encode import Example, TokenExample
 from hubinit.data.own import UserData
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, first_line
 
 
 def examples(found: UserData, tokenizer: Any, *, samples: int, seed: int) -> list[Example | TokenExample]:
@@ -68,9 +68,7 @@ def conversation(messages: list[Any], learnt: int, tokenizer: Any, place: str) -
         # Some templates change earlier turns, or write the opening of an answer in another way than the answer itself.
         prompts = [render(asked, opened) for opened in (True, False)] if asked else [""]
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise HubinitError(
-            f"{place}: the chat template refuses these messages ({str(error).splitlines()[0]})."
-        ) from error
+        raise HubinitError(f"{place}: the chat template refuses these messages ({first_line(error)}).") from error
     prompt = next((text for text in prompts if whole.startswith(text)), None)
     if prompt is None:
         raise HubinitError(

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
+from hubinit.hub.cards import KIND_TAGS
+from hubinit.records import AdapterKind
 from hubinit.remote import call
 
 
@@ -42,7 +44,7 @@ def find(
     model: str | None = None,
     tasks: Sequence[str] = (),
     method: str | None = None,
-    kind: str | None = None,
+    kind: AdapterKind | None = None,
     author: str | None = None,
     limit: int | None = 100,
 ) -> list[Found]:
@@ -62,6 +64,7 @@ def find(
     """
     tags = ["hubinit", "lora"]
     tags += [f"base_model:adapter:{model}"] if model else []
+    tags += [KIND_TAGS[kind]] if kind else []
     tags += [tag for tag in (*tasks, method) if tag]
     infos = call(
         "search the Hub",
@@ -70,7 +73,7 @@ def find(
         ),
         api=api,
     )
-    found = (_found(info) for info in infos)
+    found = (_read_card(info) for info in infos)
     wanted = {"base_model": model, "method": method, "kind": kind}
     return [
         one
@@ -81,7 +84,7 @@ def find(
     ]
 
 
-def _found(info: ModelInfo) -> Found | None:
+def _read_card(info: ModelInfo) -> Found | None:
     """What a repo's card says, or None when it is not hubinit's; no field is taken on trust."""
     card = info.card_data.to_dict() if info.card_data else {}
     own = card.get("hubinit")

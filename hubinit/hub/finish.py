@@ -12,15 +12,12 @@ from hubinit.adapters.finish import finish_files
 from hubinit.adapters.reload import adapter_folder
 from hubinit.adapters.saving import WEIGHTS, SavedAdapter
 from hubinit.errors import HubError, HubinitError
-from hubinit.hub.cards import adapter_card
-from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, read_manifest
-from hubinit.hub.publication import base_licence, describe, num_labels
-from hubinit.methods import METHODS
-from hubinit.paths import sha256_of
-from hubinit.records import SCHEMA_VERSION, RunResult
+from hubinit.hub.manifest import CARD, read_manifest
+from hubinit.hub.publication import base_licence, card_of, describe
+from hubinit.records import MANIFEST, SCHEMA_VERSION, Manifest, RunResult
 
 TRAINED_ELSEWHERE = "trained elsewhere from this start, then finished"
-OURS = {"adapter_config.json", WEIGHTS, CARD, FILE_NAME}
+OURS = {"adapter_config.json", WEIGHTS, CARD, MANIFEST}
 
 
 def finish(
@@ -55,7 +52,7 @@ def finish(
             f"{out} holds other files ({', '.join(sorted(foreign)[:3])}): choose an empty or new folder."
         )
     saved = finish_files(adapter_folder(adapter), start, out)
-    for stale in (FILE_NAME, CARD):  # of an earlier result
+    for stale in (MANIFEST, CARD):  # of an earlier result
         (out / stale).unlink(missing_ok=True)
     if manifest is not None:
         write_about(manifest.result, saved, api or HfApi())
@@ -64,16 +61,9 @@ def finish(
 
 def write_about(start: RunResult, saved: SavedAdapter, api: HfApi) -> None:
     """Writes `hubinit.json` and the card of an adapter that was trained elsewhere from a start point."""
-    path = describe(trained_elsewhere(start, saved), saved.directory, "trained")
-    manifest = read_manifest(path.read_bytes(), str(saved.directory))
-    spec = manifest.result.spec
-    card = adapter_card(
-        manifest,
-        str(saved.directory),
-        licence=base_licence(api, spec),
-        method=METHODS.get(spec.method.name),
-        num_labels=num_labels(saved.directory / WEIGHTS) if spec.model.kind == "vision" else None,
-    )
+    manifest = describe(trained_elsewhere(start, saved), saved.directory, "trained")
+    licence = base_licence(api, manifest.result.spec)
+    card = card_of(manifest, str(saved.directory), saved.directory, licence=licence)
     (saved.directory / CARD).write_text(card, encoding="utf-8")
 
 
@@ -95,10 +85,9 @@ def trained_elsewhere(start: RunResult, saved: SavedAdapter) -> RunResult:
 
 def _checked_manifest(start: Path) -> Manifest | None:
     """The start's `hubinit.json`, after a look at every file it lists; None where there is none."""
-    if not (start / FILE_NAME).is_file():
+    if not (start / MANIFEST).is_file():
         return None
-    manifest = read_manifest((start / FILE_NAME).read_bytes(), str(start))
-    for name, digest in manifest.files.items():
-        if not (start / name).is_file() or sha256_of(start / name) != digest:
-            raise HubError(f"{name} in {start} is not the file that its {FILE_NAME} describes; fetch the start again.")
+    manifest = read_manifest((start / MANIFEST).read_bytes(), str(start))
+    if name := manifest.problem(start):
+        raise HubError(f"{name} in {start} is not the file that its {MANIFEST} describes; fetch the start again.")
     return manifest

@@ -1,47 +1,20 @@
-"""`hubinit.json`: what an adapter repo says about itself, and the check of what may go into such a repo."""
+"""What may go into an adapter repo, and reading the `hubinit.json` that others wrote."""
 
-import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from hubinit.errors import HubError
-from hubinit.records import Record, RunResult
+from hubinit.records import MANIFEST, Manifest
 from hubinit.remote import SECRET, known_tokens
+from hubinit.text import one_line
 
-FILE_NAME = "hubinit.json"
 CARD = "README.md"
-ANCHOR = "anchor"
 ALLOWED_SUFFIXES = {".safetensors", ".json", ".yaml", ".yml"}
 ALLOWED_NAMES = {CARD, "LICENSE", ".gitattributes"}
 ALLOWED_HIDDEN_FOLDERS = {".eval_results"}
-
-
-class Manifest(Record):
-    """Provenance of a published adapter.
-
-    `initialised`: the start point of the run `result`, before training. `trained`: its outcome. `start` is the key of that
-    start point, the same for every run that begins there (None: version 0.1 wrote it). `files` holds the sha256 of every file
-    but the card and this one.
-    """
-
-    schema_version: Literal[1] = 1
-    kind: Literal["initialised", "trained"]
-    result: RunResult
-    start: str | None = None
-    files: dict[str, str]
-
-    @property
-    def anchored(self) -> bool:
-        """Whether the start point needs the anchor merged into the base."""
-        return any(PurePosixPath(path).parts[0] == ANCHOR for path in self.files)
-
-    def json_text(self) -> str:
-        """The content of `hubinit.json`; equal manifests give equal bytes."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
 
 def read_manifest(text: bytes | str, where: str) -> Manifest:
@@ -50,8 +23,6 @@ def read_manifest(text: bytes | str, where: str) -> Manifest:
     Raises:
         HubError: it is not one.
     """
-    from hubinit.hub.cards import one_line  # which imports this module
-
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -59,18 +30,12 @@ def read_manifest(text: bytes | str, where: str) -> Manifest:
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         reason = one_line(f"{place}: {first['msg']}")  # others wrote it
         raise HubError(
-            f"{FILE_NAME} of {where} cannot be used ({reason}); it is damaged or of a newer hubinit."
+            f"{MANIFEST} of {where} cannot be used ({reason}); it is damaged or of a newer hubinit."
         ) from error
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checked_files(folder: Path) -> dict[str, Path]:
-    """The files of `folder` that may be published, by their path in the repo.
+def list_files(folder: Path) -> dict[str, Path]:
+    """Lists the files of `folder` that may be published, by their path in the repo.
 
     Raises:
         HubError: something is in there that must not be published: an unexpected file, a link, a file that is not what

@@ -6,23 +6,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
-from safetensors import safe_open
 
+from hubinit.adapters import head_size
 from hubinit.errors import HubError
-from hubinit.hub.benchmarks import Benchmark, eval_results, registered
-from hubinit.hub.cards import adapter_card
-from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, check_text, checked_files, sha256
-from hubinit.models.kinds import start_of
-from hubinit.paths import write_atomically
-from hubinit.records import RunResult
+from hubinit.hub.cards import adapter_card, public_name
+from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
+from hubinit.hub.manifest import CARD, check_text, list_files
+from hubinit.methods import METHODS
+from hubinit.models.kinds import KINDS, start_of
+from hubinit.paths import sha256_of
+from hubinit.records import MANIFEST, AdapterKind, Manifest, RunResult
 from hubinit.remote import HUB_ERRORS
-from hubinit.specs import RunSpec
+from hubinit.specs import ModelSpec, RunSpec
+from hubinit.tasks import TASKS, Task
 
-Kind = Literal["initialised", "trained"]
-FOLDERS: dict[Kind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
+FOLDERS: dict[AdapterKind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
 NAME_LENGTH = 96
 _UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
@@ -57,7 +58,7 @@ def of_run(
     folder: Path,
     namespace: str,
     *,
-    datasets: Mapping[str, str] | None = None,
+    tasks: Mapping[str, Task] = TASKS,
     suite: str | None = None,
 ) -> list[Publication]:
     """The repos of one run: its start point (`init/`) and the trained adapter (`adapter/`), as far as they are there.
@@ -67,7 +68,7 @@ def of_run(
         result: the run.
         folder: its folder.
         namespace: user or organisation.
-        datasets: Hub dataset id of each task.
+        tasks: the registered tasks.
         suite: what to call the training data in the repo's name when it is more than one task.
 
     Raises:
@@ -76,7 +77,7 @@ def of_run(
     present = {kind: folder / name for kind, name in FOLDERS.items() if (folder / name).is_dir()}
     names = {kind: repo_name(result.spec, kind, namespace, suite) for kind in present}
     licence = base_licence(api, result.spec) if present else {}
-    benchmarks = registered(api, _on_a_hub(datasets)) if "trained" in present else {}
+    benchmarks = find_benchmarks(api, _on_a_hub(tasks).values()) if "trained" in present else {}
     return [
         of_adapter(
             result,
@@ -85,7 +86,7 @@ def of_run(
             names[kind],
             counterpart=next((name for other, name in names.items() if other != kind), None),
             licence=licence,
-            datasets=datasets,
+            tasks=tasks,
             benchmarks=benchmarks,
         )
         for kind, path in present.items()
@@ -95,12 +96,12 @@ def of_run(
 def of_adapter(
     result: RunResult,
     folder: Path,
-    kind: Kind,
+    kind: AdapterKind,
     repo_id: str,
     *,
     counterpart: str | None = None,
     licence: Mapping[str, Any] | None = None,
-    datasets: Mapping[str, str] | None = None,
+    tasks: Mapping[str, Task] = TASKS,
     benchmarks: Mapping[str, Benchmark] | None = None,
 ) -> Publication:
     """One adapter repo; touches no network.
@@ -112,25 +113,23 @@ def of_adapter(
         repo_id: where it will go.
         counterpart: the other repo of the run.
         licence: of the base model (`base_licence`).
-        datasets: Hub dataset id of each task.
-        benchmarks: the tasks that are registered benchmarks (`hubinit.hub.benchmarks.registered`).
+        tasks: the registered tasks.
+        benchmarks: the tasks that are registered benchmarks (`hubinit.hub.eval_results.find_benchmarks`).
 
     Raises:
         HubError: a file that must not be published, no adapter in the folder, a trained adapter that is not the one the
             result scored, or a base that is not on a Hub.
     """
-    from hubinit.methods import METHODS  # imports torch, which reading and the leaderboard do without
-
     spec = result.spec
     if not is_hub_id(spec.model.id):
         raise HubError(
             f"{spec.model.id} is not a model on a Hub, so nobody could load an adapter for it; push it first."
         )
-    paths = {name: path for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
+    paths = _adapter_files(folder)
     if missing := {"adapter_config.json", "adapter_model.safetensors"} - paths.keys():
         raise HubError(f"{folder} is not a PEFT adapter: {' and '.join(sorted(missing))} is missing.")
     weights = paths["adapter_model.safetensors"]
-    if kind == "trained" and result.adapter_sha256 is not None and sha256(weights) != result.adapter_sha256:
+    if kind == "trained" and result.adapter_sha256 is not None and sha256_of(weights) != result.adapter_sha256:
         raise HubError(
             f"{weights} is not the adapter that the result of this run scored: it was changed or replaced since; "
             "run it again before publishing it."
@@ -140,24 +139,38 @@ def of_adapter(
         files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
     hashes = {name: content_hash(content) for name, content in files.items()}
     manifest = Manifest(kind=kind, result=result, start=start_of(spec).key, files=hashes)
-    card = adapter_card(
+    card = card_of(manifest, repo_id, folder, counterpart=counterpart, licence=licence, tasks=tasks)
+    for name, text in ((CARD, card), (MANIFEST, manifest.json_text())):
+        check_text(text, name)
+        files[name] = text.encode()
+    if kind == "trained":
+        files |= eval_files(result, benchmarks or {})
+    return Publication(repo_id, files, manifest)
+
+
+def card_of(
+    manifest: Manifest,
+    repo_id: str,
+    folder: Path,
+    *,
+    counterpart: str | None = None,
+    licence: Mapping[str, Any] | None = None,
+    tasks: Mapping[str, Task] = TASKS,
+) -> str:
+    """The card of the adapter in a folder; arguments as for `of_adapter`."""
+    spec = manifest.result.spec
+    return adapter_card(
         manifest,
         repo_id,
         counterpart=counterpart,
         licence=licence,
-        datasets=_on_a_hub(datasets),
+        tasks=_on_a_hub(tasks),
         method=METHODS.get(spec.method.name),
-        num_labels=num_labels(paths["adapter_model.safetensors"]) if spec.model.kind == "vision" else None,
+        num_labels=num_labels(spec.model, folder),
     )
-    for name, text in ((CARD, card), (FILE_NAME, manifest.json_text())):
-        check_text(text, name)
-        files[name] = text.encode()
-    if kind == "trained":
-        files |= eval_results(result, benchmarks or {})
-    return Publication(repo_id, files, manifest)
 
 
-def describe(result: RunResult, folder: Path, kind: Kind) -> Path:
+def describe(result: RunResult, folder: Path, kind: AdapterKind) -> Manifest:
     """Writes `hubinit.json` beside an adapter, so that the folder can be pushed later.
 
     Args:
@@ -168,19 +181,21 @@ def describe(result: RunResult, folder: Path, kind: Kind) -> Path:
     Raises:
         HubError: a file in the folder must not be published.
     """
-    files = {name: sha256(path) for name, path in checked_files(folder).items() if name not in (CARD, FILE_NAME)}
-    path = folder / FILE_NAME
-    write_atomically(path, Manifest(kind=kind, result=result, start=start_of(result.spec).key, files=files).json_text())
-    return path
+    files = {name: sha256_of(path) for name, path in _adapter_files(folder).items()}
+    manifest = Manifest(kind=kind, result=result, start=start_of(result.spec).key, files=files)
+    manifest.write(folder)
+    return manifest
 
 
-def repo_name(spec: RunSpec, kind: Kind, namespace: str, suite: str | None = None) -> str:
+def repo_name(spec: RunSpec, kind: AdapterKind, namespace: str, suite: str | None = None) -> str:
     """`<namespace>/<model>-<method>[-init]-r<rank>-<data>-<key>`: stable, valid on the Hub, at most 96 characters.
 
-    A start point is named by what it depends on (`start_of`), so that all learning rates, and `hubinit init`, share it.
+    A start point is named by what it depends on (`start_of`), so that all learning rates, and `hubinit init`, share it. The
+    name of a user's own data file is left out.
     """
     spec = start_of(spec) if kind == "initialised" else spec
-    tasks = spec.data.tasks if spec.data else ()
+    known = _on_a_hub(TASKS)
+    tasks = [public_name(name, known) for name in spec.data.tasks] if spec.data else []
     data = (suite if tasks else "") or ("-".join(tasks) if len(tasks) < 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more")
     tail = [spec.method.name, *(["init"] if kind == "initialised" else []), f"r{spec.rank}", data]
     end = f"-{spec.key[:8]}"
@@ -199,18 +214,14 @@ def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 
 
-def num_labels(weights: Path) -> int | None:
-    """Classes of the head that is saved with an image classifier's adapter; None without one."""
-    with safe_open(weights, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118  (not a dict)
-            if name.endswith("classifier.weight"):
-                return int(file.get_slice(name).get_shape()[0])
-    return None
+def num_labels(model: ModelSpec, folder: Path) -> int | None:
+    """Classes of the head that is saved with an adapter; None where the base keeps its own head."""
+    return head_size(folder / "adapter_model.safetensors") if KINDS[model.kind].labelled else None
 
 
 def content_hash(content: bytes | Path) -> str:
     """Hex sha256 of a file or of bytes."""
-    return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+    return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
 def is_hub_id(name: str) -> bool:
@@ -218,8 +229,12 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
 
 
-def _on_a_hub(datasets: Mapping[str, str] | None) -> dict[str, str]:
-    return {task: name for task, name in (datasets or {}).items() if is_hub_id(name)}
+def _adapter_files(folder: Path) -> dict[str, Path]:
+    return {name: path for name, path in list_files(folder).items() if name not in (CARD, MANIFEST)}
+
+
+def _on_a_hub(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    return {name: task for name, task in tasks.items() if is_hub_id(task.dataset)}
 
 
 def _slug(text: str) -> str:

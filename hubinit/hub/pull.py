@@ -1,17 +1,23 @@
 """`hubinit pull REPO` and `hubinit.load`: getting a published adapter, checked against what it says about itself."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 
+from hubinit.adapters import load_initialized
 from hubinit.errors import HubError
-from hubinit.hub.cards import one_line
-from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, FILE_NAME, Manifest, read_manifest, sha256
+from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
 from hubinit.hub.publication import num_labels
+from hubinit.models.kinds import KINDS
+from hubinit.paths import sha256_of
+from hubinit.records import ANCHOR, MANIFEST, Manifest
 from hubinit.remote import call, read_file
+from hubinit.text import one_line
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,27 +51,29 @@ def pull(
         revision: commit, branch or tag of the adapter repo.
         base: the model it is meant for; refused when the adapter was made for another one.
         base_revision: the same for the model's commit.
-        out: a folder to copy it to; default: it stays in the Hub's cache.
+        out: a folder to copy it to; default: it stays in the Hub's cache. Files of an earlier pull in it are renewed, files
+            that hubinit did not put there are never touched.
 
     Raises:
-        HubError: not a hubinit repo, a file that is not what the manifest says, another base, or the Hub refuses.
+        HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file in the way, or the Hub
+            refuses.
     """
     sha = call(f"find {repo_id}", lambda: api.repo_info(repo_id, revision=revision).sha, api=api)
-    content = read_file(api, repo_id, FILE_NAME, revision=sha)
+    content = read_file(api, repo_id, MANIFEST, revision=sha)
     if content is None:
-        raise HubError(f"{repo_id} has no {FILE_NAME}, so it was not published by hubinit; load it with peft directly.")
+        raise HubError(f"{repo_id} has no {MANIFEST}, so it was not published by hubinit; load it with peft directly.")
     manifest = read_manifest(content, repo_id)
     check_base(manifest, repo_id, base, base_revision)
     if missing := {"adapter_config.json", "adapter_model.safetensors"} - manifest.files.keys():
         raise HubError(
-            f"{FILE_NAME} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
+            f"{MANIFEST} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
             "ask its owner to publish it again."
         )
     paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
     read_file(api, repo_id, CARD, revision=sha)
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
     if out is not None:
-        _copy(folder, out, [*paths, FILE_NAME, CARD])
+        _renew(folder, out, manifest)
         folder = out
     return Pulled(repo_id, sha or "", folder, manifest)
 
@@ -102,7 +110,7 @@ def load(
     Args:
         base: Hub id of the base model, which is then loaded at the revision that the adapter was made for; or the model.
         repo: adapter repo.
-        trainable: whether the adapter is to be trained.
+        trainable: whether the adapter is to be trained; what its method froze stays frozen.
         revision: commit, branch or tag of the adapter repo.
         base_revision: refuse an adapter that was made for another commit of the base.
         api: client; default: the environment's.
@@ -114,9 +122,6 @@ def load(
         HubError: the adapter does not fit the base, is damaged, or cannot be read.
     """
     import transformers
-    from peft import PeftModel
-
-    from hubinit.adapters import load_initialized
 
     api = api or HfApi()
     if not isinstance(base, str):
@@ -129,18 +134,16 @@ def load(
         model_arguments.setdefault("use_safetensors", True)  # anything else may run code
         if pulled.manifest.kind == "initialised" and "quantization_config" not in model_arguments:
             model_arguments.setdefault("dtype", "float32")
-        if spec.kind == "vision" and (labels := num_labels(pulled.folder / "adapter_model.safetensors")):
+        if (labels := num_labels(spec, pulled.folder)) is not None:
             model_arguments.setdefault("num_labels", labels)
             model_arguments.setdefault("ignore_mismatched_sizes", True)  # the base's own head may be another
-        auto = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}[spec.kind]
+        auto = KINDS[spec.kind].auto_class
         model = call(
             f"load {base}",
             lambda: getattr(transformers, auto).from_pretrained(base, revision=spec.revision, **model_arguments),
             api=api,
         )
-    if pulled.manifest.kind == "initialised":
-        return load_initialized(model, pulled.folder, trainable=trainable)
-    return PeftModel.from_pretrained(model, str(pulled.folder), is_trainable=trainable)
+    return load_initialized(model, pulled.folder, trainable=trainable)
 
 
 def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:
@@ -152,21 +155,26 @@ def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:
 
 
 def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, digest: str) -> Path:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.suffix not in ALLOWED_SUFFIXES:
-        raise HubError(f"{FILE_NAME} of {repo_id} lists {name!r}, which hubinit never publishes; do not use this repo.")
+    if not _is_publishable(name):
+        raise HubError(f"{MANIFEST} of {repo_id} lists {name!r}, which hubinit never publishes; do not use this repo.")
     for again in (False, True):  # a damaged copy in the cache is fetched once more
         local = call(
             f"download {one_line(name)} of {repo_id}",
             lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
             api=api,
         )
-        if sha256(Path(local)) == digest:
+        if sha256_of(Path(local)) == digest:
             return Path(local)
     raise HubError(
-        f"{one_line(name)} of {repo_id} is not the file that its {FILE_NAME} describes: it was changed after hubinit "
+        f"{one_line(name)} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
         "published it; do not use it, or load it with peft directly if you trust the change."
     )
+
+
+def _is_publishable(name: str) -> bool:
+    """Whether a manifest may list this path: below its folder, and of a kind that hubinit writes."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.suffix in ALLOWED_SUFFIXES
 
 
 def _root(path: Path, name: str) -> Path:
@@ -174,8 +182,45 @@ def _root(path: Path, name: str) -> Path:
     return path.parents[len(PurePosixPath(name).parts) - 1]
 
 
-def _copy(folder: Path, out: Path, names: list[str]) -> None:
-    for name in names:
+def _renew(folder: Path, out: Path, manifest: Manifest) -> None:
+    """Makes `out` hold the adapter in `folder`, and removes what only an earlier pull put there; the manifest comes last.
+
+    Raises:
+        HubError: a file that hubinit did not write is in the way; nothing has been changed then.
+    """
+    before = _described(out)
+    if foreign := next((name for name in _in_the_way(out, manifest, before)), None):
+        raise HubError(
+            f"{out / foreign} is in the way: it is not a file that an earlier pull left there unchanged; "
+            "move it away or choose another folder."
+        )
+    for name in sorted(before.keys() - manifest.files.keys()):
+        (out / name).unlink(missing_ok=True)
+    if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
+        (out / ANCHOR).rmdir()
+    for name in [*manifest.files, CARD, MANIFEST]:
         if (folder / name).is_file():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, out / name)
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            shutil.copyfile(folder / name, temporary)
+            temporary.replace(target)
+
+
+def _described(out: Path) -> dict[str, str]:
+    """The files that an earlier pull (or `hubinit init`) put into a folder, with their hashes; empty without a manifest."""
+    path = out / MANIFEST
+    files = read_manifest(path.read_bytes(), str(out)).files if path.is_file() else {}
+    return {name: digest for name, digest in files.items() if _is_publishable(name)}
+
+
+def _in_the_way(out: Path, manifest: Manifest, before: dict[str, str]) -> Iterator[str]:
+    """Files in `out` that are neither as an earlier pull left them nor as this one wants them."""
+    anchors = (path.relative_to(out).as_posix() for path in (out / ANCHOR).rglob("*") if path.is_file())
+    for name in sorted({*manifest.files, *before, *anchors}):  # an anchor that is not this adapter's would be loaded
+        path = out / name
+        if path.is_file() and sha256_of(path) not in {before.get(name), manifest.files.get(name)}:
+            yield name
+    for name in () if (out / MANIFEST).is_file() else (CARD,):
+        if (out / name).exists():
+            yield name

@@ -17,20 +17,17 @@ from hubinit.calibration.shared import Need, calibrate_shared
 from hubinit.data import chat
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError, InitialisationError, first_line
-from hubinit.hub.cards import adapter_card
-from hubinit.hub.manifest import CARD, FILE_NAME, Manifest, read_manifest
-from hubinit.hub.publication import base_licence, describe, num_labels
+from hubinit.hub.manifest import CARD, read_manifest
+from hubinit.hub.publication import base_licence, card_of, describe
 from hubinit.inits.plan import PlannedStart
-from hubinit.methods import METHODS
 from hubinit.models import base
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import KINDS, start_of
-from hubinit.paths import home, sha256_of
-from hubinit.records import RunResult
+from hubinit.paths import home
+from hubinit.records import MANIFEST, Manifest, RunResult
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.stages import Pool, attach_start, gate_batch
 from hubinit.specs import RunSpec
-from hubinit.tasks import TASKS
 
 Report = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
 ANY_TEXT = Example(
@@ -46,9 +43,9 @@ def read_start(folder: Path, spec: RunSpec) -> Manifest | None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    if (folder / FILE_NAME).is_file():
-        manifest = read_manifest((folder / FILE_NAME).read_bytes(), str(folder))
-        whole = all((folder / name).is_file() and sha256_of(folder / name) == d for name, d in manifest.files.items())
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest((folder / MANIFEST).read_bytes(), str(folder))
+        whole = manifest.problem(folder) is None
         if manifest.kind == "initialised" and start_of(manifest.result.spec).key == spec.key and whole:
             return manifest
     raise HubinitError(f"{folder} holds something else than this start point; delete it or choose another folder.")
@@ -118,15 +115,18 @@ def make_start(
             model = attach_start(spec, loaded, calibration, population=start.population)
         measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
+        printed = gates.check_printed(model, temporary, batch, methods.get(spec.method.name).start)
         result = RunResult(
             key=spec.key,
             spec=spec,
             status="ok",
             costs=watch.costs,
+            calibration_examples=calibration.examples if calibration is not None else None,
+            left_out=model.hubinit_report.left_out,
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             adapter_bytes=saved.bytes,
             adapter_sha256=saved.sha256,
-            gates={"start": measured},
+            gates={"start": measured} | ({"printed": printed} if printed is not None else {}),
             initialisation=model.hubinit_report.summary(),
             provenance=provenance(command),
         )
@@ -181,15 +181,7 @@ def calibrate_start(
 
 def write_about(result: RunResult, directory: Path, final: Path) -> Manifest:
     """Writes the card and `hubinit.json` of a start point that will lie in the folder `final`."""
-    path = describe(result, directory, "initialised")
-    manifest = read_manifest(path.read_bytes(), str(directory))
-    card = adapter_card(
-        manifest,
-        str(final),
-        licence=base_licence(HfApi(), result.spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
-        method=METHODS.get(result.spec.method.name),
-        num_labels=num_labels(directory / "adapter_model.safetensors") if result.spec.model.kind == "vision" else None,
-    )
+    manifest = describe(result, directory, "initialised")
+    card = card_of(manifest, str(final), directory, licence=base_licence(HfApi(), result.spec))
     (directory / CARD).write_text(card, encoding="utf-8")
     return manifest

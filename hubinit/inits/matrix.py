@@ -14,14 +14,15 @@ from huggingface_hub import HfApi
 from hubinit import methods as registry
 from hubinit.adapters.calibrating import need_of
 from hubinit.errors import HubinitError, first_line
-from hubinit.hub.catalogue import CatalogueRow, row
-from hubinit.hub.delivery import deliver_catalogue
-from hubinit.hub.manifest import Manifest
+from hubinit.hub import tables
+from hubinit.hub.outbox import deliver_rows
+from hubinit.hub.tables import CatalogueRow, catalogue_row
 from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
 from hubinit.inits.plan import PlannedStart, check_examples, check_methods, chosen_model, task_data
 from hubinit.inits.publish import publish_start, repo_of
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import KINDS, start_of
+from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.plan import groups_for, run_spec
 from hubinit.runs.preflight import check_targets
@@ -163,7 +164,7 @@ def publish_safely(
         return None
     outcome.published.append(repo_id)
     publishing.say(f"{describe(start)}: {done}")
-    return row(manifest, repo_id, registry.get(start.spec.method.name).start, start.suite)
+    return catalogue_row(manifest, repo_id, registry.get(start.spec.method.name).start, start.suite)
 
 
 def make_one(start: PlannedStart, group: Sequence[PlannedStart], base: Base, publishing: Publishing) -> Manifest:
@@ -198,7 +199,7 @@ def add_to_catalogue(rows: Sequence[CatalogueRow], publishing: Publishing, outco
         return
     try:
         repo_id = f"{publishing.namespace}/{CATALOGUE}"
-        publishing.say(str(deliver_catalogue(publishing.api, rows, repo_id, private=publishing.private)))
+        publishing.say(str(deliver_rows(publishing.api, tables.CATALOGUE, rows, repo_id, private=publishing.private)))
     except (HubinitError, OSError) as error:
         outcome.failures.append(f"Catalogue: {first_line(error)}. The same command adds the rows later.")
         publishing.say(outcome.failures[-1])

@@ -5,11 +5,10 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
-from hubinit.hub.delivery import Delivered, deliver
-from hubinit.hub.manifest import Manifest
+from hubinit.hub.outbox import Delivered, deliver
 from hubinit.hub.publication import base_licence, is_hub_id, of_adapter, repo_name
 from hubinit.inits.plan import PlannedStart
-from hubinit.tasks import TASKS
+from hubinit.records import Manifest
 
 
 def repo_of(start: PlannedStart, where: str) -> str:
@@ -41,6 +40,5 @@ def publish_start(
         "initialised",
         repo_id,
         licence=base_licence(api, start.spec),
-        datasets={name: task.dataset for name, task in TASKS.items()},
     )
     return deliver(api, publication, private=private)

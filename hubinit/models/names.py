@@ -7,13 +7,17 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from huggingface_hub import HfApi
 
 from hubinit.errors import HubinitError, nearest
 from hubinit.models.kinds import KINDS
-from hubinit.remote import commit_sha
+from hubinit.remote import HUB_ERRORS, commit_sha
 from hubinit.specs import ModelKind, ModelSpec
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # files of a base model that loading needs
+
+# A `config.json` that says nothing raises one of these.
+UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError)
 
 
 @cache
@@ -50,8 +54,20 @@ def pin(spec: ModelSpec) -> ModelSpec:
     if is_folder(spec.id):
         return spec.model_copy(update={"revision": folder_hash(Path(spec.id))})
     sha, pipeline = commit_sha(spec.id, "model", spec.revision)
-    kind = next((kind.name for kind in KINDS.values() if pipeline in kind.pipelines), spec.kind)
+    kind = next((kind.name for kind in KINDS.values() if pipeline in kind.pipelines), None)
+    if kind is None and spec.kind == KINDS["language"].name:  # the default, which nobody may have chosen
+        kind = repo_kind(spec.id, sha)
+    kind = kind or spec.kind
     return spec.model_copy(update={"revision": sha, "kind": kind})
+
+
+def repo_kind(repo_id: str, revision: str) -> ModelKind | None:
+    """The kind of a model on the Hub by the model type in its `config.json`; None when that cannot be read."""
+    try:
+        path = HfApi().hf_hub_download(repo_id, "config.json", revision=revision)
+        return kind_of(json.loads(Path(path).read_bytes())["model_type"])
+    except UNREADABLE:
+        return None
 
 
 def is_folder(name: str) -> bool:
@@ -60,16 +76,21 @@ def is_folder(name: str) -> bool:
 
 
 def folder_kind(folder: Path) -> ModelKind:
-    """Language or vision, by the model type in `config.json`."""
+    """The kind of the model in a folder, by the model type in its `config.json`."""
+    try:
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise HubinitError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    return kind_of(model_type)
+
+
+def kind_of(model_type: str | None) -> ModelKind:
+    """Language or vision, by transformers' name of the architecture."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     )
 
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise HubinitError(f"{folder / 'config.json'} cannot be read: {error}") from error
     is_image = model_type in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     return "vision" if is_image and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "language"
 

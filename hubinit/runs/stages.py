@@ -95,8 +95,11 @@ def train_adapter(
     report(Progress(key=spec.key, stage="initialise"))
     with watch.stage("initialise"):
         model = attach_start(spec, loaded, calibration, population=len(examples))
-    measured = {"start": gates.check_start(model, batch, methods.get(spec.method.name).start)}
+    start = methods.get(spec.method.name).start
+    measured = {"start": gates.check_start(model, batch, start)}
     adapters.save_initialized(model, folder / "init")
+    if (printed := gates.check_printed(model, folder / "init", batch, start)) is not None:
+        measured["printed"] = printed
     if job.force:
         ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
         remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
@@ -122,6 +125,7 @@ def train_adapter(
     return model, {
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "calibration_examples": calibration.examples if calibration is not None else None,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,
@@ -172,6 +176,7 @@ def attach_start(
         calibration=calibration,
         target_modules=spec.target_modules,
         rslora=spec.rslora,
+        lora_dropout=spec.recipe.lora_dropout if spec.recipe is not None else 0.0,
         seed=spec.seed,
         population=population,
         **spec.method.options,

@@ -179,7 +179,7 @@ def test_several_passes_need_data_that_can_be_read_again() -> None:
         calibrate(model, Shrinking(), statistics=LORA_DA, memory_budget=60_000)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_offloaded_sums_are_the_same() -> None:
     model, data = cases.build("llama").cuda(), cases.batches("llama")
     free = calibrate(model, data, statistics=EVERY)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from hubinit.hub.outbox import Delivered
 from hubinit.hub.publication import of_run
-from hubinit.hub.publish import PublishedRepo, send
+from hubinit.hub.send import send
 from hubinit.records import Cost, Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
@@ -86,9 +87,12 @@ def run_folder(root: Path, scale: float = 1.0, anchor: bool = True) -> Path:
 
 def publish_run(
     api: "HfApi", result: RunResult, folder: Path, namespace: str, *, private: bool = True, **options: Any
-) -> list[PublishedRepo]:
+) -> list[Delivered]:
     """Sends the adapters of a run, each to a repo of its own; `options` as for `of_run`."""
-    return [send(api, one, private=private) for one in of_run(api, result, folder, namespace, **options)]
+    return [
+        Delivered.to_hub(api, one.repo_id, "model", send(api, one, private=private))
+        for one in of_run(api, result, folder, namespace, **options)
+    ]
 
 
 def visible_adapter(folder: Path, sign: float = 1.0) -> "torch.Tensor":

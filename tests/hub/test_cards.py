@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -10,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubinit.errors import HubError
-from hubinit.hub.cards import adapter_card, code, escape, fence, leaderboard_card, space_card
-from hubinit.hub.manifest import Manifest
+from hubinit.hub.cards import adapter_card, leaderboard_card
 from hubinit.hub.publication import of_adapter, repo_name
+from hubinit.records import Manifest
+from hubinit.tasks import TASKS
 from tests.hub.builders import adapter_files, run, run_folder
-
-DATASETS = {"arc-easy": "allenai/ai2_arc"}
 
 
 def manifest(kind: str = "trained", anchor: bool = False, **changes) -> Manifest:
@@ -29,7 +29,7 @@ def header_and_body(card: str) -> tuple[dict, str]:
 
 
 def test_metadata_of_a_trained_adapter_is_what_the_hub_indexes():
-    card = adapter_card(manifest(), "alice/x", licence={"license": "apache-2.0"}, datasets=DATASETS)
+    card = adapter_card(manifest(), "alice/x", licence={"license": "apache-2.0"}, tasks=TASKS)
     data = ModelCard(card).data
     assert data.base_model == "alice/tiny-llama"
     assert data.base_model_relation == "adapter"
@@ -38,8 +38,42 @@ def test_metadata_of_a_trained_adapter_is_what_the_hub_indexes():
     assert data.datasets == ["allenai/ai2_arc"]
     [score] = data.eval_results
     assert (score.dataset_type, score.metric_type, score.metric_value) == ("allenai/ai2_arc", "acc_norm", 0.5)
-    assert score.metric_args == {"n": 100, "stderr": 0.05}
-    assert score.dataset_args == {"limit": 100, "num_few_shot": 0}
+    assert score.metric_args == {"n": 100, "stderr": 0.05, "limit": 100, "num_few_shot": 0}
+
+
+def test_two_tasks_of_one_data_set_keep_their_names_in_the_model_index():
+    scored = manifest(tasks=("arc-easy", "arc-challenge"))
+    card = adapter_card(scored, "alice/x", tasks=TASKS)
+    index = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    assert [(one["dataset"]["config"], one["dataset"]["name"], len(one["metrics"])) for one in index] == [
+        ("ARC-Easy", "arc-easy", 1), ("ARC-Challenge", "arc-challenge", 1)
+    ]  # fmt: skip
+
+
+def test_the_name_of_a_private_file_is_on_no_card_and_in_no_name():
+    private = {"tasks": ("salaries-2026.jsonl",), "command": "hubinit init m --data salaries-2026.jsonl"}
+    for kind in ("initialised", "trained"):
+        card = adapter_card(manifest(kind, value=None, **private), "alice/x", tasks=TASKS)
+        assert "salaries" not in card
+        assert "own-data" in card
+        assert "own-data" not in ModelCard(card).data.tags
+    spec = run(**private).spec
+    assert repo_name(spec, "initialised", "alice").startswith("alice/tiny-llama-filet-init-r2-own-data-")
+    assert "org/data" in adapter_card(manifest(tasks=("org/data",)), "alice/x", tasks=TASKS), "the Hub's are public"
+
+
+def test_the_card_states_the_examples_there_were_and_the_modules_without_an_adapter():
+    result = run().model_copy(
+        update={"calibration_examples": 12, "left_out": {f"layers.{i}.gate": "1 row" for i in range(9)}}
+    )
+    files = {"adapter_config.json": "0" * 64}
+    card = adapter_card(Manifest(kind="initialised", result=result, files=files), "alice/x", tasks=TASKS)
+    assert "from 12 training examples of arc-easy" in card
+    assert "| calibration | 12 examples of" in card
+    assert "| modules without an adapter | 9: `layers.0.gate, " in card
+    old = adapter_card(manifest("initialised"), "alice/x", tasks=TASKS)
+    assert "from up to 16 training examples" in old, "version 0.1 did not say"
+    assert "without an adapter" not in old
 
 
 def test_a_start_point_claims_no_score_of_its_own_but_shows_what_training_gave():
@@ -66,7 +100,9 @@ HOSTILE = st.text(st.sampled_from("ab \n\r\t`|*_[](){}<>&\"'#-:!$~\\{%}\u2028\x0
 @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE)
 def test_no_text_breaks_a_card(model, method, task, command):
     made = manifest("initialised", model="m" + model, method="f" + method, tasks=("t" + task,), command=command)
-    card = adapter_card(made, "alice/x", licence={"license": model}, datasets={"t" + task: task})
+    card = adapter_card(
+        made, "alice/x", licence={"license": model}, tasks={"t" + task: replace(TASKS["piqa"], dataset=task)}
+    )
     data, body = header_and_body(card)
     assert set(data) <= {
         "base_model", "base_model_relation", "datasets", "hubinit", "library_name", "license", "pipeline_tag", "tags"
@@ -99,20 +135,6 @@ def test_a_table_cell_cannot_leave_its_cell():
     card = adapter_card(manifest(tasks=("a|b\n<b>",), model="x/y"), "alice/x")
     [line] = [line for line in card.splitlines() if line.startswith("| a")]
     assert line.startswith(r"| a\|b &lt;b&gt; | acc_norm")
-
-
-def test_escaping():
-    assert escape("acc_norm _x_ `c` <b> a|b [l](u) *s*") == r"acc_norm \_x\_ \`c\` &lt;b&gt; a\|b \[l\](u) \*s\*"
-    assert code("a`b\nc") == "`a'b c`"
-    assert fence("x\n```\ny").startswith("````\n")
-
-
-@pytest.mark.parametrize("dataset", ["alice/board", "a/b\n---\n<script>alert(1)</script>"])
-def test_space_card_names_its_data_set_and_app(dataset):
-    header, body = header_and_body(space_card(dataset, app_file="app.py", sdk_version="6.0.0"))
-    assert (header["sdk"], header["app_file"], header["datasets"]) == ("gradio", "app.py", [" ".join(dataset.split())])
-    assert "\n---" not in body
-    assert "<script>" not in re.sub("`[^`]*`", "", body), "only inside a code span, where it is shown as it is"
 
 
 def test_leaderboard_card_names_its_file():

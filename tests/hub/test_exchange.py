@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.commands_hub import run_find
+from hubinit.cli.sharing import run_find
 from hubinit.errors import HubError, HubinitError
 from hubinit.hub.find import find
 from hubinit.hub.publication import describe
 from hubinit.hub.pull import pull
-from hubinit.hub.push import push
+from hubinit.hub.send import push
+from hubinit.paths import sha256_of
 from hubinit.tasks import SUITES
 from tests.hub.builders import adapter_files, publish_run, run, run_folder
 
@@ -25,9 +26,9 @@ def test_push_takes_a_start_point_with_its_manifest_and_is_idempotent(api, tmp_p
     folder = run_folder(tmp_path) / "init"
     describe(run(seed=31), folder, "initialised")
     first = push(api, folder, "alice/pushed")
-    assert first.commit is not None
+    assert first is not None
     assert api.model_info("alice/pushed").private
-    assert push(api, folder, "alice/pushed", public=True).commit is None
+    assert push(api, folder, "alice/pushed", public=True) is None
     assert not api.model_info("alice/pushed").private
     assert (
         'PeftModel.from_pretrained(base, "alice/pushed"'
@@ -70,7 +71,8 @@ def test_files_of_an_earlier_publication_go_away(api, tmp_path):
     publish = {"seed": 33}
     push(api, _described(run_folder(tmp_path / "a") / "init", **publish), "alice/changing")
     assert "anchor/adapter_config.json" in api.list_repo_files("alice/changing")
-    push(api, _described(run_folder(tmp_path / "b", scale=2.0, anchor=False) / "init", **publish), "alice/changing")
+    other = _described(run_folder(tmp_path / "b", scale=2.0, anchor=False) / "init", **publish)
+    push(api, other, "alice/changing", force=True)
     assert "anchor/adapter_config.json" not in api.list_repo_files("alice/changing")
 
 
@@ -87,12 +89,80 @@ def test_someone_without_write_access_opens_one_pull_request(api, bob, tmp_path)
         push(bob, changed, "alice/shared")
     proposed = push(bob, changed, "alice/shared", create_pr=True)
     again = push(bob, changed, "alice/shared", create_pr=True)
-    assert again.commit.pull_request == proposed.commit.pull_request
+    assert again.pull_request == proposed.pull_request
     assert len(list(api.get_repo_discussions("alice/shared"))) == 1
-    number = int(proposed.commit.pull_request.rsplit("/", 1)[-1])
+    number = int(proposed.pull_request.rsplit("/", 1)[-1])
     api.change_discussion_status("alice/shared", number, "open")
     api.merge_pull_request("alice/shared", number)
-    assert push(bob, changed, "alice/shared", create_pr=True).commit is None, "nothing to propose any more"
+    assert push(bob, changed, "alice/shared", create_pr=True) is None, "nothing to propose any more"
+
+
+def test_another_start_is_replaced_only_by_force(api, tmp_path):
+    """Adapters that were trained from a start point are wrong with any other one."""
+    first = _described(run_folder(tmp_path / "a") / "init", seed=81)
+    push(api, first, "alice/kept")
+    assert push(api, first, "alice/kept") is None, "the same start is no replacement"
+    head = api.model_info("alice/kept").sha
+    trained = run_folder(tmp_path / "b", scale=2.0) / "adapter"
+    (tmp_path / "b" / "result.json").write_text(run(seed=81).model_dump_json())
+    for other in (trained, adapter_files(tmp_path / "plain")):
+        with pytest.raises(HubError, match=r"holds another start point.*--force"):
+            push(api, other, "alice/kept")
+    assert api.model_info("alice/kept").sha == head
+    push(api, trained, "alice/kept", force=True)
+    assert pull(api, "alice/kept").manifest.kind == "trained"
+    again = adapter_files(tmp_path / "b" / "adapter", scale=3.0)
+    assert push(api, again, "alice/kept") is not None, "a trained adapter may be renewed"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_pull_renews_what_an_earlier_pull_left_and_leaves_no_anchor(api, tmp_path):
+    [start, trained] = publish_run(api, run(seed=82), run_folder(tmp_path / "run"), "alice")
+    out = tmp_path / "out"
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "notes.txt").write_text("mine")
+    pull(api, start.repo_id, out=out)
+    assert (out / "anchor" / "adapter_config.json").is_file()
+    assert pull(api, start.repo_id, out=out).folder == out, "twice is fine"
+    pulled = pull(api, trained.repo_id, out=out)
+    assert not (out / "anchor").exists(), "load_initialized would take it"
+    assert files_of(out).keys() == {*pulled.manifest.files, "hubinit.json", "README.md", "mine/notes.txt"}
+    assert (out / "mine" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "README.md", "anchor/adapter_config.json"])
+def test_pull_overwrites_and_inherits_nothing_that_it_did_not_write(api, tmp_path, name):
+    [_, trained] = publish_run(api, run(seed=83), run_folder(tmp_path / "run", anchor=False), "alice")
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(HubError, match=f"{name} is in the way"):
+        pull(api, trained.repo_id, out=out)
+    assert files_of(out) == {name: b"mine"}
+
+
+def test_pull_keeps_a_file_that_was_changed_since_the_last_pull(api, tmp_path):
+    [start, trained] = publish_run(api, run(seed=84), run_folder(tmp_path / "run"), "alice")
+    pull(api, start.repo_id, out=tmp_path / "out")
+    adapter_files(tmp_path / "out" / "anchor", scale=7.0)
+    before = files_of(tmp_path / "out")
+    with pytest.raises(HubError, match="in the way"):
+        pull(api, trained.repo_id, out=tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+
+
+def test_a_manifest_in_the_way_cannot_point_elsewhere(api, tmp_path):
+    [_, trained] = publish_run(api, run(seed=85), run_folder(tmp_path / "run"), "alice")
+    (tmp_path / "precious.json").write_text("{}")
+    pull(api, trained.repo_id, out=tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "hubinit.json").read_text())
+    manifest["files"]["../precious.json"] = sha256_of(tmp_path / "precious.json")
+    (tmp_path / "out" / "hubinit.json").write_text(json.dumps(manifest))
+    pull(api, trained.repo_id, out=tmp_path / "out")
+    assert (tmp_path / "precious.json").read_text() == "{}"
 
 
 def test_pull_checks_the_base_and_copies_only_what_the_manifest_lists(api, tmp_path):
@@ -203,6 +273,23 @@ def test_find_by_suite_wants_all_of_its_tasks_and_a_wrong_method_gets_a_hint(api
     assert run_find(model, "piqa", "filet", kind="trained", as_json=True) == 2
     with pytest.raises(HubinitError, match=r"Unknown method 'filett': did you mean filet"):
         run_find(model, None, "filett", kind=None, as_json=True)
+
+
+def test_find_asks_the_hub_for_the_kind_so_that_a_limit_hides_none(api, tmp_path):
+    model = "alice/many-kinds"
+    publish_run(api, run(model=model), run_folder(tmp_path), "alice")  # the trained adapter is the newest
+    assert [one.kind for one in find(api, model=model, kind="initialised", limit=1)] == ["initialised"]
+    assert [one.kind for one in find(api, model=model, kind="trained", limit=1)] == ["trained"]
+
+
+def test_find_tells_two_tasks_of_one_data_set_apart(api, tmp_path):
+    model = "alice/two-arcs"
+    result = run(model=model, tasks=("arc-easy", "arc-challenge"))
+    easy, challenge = result.scores
+    scores = (easy.model_copy(update={"value": 0.7}), challenge.model_copy(update={"value": 0.3}))
+    publish_run(api, result.model_copy(update={"scores": scores}), run_folder(tmp_path), "alice")
+    [trained] = find(api, model=model, kind="trained")
+    assert {(score.task, score.value) for score in trained.scores} == {("arc-easy", 0.7), ("arc-challenge", 0.3)}
 
 
 def test_find_survives_hostile_cards(api):

@@ -13,7 +13,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.hub.manifest import read_manifest
 from hubinit.hub.publication import describe
 from hubinit.hub.pull import load, pull
-from hubinit.hub.push import push
+from hubinit.hub.send import push
 from tests import cases
 from tests.adapters.small import RESIDUAL, deviation, train
 from tests.hub.builders import logits, publish_tiny_llama, run

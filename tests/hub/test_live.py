@@ -12,7 +12,7 @@ from tests.hub.builders import run, run_folder
 from huggingface_hub import HfApi
 from hubinit.hub.publication import describe
 from hubinit.hub.pull import pull
-from hubinit.hub.push import push
+from hubinit.hub.send import push
 
 api, root = HfApi(), Path(sys.argv[1])
 repo = f"{api.whoami()['name']}/hubinit-smoke-test-{secrets.token_hex(4)}"

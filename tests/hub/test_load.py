@@ -3,7 +3,8 @@
 import pytest
 
 from hubinit.errors import HubError
-from hubinit.hub.pull import load
+from hubinit.hub.pull import load, pull
+from hubinit.hub.send import push
 from tests.cases import build
 from tests.hub.builders import logits, publish_run, publish_tiny_llama, run, visible_adapter
 
@@ -53,6 +54,37 @@ def test_a_trained_adapter_gives_the_trained_logits_and_is_frozen_when_asked(pub
     assert not trainable(model)
 
 
+def test_an_exported_adapter_is_pushed_pulled_and_loaded(published, hub, tmp_path):
+    """Trained by one's own loop, outside of any run: `hubinit.json` says what is known."""
+    import torch
+    from huggingface_hub import HfApi
+    from transformers import AutoModelForCausalLM
+
+    import hubinit
+
+    base = AutoModelForCausalLM.from_pretrained("alice/tiny-llama", dtype=torch.float32)
+    model = hubinit.initialize(base, "pissa", rank=2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                parameter.add_(0.1)
+    trained = logits(model)
+    api = HfApi(token="hf_alice")
+    revision = api.model_info("alice/tiny-llama").sha
+    hubinit.export(model, tmp_path / "mine", revision=revision)
+    push(api, tmp_path / "mine", "alice/exported")
+    pulled = pull(api, "alice/exported", out=tmp_path / "pulled")
+    spec = pulled.manifest.result.spec
+    assert (pulled.manifest.kind, spec.method.name, spec.rank, spec.alpha) == ("trained", "pissa", 2, 4)
+    assert (spec.model.id, spec.model.revision) == ("alice/tiny-llama", revision)
+    torch.testing.assert_close(logits(load("alice/tiny-llama", "alice/exported")), trained, atol=1e-4, rtol=1e-4)
+    card = (tmp_path / "pulled" / "README.md").read_text()
+    assert "fine-tuned elsewhere from a `pissa` initialisation and made one plain LoRA by `hubinit.export`" in card
+    assert "it has not been scored" in card
+    hubinit.export(model, tmp_path / "mine")
+    push(api, tmp_path / "mine", "alice/exported-twice")
+
+
 def test_a_model_in_memory_is_taken_as_it_is(published):
     import torch
     from transformers import AutoModelForCausalLM
@@ -87,3 +119,17 @@ def test_another_base_or_revision_is_refused_before_anything_is_loaded(published
     other.config._name_or_path = "alice/other"
     with pytest.raises(HubError, match="not for alice/other"):
         load(other, published[0])
+
+
+def test_what_the_method_freezes_stays_frozen_in_start_and_outcome(published, tmp_path):
+    """The folders have nothing about it but their `hubinit.json`, as those of version 0.1."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token="hf_alice")
+    revision = api.model_info("alice/tiny-llama").sha
+    visible_adapter(tmp_path / "run" / "adapter")
+    visible_adapter(tmp_path / "run" / "init")
+    result = run("mica", seed=73, model="alice/tiny-llama", revision=revision)
+    for repo in publish_run(api, result, tmp_path / "run", "alice"):
+        assert trainable(load("alice/tiny-llama", repo.repo_id)) == {"lora_A"}
+        assert not trainable(load("alice/tiny-llama", repo.repo_id, trainable=False))

@@ -13,10 +13,11 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
-from hubinit.hub.outbox import queue, queue_leaderboard, sync, waiting
-from hubinit.hub.publication import of_run
-from hubinit.hub.publish import publish_leaderboard, read_leaderboard
+from hubinit.hub.outbox import queue, queue_rows, sync, waiting
+from hubinit.hub.publication import content_hash, of_run
 from hubinit.hub.pull import pull
+from hubinit.hub.send import send
+from hubinit.hub.tables import LEADERBOARD, publish, read
 from tests.hub.builders import run, run_folder
 
 
@@ -28,7 +29,7 @@ def filled(outbox: Path, tmp_path: Path, api, name: str, runs: int = 2) -> list[
         for publication in of_run(api, result, run_folder(tmp_path / name / str(seed), scale=seed + 1.0), "alice"):
             queue(outbox, publication)
             repos.append(publication.repo_id)
-        queue_leaderboard(outbox, [result], f"alice/{name}-board")
+        queue_rows(outbox, LEADERBOARD, [result], f"alice/{name}-board")
     return repos
 
 
@@ -47,7 +48,7 @@ def test_everything_is_sent_in_order_and_the_outbox_is_empty(api, tmp_path):
     for repo in repos:
         pull(api, repo)
         assert len(published(api, repo)) == 1
-    assert len(read_leaderboard(api, "alice/in-order-board")) == 2
+    assert len(read(api, LEADERBOARD, "alice/in-order-board")) == 2
     assert list(sync(api, outbox)) == []
 
 
@@ -67,20 +68,47 @@ def test_one_that_is_refused_stops_the_queue_and_says_where_it_is(api, tmp_path)
     outbox = tmp_path / "outbox"
     [_, trained] = of_run(api, run(seed=51), run_folder(tmp_path / "run"), "bob")
     first = queue(outbox, trained)
-    queue_leaderboard(outbox, [run()], "alice/behind")
+    queue_rows(outbox, LEADERBOARD, [run()], "alice/behind")
     with pytest.raises(HubError, match="2 publications keep waiting") as caught:
         list(sync(api, outbox))
     assert str(first) in str(caught.value)
     assert len(waiting(outbox)) == 2
 
 
-def test_a_damaged_entry_is_not_sent(api, tmp_path):
-    outbox = tmp_path / "outbox"
-    path = queue_leaderboard(outbox, [run()], "alice/damaged-board")
-    (path / "files" / "results.json").write_text("[]")
-    with pytest.raises(HubError, match="damaged"):
+@pytest.mark.parametrize("name", ["files/results.json", "entry.json"])
+def test_a_damaged_entry_is_not_sent_and_blocks_only_itself(api, tmp_path, name):
+    outbox, board = tmp_path / "outbox", f"alice/damaged-{name[0]}"
+    path = queue_rows(outbox, LEADERBOARD, [run()], board)
+    (path / name).write_text("[]")
+    again = queue_rows(outbox, LEADERBOARD, [run(seed=1)], f"{board}-behind")
+    assert again != path
+    with pytest.raises(
+        HubError, match=r"(damaged|cannot be read); delete it and publish again\. Everything else was sent"
+    ):
         list(sync(api, outbox))
-    assert not api.repo_exists("alice/damaged-board", repo_type="dataset")
+    assert not api.repo_exists(board, repo_type="dataset")
+    assert len(read(api, LEADERBOARD, f"{board}-behind")) == 1
+    assert waiting(outbox) == [path]
+
+
+def test_queueing_reads_nothing_of_what_waits(api, tmp_path, monkeypatch):
+    outbox = tmp_path / "outbox"
+    [start, trained] = of_run(api, run(seed=53), run_folder(tmp_path / "run"), "alice")
+    queue(outbox, start)
+    hashed = []
+    monkeypatch.setattr(box, "content_hash", lambda content: hashed.append(content) or content_hash(content))
+    queue(outbox, trained)
+    assert queue(outbox, trained) == waiting(outbox)[1]
+    assert not [content for content in hashed if isinstance(content, Path) and outbox in content.parents]
+
+
+def test_a_queued_push_replaces_another_start_only_when_it_was_told_to(api, tmp_path):
+    [start, _] = of_run(api, run(seed=54), run_folder(tmp_path / "a"), "alice")
+    [other, _] = of_run(api, run(seed=54), run_folder(tmp_path / "b", scale=2.0), "alice")
+    send(api, start)
+    queue(tmp_path / "outbox", other, replace=False)
+    with pytest.raises(HubError, match="another start point"):
+        list(sync(api, tmp_path / "outbox"))
 
 
 def test_a_commit_made_before_an_interruption_is_not_made_again_even_if_the_repo_went_on(api, tmp_path, monkeypatch):
@@ -131,7 +159,7 @@ def test_kill_9_of_the_client_at_50_random_moments_loses_and_doubles_nothing(api
     for repo in repos:
         pull(api, repo)
         assert len(published(api, repo)) == 1
-    assert len(read_leaderboard(api, "alice/killed-board")) == 5
+    assert len(read(api, LEADERBOARD, "alice/killed-board")) == 5
     assert len(published(api, "alice/killed-board", "dataset")) == 5
     assert "hf_alice" not in done.stdout + done.stderr
 
@@ -179,13 +207,13 @@ def test_kill_9_of_the_hub_at_50_random_moments_loses_and_doubles_nothing(tmp_pa
         for repo in repos:
             pull(api, repo)
             assert len(published(api, repo)) == 1
-        assert len(read_leaderboard(api, "alice/mortal-board")) == runs
+        assert len(read(api, LEADERBOARD, "alice/mortal-board")) == runs
         assert len(published(api, "alice/mortal-board", "dataset")) == runs
         mortal.stdin.close()
 
 
 def test_rows_queued_and_rows_published_meanwhile_are_merged(api, tmp_path):
-    queue_leaderboard(tmp_path / "outbox", [run(seed=1)], "alice/meanwhile")
-    publish_leaderboard(api, [run(seed=2)], "alice/meanwhile")
+    queue_rows(tmp_path / "outbox", LEADERBOARD, [run(seed=1)], "alice/meanwhile")
+    publish(api, LEADERBOARD, [run(seed=2)], "alice/meanwhile")
     list(sync(api, tmp_path / "outbox"))
-    assert sorted(read_leaderboard(api, "alice/meanwhile")["seed"]) == [1, 2]
+    assert sorted(read(api, LEADERBOARD, "alice/meanwhile")["seed"]) == [1, 2]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from huggingface_hub import HfApi, constants
 from safetensors.numpy import save_file
 
 from hubinit.errors import HubError, first_line
-from hubinit.hub.delivery import Publisher
-from hubinit.hub.manifest import Manifest, sha256
-from hubinit.hub.outbox import queue_leaderboard
+from hubinit.hub.outbox import queue_rows
 from hubinit.hub.publication import of_adapter
-from hubinit.hub.publish import LEADERBOARD_FILE, publish_leaderboard, read_leaderboard, send
-from hubinit.records import ResultStore
-from leaderboard.aggregate import merge, table
+from hubinit.hub.publisher import Publisher
+from hubinit.hub.send import send
+from hubinit.hub.tables import LEADERBOARD, publish, read
+from hubinit.leaderboard.table import merge, table
+from hubinit.paths import sha256_of
+from hubinit.records import Manifest, ResultStore
+from hubinit.tasks import TASKS
 from tests.hub.builders import adapter_files, logits, publish_run, publish_tiny_llama, run, run_folder, visible_adapter
 
 
@@ -35,7 +38,7 @@ def test_a_run_becomes_two_complete_repos_each_by_one_commit(api, tmp_path):
     assert [repo.repo_type for repo in published] == ["model", "model"]
     for repo in published:
         info = api.model_info(repo.repo_id)
-        assert info.sha == repo.commit.oid
+        assert repo.changed
         assert not info.private
         assert {"hubinit", "lora", "filet"} <= set(info.tags)
         made = [c for c in api.list_repo_commits(repo.repo_id) if c.title.startswith("filet")]
@@ -44,7 +47,7 @@ def test_a_run_becomes_two_complete_repos_each_by_one_commit(api, tmp_path):
         manifest = Manifest.model_validate_json(Path(api.hf_hub_download(repo.repo_id, "hubinit.json")).read_bytes())
         assert files - {".gitattributes"} == {*manifest.files, "hubinit.json", "README.md"}
         for name, digest in manifest.files.items():
-            assert sha256(Path(api.hf_hub_download(repo.repo_id, name))) == digest
+            assert sha256_of(Path(api.hf_hub_download(repo.repo_id, name))) == digest
     assert any(name.startswith("anchor/") for name in api.list_repo_files(published[0].repo_id))
 
 
@@ -73,7 +76,7 @@ def test_publishing_again_changes_nothing(api, tmp_path):
     before = publish_run(api, run(seed=13), folder, "alice")
     counts = [commits(api, repo.repo_id) for repo in before]
     again = publish_run(api, run(seed=13), folder, "alice")
-    assert [repo.commit for repo in again] == [None, None]
+    assert [repo.changed for repo in again] == [False, False]
     assert [commits(api, repo.repo_id) for repo in again] == counts
 
 
@@ -81,10 +84,10 @@ def test_learning_rates_share_one_start_point(api, tmp_path):
     first = publish_run(api, run(lr=1e-4, seed=14), run_folder(tmp_path / "a"), "alice")
     second = publish_run(api, run(lr=1e-3, seed=14, value=0.6), run_folder(tmp_path / "b"), "alice")
     assert first[0].repo_id == second[0].repo_id
-    assert second[0].commit is None
+    assert not second[0].changed
     assert first[1].repo_id != second[1].repo_id
     changed = publish_run(api, run(lr=1e-3, seed=14), run_folder(tmp_path / "c", scale=2.0), "alice")
-    assert changed[0].commit is not None, "other weights are published"
+    assert changed[0].changed, "other weights are published"
 
 
 def test_the_base_has_nothing_to_publish(api, tmp_path):
@@ -112,13 +115,13 @@ def test_only_a_full_score_on_a_registered_benchmark_becomes_an_eval_result(api,
         repo_id="alice/bench",
         repo_type="dataset",
     )
-    datasets = {"arc-easy": "alice/bench", "piqa": "alice/none"}
+    tasks = {"arc-easy": replace(TASKS["arc-easy"], dataset="alice/bench"), "piqa": TASKS["piqa"]}
     result = run(seed=17, tasks=("arc-easy", "piqa"))
-    part = publish_run(api, result, run_folder(tmp_path / "a"), "alice", datasets=datasets)[1]
+    part = publish_run(api, result, run_folder(tmp_path / "a"), "alice", tasks=tasks)[1]
     assert not [name for name in api.list_repo_files(part.repo_id) if name.startswith(".eval_results")]
     scores = [s.model_copy(update={"eval": s.eval.model_copy(update={"limit": None})}) for s in result.scores]
     whole = result.model_copy(update={"scores": tuple(scores)})
-    full = publish_run(api, whole, tmp_path / "a", "alice", datasets=datasets)[1]
+    full = publish_run(api, whole, tmp_path / "a", "alice", tasks=tasks)[1]
     [entry] = api.model_info(full.repo_id, expand=["evalResults"]).eval_results
     assert (entry.dataset_id, entry.task_id, entry.value) == ("alice/bench", "arc_easy", 0.5)
     assert "standard error 0.0500" in entry.notes
@@ -128,7 +131,7 @@ def test_only_a_full_score_on_a_registered_benchmark_becomes_an_eval_result(api,
 
 def test_weights_that_are_not_the_scored_ones_are_not_published(api, tmp_path):
     folder = run_folder(tmp_path)
-    scored = sha256(folder / "adapter" / "adapter_model.safetensors")
+    scored = sha256_of(folder / "adapter" / "adapter_model.safetensors")
     result = run(seed=18).model_copy(update={"adapter_sha256": scored})
     assert len(publish_run(api, result, folder, "alice")) == 2
     adapter_files(folder / "adapter", scale=5.0)
@@ -160,8 +163,8 @@ def test_another_users_namespace_is_refused_in_one_sentence(api, tmp_path):
 def test_leaderboard_dataset_loads_and_shows_the_ranking(api, tmp_path):
     results = [run("lora", seed=s, value=0.5 + s / 100) for s in range(3)]
     results += [run("filet", seed=s, value=0.6 + s / 100) for s in range(3)] + [run("pissa", value=None)]
-    published = publish_leaderboard(api, results, "alice/board", private=False)
-    assert published.commit is not None
+    published = publish(api, LEADERBOARD, results, "alice/board", private=False)
+    assert published is not None
     card = Path(api.hf_hub_download("alice/board", "README.md", repo_type="dataset")).read_text()
     assert "| filet |" in card
     assert "out of memory" in card
@@ -169,35 +172,35 @@ def test_leaderboard_dataset_loads_and_shows_the_ranking(api, tmp_path):
 
     rows = load_dataset("alice/board", "runs", split="train", cache_dir=str(tmp_path))
     assert len(rows) == 7
-    assert publish_leaderboard(api, results, "alice/board").commit is None, "nothing new, no commit"
+    assert publish(api, LEADERBOARD, results, "alice/board") is None, "nothing new, no commit"
     assert commits(api, "alice/board", "dataset") == 2  # its creation and the rows
 
 
 def test_new_rows_join_those_already_there(api):
-    publish_leaderboard(api, [run(seed=0)], "alice/board-2")
-    publish_leaderboard(api, [run(seed=1, value=None)], "alice/board-2")
-    publish_leaderboard(api, [run(seed=1), run("none")], "alice/board-2")
-    runs = read_leaderboard(api, "alice/board-2")
+    publish(api, LEADERBOARD, [run(seed=0)], "alice/board-2")
+    publish(api, LEADERBOARD, [run(seed=1, value=None)], "alice/board-2")
+    publish(api, LEADERBOARD, [run(seed=1), run("none")], "alice/board-2")
+    runs = read(api, LEADERBOARD, "alice/board-2")
     assert sorted(zip(runs["method"], runs["seed"], runs["status"], strict=True)) == [
         ("filet", 0, "ok"), ("filet", 1, "ok"), ("none", 0, "ok")
     ]  # fmt: skip
 
 
-def test_a_dataset_that_is_no_leaderboard_is_left_alone(api):
+def test_a_dataset_that_is_not_a_leaderboard_is_left_alone(api):
     api.create_repo("alice/board-3", repo_type="dataset")
     api.upload_file(
-        path_or_fileobj=b"PAR1 no", path_in_repo=LEADERBOARD_FILE, repo_id="alice/board-3", repo_type="dataset"
+        path_or_fileobj=b"PAR1 no", path_in_repo=LEADERBOARD.file, repo_id="alice/board-3", repo_type="dataset"
     )
-    with pytest.raises(HubError, match="not a table of hubinit runs"):
-        publish_leaderboard(api, [run()], "alice/board-3")
+    with pytest.raises(HubError, match="is not a leaderboard"):
+        publish(api, LEADERBOARD, [run()], "alice/board-3")
 
 
 def test_a_token_in_a_result_reaches_neither_the_hub_nor_the_outbox(api, tmp_path):
     leaky = run(command="HF_TOKEN=hf_alice hubinit bench")
     with pytest.raises(HubError, match="access token"):
-        publish_leaderboard(api, [leaky], "alice/leaky")
+        publish(api, LEADERBOARD, [leaky], "alice/leaky")
     with pytest.raises(HubError, match="access token"):
-        queue_leaderboard(tmp_path, [leaky], "alice/leaky")
+        queue_rows(tmp_path, LEADERBOARD, [leaky], "alice/leaky")
     assert not api.repo_exists("alice/leaky", repo_type="dataset")
     assert not list(tmp_path.rglob("*.json"))
 
@@ -205,11 +208,11 @@ def test_a_token_in_a_result_reaches_neither_the_hub_nor_the_outbox(api, tmp_pat
 def test_twenty_publishers_at_once_lose_and_double_nothing(api):
     results = [run(seed=seed, value=seed / 100, tasks=("arc-easy", "piqa")) for seed in range(20)]
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(lambda result: publish_leaderboard(api, [result], "alice/crowd"), results))
+        list(pool.map(lambda result: publish(api, LEADERBOARD, [result], "alice/crowd"), results))
     expected = merge(table([]), table(results))
-    found = read_leaderboard(api, "alice/crowd")
+    found = read(api, LEADERBOARD, "alice/crowd")
     assert found.equals(expected)
-    content = Path(api.hf_hub_download("alice/crowd", LEADERBOARD_FILE, repo_type="dataset")).read_bytes()
+    content = Path(api.hf_hub_download("alice/crowd", LEADERBOARD.file, repo_type="dataset")).read_bytes()
     assert pq.read_table(io.BytesIO(content)).num_rows == 40
     assert commits(api, "alice/crowd", "dataset") == 21
 

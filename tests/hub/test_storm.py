@@ -13,10 +13,10 @@ from huggingface_hub.utils import get_session
 from hubinit.devhub.faults import KINDS, FaultPlan
 from hubinit.errors import HubError
 from hubinit.hub.publication import Publication, content_hash, of_adapter, of_run
-from hubinit.hub.publish import publish_leaderboard, read_leaderboard, send
 from hubinit.hub.pull import pull
-from hubinit.hub.push import push
-from leaderboard.aggregate import merge, table
+from hubinit.hub.send import push, send
+from hubinit.hub.tables import LEADERBOARD, publish, read
+from hubinit.leaderboard.table import merge, table
 from tests.hub.builders import run, run_folder
 
 COMPLETE = {"README.md", "hubinit.json", "adapter_config.json", "adapter_model.safetensors"}
@@ -100,9 +100,9 @@ def test_the_leaderboard_survives_the_same_storm(api, faults, quick):
     results = [run(seed=seed, value=seed / 100) for seed in range(12)]
     faults(FaultPlan(seed=2, rate=0.1, retry_after=0))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda result: publish_leaderboard(api, [result], "alice/storm-board"), results))
+        list(pool.map(lambda result: publish(api, LEADERBOARD, [result], "alice/storm-board"), results))
     faults(None)
-    assert read_leaderboard(api, "alice/storm-board").equals(merge(table([]), table(results)))
+    assert read(api, LEADERBOARD, "alice/storm-board").equals(merge(table([]), table(results)))
     titles = [c.title for c in api.list_repo_commits("alice/storm-board", repo_type="dataset")]
     assert len([title for title in titles if title.startswith("Add")]) == 12
 
@@ -120,7 +120,7 @@ def test_a_lost_answer_to_a_commit_or_a_pull_request_doubles_neither(api, faults
     other = run_folder(tmp_path / "b", scale=5.0) / "adapter"
     (tmp_path / "b" / "result.json").write_text(run().model_dump_json())
     plan = faults(FaultPlan(rate=1.0, kinds=(kind,), routes="/commit/", limit=1))
-    assert push(bob, other, repo, create_pr=True).commit.pull_request
+    assert push(bob, other, repo, create_pr=True).pull_request
     assert len(plan.injected) == 1
     faults(None)
     assert len(list(api.get_repo_discussions(repo))) == 1

@@ -55,6 +55,15 @@ def test_a_folder_is_a_model_with_a_hash_of_its_content(folder: Path, tmp_path: 
     assert names.pin(names.resolve(str(copy))).revision != pinned.revision
 
 
+@pytest.mark.parametrize(("model_type", "kind"), [("vit", "vision"), ("llama", "language"), (None, "language")])
+def test_a_model_whose_card_names_no_pipeline_is_recognised_by_its_config(api, model_type, kind) -> None:
+    name = f"alice/cardless-{model_type}".lower()
+    api.create_repo(name)
+    content = json.dumps({"model_type": model_type} if model_type else [1]).encode()
+    api.upload_file(path_or_fileobj=content, path_in_repo="config.json", repo_id=name)
+    assert names.pin(names.resolve(name)).kind == kind
+
+
 def test_pin_names_the_commit_and_load_loads_it(api: HfApi, repo: str) -> None:
     pinned = names.pin(names.resolve(repo))
     assert pinned.revision == api.model_info(repo).sha

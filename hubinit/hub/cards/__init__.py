@@ -6,24 +6,30 @@ template prints is escaped for Markdown and HTML unless it went through `code` o
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hubinit.hub.manifest import Manifest
-from hubinit.records import RunResult, Score
+from hubinit.adapters.freezing import frozen_by
+from hubinit.adapters.lines import start_lines
+from hubinit.models.kinds import KINDS
+from hubinit.records import AdapterKind, Manifest, RunResult, Score
 from hubinit.specs import RunSpec
+from hubinit.text import code, escape, fence, one_line
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both import torch, which reading and the leaderboard do without
     from hubinit.methods.spec import Method
+    from hubinit.tasks.spec import Task
 
-_PIPELINES = {"language": "text-generation", "vision": "image-classification"}
-_AUTO_CLASSES = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}
+KIND_TAGS: dict[AdapterKind, str] = {
+    "initialised": "lora-init",
+    "trained": "trained",
+}  # by which `hubinit find` asks the Hub
+OWN_DATA = "own-data"  # stands for the name of a private file
 
 
 def adapter_card(
@@ -32,37 +38,40 @@ def adapter_card(
     *,
     counterpart: str | None = None,
     licence: Mapping[str, Any] | None = None,
-    datasets: Mapping[str, str] | None = None,
+    tasks: "Mapping[str, Task] | None" = None,
     num_labels: int | None = None,
     method: "Method | None" = None,
 ) -> str:
-    """The card of an adapter repo.
+    """The card of an adapter repo; the name of a user's own data file is left out.
 
     Args:
         manifest: what the adapter is.
         repo_id: where it will be.
         counterpart: the repo of the same run's start point (for a trained adapter) or outcome (for a start point).
         licence: `license`, `license_name`, `license_link` of the base model's card, which the adapter inherits.
-        datasets: Hub dataset id of each task.
+        tasks: the registered tasks.
         num_labels: classes of the head, for image classifiers.
         method: the registered method, whose title and paper the card names.
     """
     result, spec = manifest.result, manifest.result.spec
-    trained = manifest.kind == "trained"
-    # Without a recipe the adapter was trained elsewhere: on what, nobody has said.
-    train_tasks = spec.data.tasks if spec.data and not (trained and spec.recipe is None) else ()
-    datasets = {task: task for task in train_tasks if "/" in task} | dict(datasets or {})  # the user's own on the Hub
+    trained, tasks = manifest.kind == "trained", tasks or {}
+    named = {name: public_name(name, tasks) for name in (spec.data.tasks if spec.data else ())}
+    elsewhere = trained and spec.recipe is None  # on what, nobody has said
+    train_tasks = [name for name in named.values() if name != OWN_DATA and not elsewhere]
+    command = result.provenance.command
+    for name in (name for name, shown in named.items() if shown == OWN_DATA):
+        command = command.replace(name, OWN_DATA)
     data = ModelCardData(
         base_model=spec.model.id,
         base_model_relation="adapter",
         library_name="peft",
-        pipeline_tag=_PIPELINES[spec.model.kind],
-        datasets=sorted({datasets[task] for task in train_tasks if task in datasets}) or None,
-        tags=["hubinit", "lora", "trained" if trained else "lora-init", spec.method.name, *train_tasks],
+        pipeline_tag=KINDS[spec.model.kind].pipeline,
+        datasets=sorted({name if "/" in name else tasks[name].dataset for name in train_tasks}) or None,
+        tags=["hubinit", "lora", KIND_TAGS[manifest.kind], spec.method.name, *train_tasks],
         model_name=repo_id.split("/")[-1] if trained and finite(result.scores) else None,
-        eval_results=[_eval_result(score, spec, datasets) for score in finite(result.scores) if trained] or None,
+        eval_results=[_eval_result(score, spec, tasks) for score in finite(result.scores) if trained] or None,
         metrics=sorted({score.metric for score in result.scores}) or None if trained else None,
-        hubinit={"kind": manifest.kind, "method": spec.method.name, "rank": spec.rank, "tasks": list(train_tasks)},
+        hubinit={"kind": manifest.kind, "method": spec.method.name, "rank": spec.rank, "tasks": train_tasks},
         **(licence or {}),
     )
     return _render(
@@ -71,10 +80,14 @@ def adapter_card(
         repo_id=repo_id,
         spec=spec,
         result=result,
+        data_names=list(named.values()),
+        calibration_examples=("" if result.calibration_examples else "up to ") + str(result.calibrated_on),
+        command=command,
         scores=finite(result.scores),
         counterpart=counterpart,
         licence=(licence or {}).get("license"),
         anchored=manifest.anchored,
+        frozen=frozen_by(spec.method.name, spec.method.options),
         snippet=loading_snippet(manifest, repo_id, num_labels=num_labels),
         initialisation_seconds=initialisation_seconds(result),
         method=method,
@@ -84,7 +97,7 @@ def adapter_card(
 def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None = None) -> str:
     """Python that loads the adapter with transformers and peft alone."""
     model = manifest.result.spec.model
-    auto = _AUTO_CLASSES[model.kind]
+    auto = KINDS[model.kind].auto_class
     trained = manifest.kind == "trained"
     arguments = [json.dumps(model.id)]
     if model.revision:
@@ -93,7 +106,6 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         arguments += [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]  # its own head may be another
     if not trained:
         arguments.append('dtype="float32"')
-    repo = json.dumps(repo_id)
     lines = [
         "from peft import PeftModel",
         f"from transformers import {auto}",
@@ -101,11 +113,15 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if trained:
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo})")
+        lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(repo_id)})")
     else:
-        if manifest.anchored:
-            lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
+        method = manifest.result.spec.method
+        lines += start_lines(
+            repo_id,
+            anchored=manifest.anchored,
+            tied=bool(manifest.result.initialisation.get("tied_modules")),
+            frozen=frozen_by(method.name, method.options),
+        )
         if manifest.anchored:
             lines.append(
                 "# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all."
@@ -138,7 +154,7 @@ def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> st
 
     Args:
         repo_id: where it will be.
-        rows: of `hubinit.hub.catalogue`.
+        rows: of `hubinit.hub.tables.CATALOGUE`.
         path: the parquet file in the repo.
     """
     data = DatasetCardData(
@@ -149,23 +165,9 @@ def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> st
     return _render("catalogue.md.j2", data, repo_id=repo_id, rows=rows)
 
 
-def space_card(dataset: str, *, app_file: str, sdk_version: str) -> str:
-    """The card of the Space that shows a leaderboard data set.
-
-    Args:
-        dataset: the leaderboard data set.
-        app_file: the Gradio app in the Space.
-        sdk_version: Gradio's version.
-    """
-    data = SpaceCardData(
-        title="hubinit leaderboard",
-        sdk="gradio",
-        sdk_version=sdk_version,
-        app_file=app_file,
-        datasets=[dataset],
-        tags=["hubinit", "leaderboard", "lora"],
-    )
-    return _render("space.md.j2", data, dataset=dataset)
+def public_name(task: str, tasks: "Mapping[str, Task]") -> str:
+    """The name of training data as others may see it: a registered task, a data set on the Hub, or `OWN_DATA`."""
+    return task if task in tasks or "/" in task else OWN_DATA
 
 
 def initialisation_seconds(result: RunResult) -> float | None:
@@ -179,33 +181,7 @@ def finite(scores: tuple[Score, ...]) -> list[Score]:
     return [score for score in scores if math.isfinite(score.value)]
 
 
-def escape(text: object) -> Markup:
-    """`text` as plain words on one line, whatever Markdown or HTML it holds."""
-    if isinstance(text, Markup):
-        return text
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # An underscore between letters (acc_norm) means nothing in Markdown.
-    return Markup(re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda match: "\\" + match[0], plain))  # noqa: S704
-
-
-def code(text: object) -> Markup:
-    """`text` as an inline code span, also inside a table."""
-    plain = one_line(text).replace("`", "'").replace("|", "∣")
-    return Markup(f"`{plain}`")  # noqa: S704
-
-
-def fence(text: str, language: str = "") -> Markup:
-    """`text` as a code block that its content cannot close."""
-    ticks = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
-    return Markup(f"{ticks}{language}\n{text}\n{ticks}")  # noqa: S704
-
-
-def one_line(text: object) -> str:
-    """`text` without line breaks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def _render(template: str, data: ModelCardData | DatasetCardData | SpaceCardData, **values: Any) -> str:
+def _render(template: str, data: ModelCardData | DatasetCardData, **values: Any) -> str:
     _clean(data)
     header = Markup(f"---\n{data.to_yaml()}\n---")  # noqa: S704
     return _environment().get_template(template).render(header=header, **values)
@@ -244,17 +220,20 @@ def _clean(data: Any) -> None:
         setattr(data, key, cleaned(value))
 
 
-def _eval_result(score: Score, spec: RunSpec, datasets: Mapping[str, str]) -> EvalResult:
+def _eval_result(score: Score, spec: RunSpec, tasks: "Mapping[str, Task]") -> EvalResult:
+    """One entry of the model-index, which groups scores by data set, configuration, split and revision."""
+    task = tasks.get(score.task)
     details = {"n": score.n, "stderr": score.stderr, "invalid_rate": score.invalid_rate}
     settings = {"limit": score.eval.limit, "num_few_shot": score.eval.shots}
     return EvalResult(
-        task_type=_PIPELINES[spec.model.kind],
-        dataset_type=datasets.get(score.task, score.task),
+        task_type=KINDS[spec.model.kind].pipeline,
+        dataset_type=task.dataset if task else score.task,
         dataset_name=score.task,
+        dataset_config=task.config if task else None,
+        dataset_split=task.test_split if task else None,
         dataset_revision=score.eval.revision,
-        dataset_args={key: value for key, value in settings.items() if value is not None},
         metric_type=score.metric,
         metric_name=score.metric,
         metric_value=score.value,
-        metric_args={key: value for key, value in details.items() if value is not None},
+        metric_args={key: value for key, value in (details | settings).items() if value is not None},
     )

@@ -8,10 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-EVALUATION = ["model", "revision", "task", "data_revision", "limit", "shots", "metric"]  # what one ranking compares
+EVALUATION = [
+    "model",
+    "revision",
+    "dtype",
+    "task",
+    "data_revision",
+    "limit",
+    "shots",
+    "metric",
+]  # what one ranking compares
 TRAINING = ["rank", "alpha", "rslora", "target_modules", "train_data", "train_samples", "recipe"]  # of one table
 METHOD = ["method", "method_version", "options", "calibration_samples"]  # what makes one line of it
-FAILED_RUN = ["model", "revision", *TRAINING, *METHOD]
+FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
 RANKING = [
     *EVALUATION,
@@ -25,10 +34,12 @@ RANKING = [
     "seeds",
     "n",
     "stderr",
+    "validation_loss",
     "delta",
     "delta_stderr",
     "pairs",
     "init_seconds",
+    "unadapted",
     "failed",
     "best",
 ]
@@ -48,8 +59,9 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per evaluation, training setting and method (with its version, options and number of calibration examples),
         best first: `default_lr` and `default` (median at that rate), `lr` and `value` (median at the chosen rate), `std` and
-        `seeds`, `n` and `stderr` (binomial, median over seeds), `delta`, `delta_stderr` and `pairs` (mean difference to
-        plain LoRA over common seeds), `init_seconds` (median; calibration and initialisation), `failed` (runs without a
+        `seeds`, `n` and `stderr` (binomial, median over seeds), `validation_loss` (median at the chosen rate), `delta`,
+        `delta_stderr` and `pairs` (mean difference to plain LoRA over common seeds), `init_seconds` (median; calibration and
+        initialisation), `unadapted` (the most target modules that a run left without an adapter), `failed` (runs without a
         score), `best` (leads the next method by more than the uncertainty of their difference).
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
@@ -102,10 +114,12 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
         "seeds": len(values),
         "n": int(_median(chosen, "n")),
         "stderr": _median(chosen, "stderr"),
+        "validation_loss": _median(chosen, "validation_loss"),
         "delta": delta,
         "delta_stderr": delta_stderr,
         "pairs": pairs,
         "init_seconds": median(seconds) if seconds else math.nan,
+        "unadapted": max((row["unadapted"] or 0 for row in chosen), default=0),
     }
 
 

@@ -1,7 +1,6 @@
 """From run results to the leaderboard's table: one row per (run, task, metric).
 
-Pure functions on data frames, and `rank` from `leaderboard.ranking`. Reading results and writing repos is done elsewhere
-(`hubinit.records`, `hubinit.hub.publish`).
+Pure functions on data frames. Reading results and writing repos is done elsewhere (`hubinit.records`, `hubinit.hub.tables`).
 """
 
 import json
@@ -12,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 
 from hubinit.records import RunResult, Score
-from leaderboard.ranking import rank as rank
 
 SCHEMA = pa.schema(
     [
@@ -22,6 +20,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("revision", pa.string()),
         ("kind", pa.string()),
+        ("dtype", pa.string()),  # of the base's weights; null: hubinit 0.1, which chose it and did not say
         ("method", pa.string()),
         ("method_version", pa.int64()),
         ("options", pa.string()),  # JSON
@@ -35,7 +34,8 @@ SCHEMA = pa.schema(
         ("train_samples", pa.int64()),
         ("recipe", pa.string()),  # JSON
         ("steps", pa.int64()),
-        ("calibration_samples", pa.int64()),
+        ("calibration_samples", pa.int64()),  # examples the pass saw; hubinit 0.1: that were asked for
+        ("unadapted", pa.int64()),  # target modules that the method left without an adapter
         ("task", pa.string()),  # null in the one row of a run without scores
         ("data_revision", pa.string()),
         ("limit", pa.int64()),
@@ -74,9 +74,9 @@ def table(results: Iterable[RunResult]) -> pd.DataFrame:
     return frame(rows(results))
 
 
-def frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a data frame with the columns and types of `SCHEMA`; unknown columns are left out, missing ones are null."""
-    rows = pa.Table.from_pylist([dict(record) for record in records], schema=SCHEMA)
+def frame(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pd.DataFrame:
+    """Rows as a data frame with the columns and types of `schema`; unknown columns are left out, missing ones are null."""
+    rows = pa.Table.from_pylist([dict(record) for record in records], schema=schema)
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     return pd.DataFrame(rows.to_pandas(types_mapper=nullable.get))
 
@@ -107,6 +107,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "model": spec.model.id,
         "revision": spec.model.revision,
         "kind": spec.model.kind,
+        "dtype": spec.model.dtype if spec.model.dtype != "auto" else None,
         "method": spec.method.name,
         "method_version": spec.method.version,
         "options": _json(spec.method.options),
@@ -120,7 +121,8 @@ def _run(result: RunResult) -> dict[str, Any]:
         "train_samples": spec.data.samples if spec.data else None,
         "recipe": _json(spec.recipe.model_dump(mode="json")) if spec.recipe else None,
         "steps": _steps(result),
-        "calibration_samples": spec.calibration.samples if spec.calibration else None,
+        "calibration_samples": result.calibrated_on,
+        "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
         "peak_memory_bytes": max(memory) if memory else None,

@@ -6,7 +6,7 @@ a benchmark's leaderboard would take it for one on all of it.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 
 from hubinit.records import RunResult
 from hubinit.remote import HUB_ERRORS
+from hubinit.tasks.spec import Task
 from hubinit.yamlsafe import load_untrusted_yaml
 
 OFFICIAL = "benchmark:official"
@@ -30,22 +31,17 @@ class Benchmark:
     task_id: str
 
 
-def registered(api: HfApi, datasets: Mapping[str, str]) -> dict[str, Benchmark]:
-    """The tasks that are registered benchmarks; none when the Hub cannot say.
-
-    Args:
-        api: client.
-        datasets: Hub dataset id of each task.
-    """
+def find_benchmarks(api: HfApi, tasks: Iterable[Task]) -> dict[str, Benchmark]:
+    """Asks the Hub which tasks are registered benchmarks; none where it cannot say."""
     found = {}
-    for task, dataset in datasets.items():
-        for task_id in _task_ids(api, dataset):
-            if _plain(task_id) == _plain(task):
-                found[task] = Benchmark(dataset, task_id)
+    for task in tasks:
+        for task_id in _task_ids(api, task.dataset):
+            if _plain(task_id) == _plain(task.name):
+                found[task.name] = Benchmark(task.dataset, task_id)
     return found
 
 
-def eval_results(result: RunResult, benchmarks: Mapping[str, Benchmark]) -> dict[str, bytes]:
+def eval_files(result: RunResult, benchmarks: Mapping[str, Benchmark]) -> dict[str, bytes]:
     """The files for a trained adapter, by path: the primary metric of each benchmark that was scored in full."""
     spec, files = result.spec, {}
     for score in result.scores:

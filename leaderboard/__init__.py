@@ -1,1 +1,0 @@
-"""What is deployed: the leaderboard data set and its app."""
