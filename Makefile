@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test bench bench-init clean
+.PHONY: install lint types test bench bench-init bench-gpu study-gpu clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,11 @@ bench: install
 bench-init: install
 	$(BIN)/hubinit hub seed smollm2-135m
 	$(BIN)/python benchmarks/init_time.py
+
+# On a machine with a GPU and torch, in nine minutes and without network (README.md, "On a GPU machine"). $(PYTHON) is the one that
+# has torch; nothing is installed into it. REHEARSE=1 tries the command on a CPU with tiny sizes.
+bench-gpu study-gpu:
+	$(PYTHON) benchmarks/gpu.py $(@:-gpu=) --carry "$(CARRY)" --out "$(OUT)" $(if $(WORKERS),--workers $(WORKERS)) $(if $(REHEARSE),--rehearse)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,16 @@ from hubinit.models.layers import target_layers
 POWER = 0.5  # p; the top 32 of 576 singular values then hold 60 % of ‖W‖²
 LLAMA3 = {"vocab_size": 128256, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {  # to try a command, not to measure
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
     "smollm2-135m": {
         "hidden_size": 576,
         "intermediate_size": 1536,
@@ -188,7 +198,8 @@ def chosen_dtype(name: str, device: torch.device) -> torch.dtype:
     from hubinit.models.dtype import choose_dtype
     from hubinit.specs import ModelSpec
 
-    return choose_dtype(ModelSpec(id="shape", dtype=name), device)  # type: ignore[arg-type]
+    dtype: torch.dtype = getattr(torch, choose_dtype(ModelSpec(id="shape", dtype=name), device))  # type: ignore[arg-type]
+    return dtype
 
 
 def block_modules(model: nn.Module, block: int) -> list[str]:

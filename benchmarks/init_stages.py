@@ -59,25 +59,33 @@ class Row:
 
 
 class Clock:
-    """Runs stages and keeps their rows, in order."""
+    """Runs stages and keeps their rows, in order, until `end` (of `time.perf_counter`)."""
 
-    def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
+    def __init__(self, device: torch.device, say: Callable[[str], None], end: float = math.inf) -> None:
         self.device = device
         self.say = say
+        self.end = end
         self.rows: dict[tuple[str, str, int], Row] = {}
 
     def run(self, stage: str, name: str, tokens: int, work: Callable[[], Any], limit: float | None = None) -> Any:
         """Measures `work` once more and returns its result, None when it was stopped or failed."""
         row = self.rows.setdefault((stage, name, tokens), Row(stage, name, tokens))
+        left = self.end - time.perf_counter()
+        if left <= 0:
+            if not row.seconds:
+                row.status, row.note = "not measured", "the time of the whole run was over"
+            return None
         self._settle()
         before, result = self._memory("VmRSS"), None
         self._reset_peak()
         start = time.perf_counter()
         try:
-            with _time_limit(limit):
+            with _time_limit(min(limit or math.inf, left)):
                 result = work()
             self._sync()
         except Stopped:
+            if row.seconds:  # its other repetitions stand
+                return None
             row.status = "stopped"
         except (
             RuntimeError,
@@ -136,14 +144,14 @@ class Clock:
 
 
 @contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
+def _time_limit(seconds: float) -> Iterator[None]:
     """Raises Stopped in the block after so many seconds, as soon as Python runs again."""
 
     def stop(*_: object) -> None:
         raise Stopped
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    signal.setitimer(signal.ITIMER_REAL, seconds if math.isfinite(seconds) else 0)
     try:
         yield
     finally:

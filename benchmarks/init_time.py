@@ -15,6 +15,7 @@ medians and minima are recorded.
 import argparse
 import copy
 import json
+import math
 import os
 import sys
 import time
@@ -22,7 +23,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from hubinit.cli.environment import connected
 from hubinit.errors import HubinitError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -47,6 +47,9 @@ def arguments() -> argparse.Namespace:
         "--rounds", type=int, default=3, help="repetitions of the bare pass, FILet and all, interleaved"
     )
     parser.add_argument("--limit", type=float, default=90, help="seconds for each of PEFT's initialisers")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="for everything; what is left then is not measured"
+    )
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", help="cpu or cuda; default: a GPU when there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
@@ -61,6 +64,8 @@ def main() -> int:
     try:
         if options.shape:
             return benchmark(options)
+        from hubinit.cli.environment import connected
+
         with connected(None if options.hub == "none" else options.hub):
             return benchmark(options)
     except HubinitError as error:
@@ -87,7 +92,7 @@ def benchmark(options: argparse.Namespace) -> int:
     device = what.model.device
     size = f"{what.facts['parameters'] / 1e6:.0f} M"
     say(f"{what.facts['name']}: {size}, {what.facts['dtype']} on {device.type}, load {load[0]:.1f}")
-    clock = Clock(device, say)
+    clock = Clock(device, say, started + options.seconds)
     angles = measure(clock, what, options)
     record = {
         **provenance(options),
@@ -167,8 +172,14 @@ def measure(clock: Any, what: Any, options: argparse.Namespace) -> list[dict[str
             pissa = factors_of(made, block_modules(model, what.facts["blocks"] // 2))
         del fresh, made
     clock.run("released", DASH, 0, lambda: released_lora_dash(model, options.rank), options.limit)
-    say("accuracy")
-    return agreement(type(what)(model, few, what.facts), calibrated(["eva", "corda"], few), options.rank, pissa)
+    few_subject = type(what)(model, few, what.facts)
+    angles = clock.run(
+        "accuracy",
+        "subspaces of one block",
+        0,
+        lambda: agreement(few_subject, calibrated(["eva", "corda"], few), options.rank, pissa),
+    )
+    return angles or []
 
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:

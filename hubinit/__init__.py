@@ -13,33 +13,35 @@ The Python API in short:
     peft_model = hubinit.load("org/base", "me/published-init")  # or start from an adapter on the Hub
 """
 
-from typing import TYPE_CHECKING
-
-from hubinit.lazy import importer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hubinit.adapters import detach, export, initialize, load_initialized, save_initialized
-    from hubinit.calibration import Calibration, calibrate
+    from hubinit.adapters import calibrate, detach, export, initialize, load_initialized, save_initialized
+    from hubinit.calibration import Calibration
     from hubinit.hub.finish import finish
     from hubinit.hub.pull import load
     from hubinit.methods import METHODS
 
-# On first use, so that the command line starts without torch.
-__getattr__ = importer(
-    __name__,
-    {
-        "METHODS": "hubinit.methods",
-        "Calibration": "hubinit.calibration",
-        "calibrate": "hubinit.calibration",
-        "detach": "hubinit.adapters",
-        "export": "hubinit.adapters",
-        "finish": "hubinit.hub.finish",
-        "initialize": "hubinit.adapters",
-        "load": "hubinit.hub.pull",
-        "load_initialized": "hubinit.adapters",
-        "save_initialized": "hubinit.adapters",
-    },
-)
+HOMES = {
+    "METHODS": "hubinit.methods",
+    "Calibration": "hubinit.calibration",
+    "calibrate": "hubinit.adapters",
+    "detach": "hubinit.adapters",
+    "export": "hubinit.adapters",
+    "finish": "hubinit.hub.finish",
+    "initialize": "hubinit.adapters",
+    "load": "hubinit.hub.pull",
+    "load_initialized": "hubinit.adapters",
+    "save_initialized": "hubinit.adapters",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported on first use (PEP 562), so that the command line starts without torch."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'hubinit' has no attribute '{name}'")
+    return getattr(import_module(HOMES[name]), name)
 
 
 __all__ = [

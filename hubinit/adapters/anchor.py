@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import LoraVariant
-from torch import Tensor
+from torch import Tensor, nn
 
-from hubinit.adapters.base import adapted_layers, base_of, refuse_to_save
+from hubinit.adapters.base import adapted_layers, base_of, refuse_to_save, tied_layers
 from hubinit.adapters.mark import name_mark, read_mark, set_mark
+from hubinit.adapters.product import add_update
 
 ADAPTER = "default"
 ANCHOR = "anchor"
@@ -26,7 +27,8 @@ ANCHOR = "anchor"
 class Anchored(LoraVariant):  # type: ignore[misc]
     """A LoRA layer whose update is `s·(B A − B₀A₀)`; with an inner variant (KaSA), the inner update minus `s·B₀A₀`.
 
-    At step 0 the two terms are the same floating-point numbers, so their difference is exactly zero in every dtype.
+    At step 0 the update is exactly zero in every dtype (see `hubinit.adapters.product`). Dropout acts on `B A x` alone, as if
+    the base held the residual W − s·B₀A₀: the anchor always sees the whole x.
     """
 
     def __init__(self, inner: Any = None) -> None:
@@ -37,15 +39,17 @@ class Anchored(LoraVariant):  # type: ignore[misc]
         return False
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
-        """`result + s·B A x − s·B₀A₀ x`; x: (…, n), result: (…, m). The anchor shares the adapter's dropout mask."""
+        """`result + s·B A dropout(x) − s·B₀A₀ x`; x: (…, n), result: (…, m)."""
         if self.inner is not None:
             result = self.inner.forward(module, active_adapter=active_adapter, x=x, result=result, **kwargs)
             return result if self._is_active(module) else result + _output(module, ANCHOR, x)
-        x = module.lora_dropout[active_adapter](x)
-        update = _output(module, active_adapter, x)  # (…, m)
-        if not self._is_active(module):
-            update = update + _output(module, ANCHOR, x)  # first the difference: exact zero at step 0
-        return result + update
+        dropout = module.lora_dropout[active_adapter]
+        if self._is_active(module):
+            return result + _output(module, active_adapter, dropout(x))
+        dropped = module.training and isinstance(dropout, nn.Dropout)
+        if dropped or module.r[active_adapter] != module.r[ANCHOR]:
+            return result + (_output(module, active_adapter, dropout(x)) + _output(module, ANCHOR, x))
+        return add_update(result, x, _factors(module, active_adapter), _factors(module, ANCHOR))
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight with adapter and anchor added, rounded once."""
@@ -75,6 +79,11 @@ class Anchored(LoraVariant):  # type: ignore[misc]
         return delta
 
 
+def _factors(module: Any, adapter: str) -> tuple[Tensor, Tensor, float]:
+    """A (r, n), B (m, r) and s of one adapter."""
+    return module.lora_A[adapter].weight, module.lora_B[adapter].weight, module.scaling[adapter]
+
+
 def _output(module: Any, adapter: str, x: Tensor) -> Tensor:
     """`s·B A x` of one adapter; x: (…, n) -> (…, m)."""
     output: Tensor = module.lora_B[adapter](module.lora_A[adapter](x)) * module.scaling[adapter]
@@ -96,6 +105,7 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
     """
     config = copy.deepcopy(config)
     config.target_modules, config.modules_to_save, config.inference_mode = list(factors), None, True
+    config.lora_dropout = 0.0
     own = peft_model.peft_config[ADAPTER]
     kasa = own.__dict__.pop(
         "kasa_config", None
@@ -129,9 +139,15 @@ def carry_anchor(layer: Any) -> None:
 
 
 def fold_anchors(peft_model: Any) -> None:
-    """Adds every anchor to its float32 base weight; the adapter then stands alone and the base refuses to be saved."""
-    for layer in adapted_layers(peft_model).values():
-        if ANCHOR not in layer.lora_A:
+    """Adds the anchors to their float32 base weights; the adapter then stands alone and the base refuses to be saved.
+
+    A weight that another module uses too (a head tied to the embedding) keeps its anchor beside it: folded, the anchor would
+    change that module as well.
+    """
+    tied = tied_layers(peft_model)
+    folded = False
+    for name, layer in adapted_layers(peft_model).items():
+        if ANCHOR not in layer.lora_A or name in tied:
             continue
         weight = layer.get_base_layer().weight
         layer.hubinit_original = weight.detach().to("cpu", copy=True)  # W - s·B₀A₀ + s·B₀A₀ is not W in floating point
@@ -139,4 +155,6 @@ def fold_anchors(peft_model: Any) -> None:
         inner = layer.lora_variant.pop(ADAPTER).inner
         if inner is not None:
             layer.lora_variant[ADAPTER] = inner
-    refuse_to_save(base_of(peft_model))
+        folded = True
+    if folded:
+        refuse_to_save(base_of(peft_model))

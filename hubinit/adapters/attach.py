@@ -3,24 +3,24 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from hubinit.adapters.anchor import ADAPTER, add_anchor, fold_anchors, has_anchor, set_factors
-from hubinit.adapters.base import adapted_layers, is_residual, remember_trainable
+from hubinit.adapters.base import adapted_layers, is_residual, remember_trainable, tied_layers
 from hubinit.adapters.configs import classification_heads, lora_config
+from hubinit.adapters.freezing import freeze, frozen_factors
 from hubinit.adapters.passthrough import attach_config
 from hubinit.adapters.report import InitReport, ModuleReport, adapter_checksum
 from hubinit.adapters.solving import solve
+from hubinit.calibration.engine import calibrate
+from hubinit.calibration.result import Calibration
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods.spec import Method, MethodOptions
 from hubinit.models.layers import is_quantised, left_out, shape_of, target_layers
-
-if TYPE_CHECKING:
-    from hubinit.calibration import Calibration
 
 
 def initialize(
@@ -29,11 +29,12 @@ def initialize(
     *,
     rank: int,
     alpha: float | None = None,
-    calibration: "Calibration | None" = None,
+    calibration: Calibration | None = None,
     batches: Iterable[dict[str, Tensor]] | None = None,
     target_modules: str | Sequence[str] = "all-linear",
     modules_to_save: Sequence[str] | None = None,
     rslora: bool = False,
+    lora_dropout: float = 0.0,
     seed: int = 0,
     merge_residual: bool = False,
     population: int | None = None,
@@ -57,6 +58,8 @@ def initialize(
         target_modules: `"all-linear"`, a regular expression for whole names, or names and endings.
         modules_to_save: further modules to train and save in full. Default: the head of a classification model.
         rslora: s = alpha / √r.
+        lora_dropout: probability with which training drops entries of the adapter's input: s·B A dropout(x). The base and an
+            anchor see the whole x, as in the sources, whose base holds the residual W − s·B₀A₀.
         seed: of everything random.
         merge_residual: fold the anchor into the base, which must be float32: one adapter less in every forward pass, for a
             copy of the adapted weights in host memory. The base then refuses to be saved; `detach` restores it exactly.
@@ -93,7 +96,7 @@ def initialize(
         if merge_residual:
             _check_merge(layers)
         peft_model = attach_config(
-            model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed
+            model, method, parsed, layers, heads, rank=rank, alpha=alpha, rslora=rslora, dropout=lora_dropout, seed=seed
         )
         anchor = has_anchor(peft_model)
     else:
@@ -114,14 +117,12 @@ def initialize(
         if anchor and merge_residual:
             _check_merge(layers)
         ranks = {name: module.rank for name, module in modules.items()}
-        config = lora_config(model, ranks, scaling, rslora, heads, **method.lora_kwargs)
+        config = lora_config(model, ranks, scaling, rslora, heads, lora_dropout=lora_dropout, **method.lora_kwargs)
         peft_model = attach_factors(model, config, {name: (f.A, f.B) for name, (f, _) in solved.items()}, anchor=anchor)
     if anchor and merge_residual:
         fold_anchors(peft_model)
-    if not parsed.train_a and method.a_parameter is not None:
-        freeze(peft_model, method.a_parameter)
-    if not method.train_b:
-        freeze(peft_model, "lora_B")
+    settle_magnitudes(peft_model)
+    freeze(peft_model, frozen_factors(method, parsed.train_a))
     peft_model.hubinit_report = InitReport(
         **report,
         anchor="none" if not anchor else "merged" if merge_residual else "active",
@@ -129,6 +130,7 @@ def initialize(
         seconds=time.perf_counter() - started,
         modules=modules,
         left_out=unused,
+        tied=tuple(sorted(tied_layers(peft_model))),
         checksum=adapter_checksum(peft_model),
     )
     return peft_model
@@ -156,12 +158,20 @@ def attach_factors(
     return peft_model
 
 
-def freeze(peft_model: PeftModel, parameter: str) -> None:
-    """Freezes `lora_A` or `lora_B` for good: PEFT's `set_adapter` and `enable_adapter_layers` keep to what is registered."""
+def settle_magnitudes(peft_model: PeftModel) -> None:
+    """Computes DoRA's magnitudes ‖W‖ anew, in the factors' dtype.
+
+    PEFT computes them while the factors still have the base's dtype. From a bfloat16 base they are then bfloat16 numbers, up to
+    2⁻⁹ off, and divided by the float32 norms of the forward pass they do not start at the base.
+    """
     for layer in adapted_layers(peft_model).values():
-        frozen = layer.frozen_peft_weight_names.get(ADAPTER, ())
-        layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, ADAPTER: (*frozen, parameter)}
-        getattr(layer, parameter)[ADAPTER].requires_grad_(False)
+        if ADAPTER in getattr(layer, "lora_magnitude_vector", ()):
+            layer.lora_magnitude_vector[ADAPTER].update_layer(
+                base_layer=layer.get_base_layer(),
+                lora_A=layer.lora_A[ADAPTER].weight,
+                lora_B=layer.lora_B[ADAPTER].weight,
+                scaling=layer.scaling[ADAPTER],
+            )
 
 
 def _resolve(method: str | Method, options: dict[str, Any]) -> tuple[Method, MethodOptions]:
@@ -207,11 +217,11 @@ def _calibration(
     model: nn.Module,
     method: Method,
     parsed: MethodOptions,
-    calibration: "Calibration | None",
+    calibration: Calibration | None,
     batches: Iterable[dict[str, Tensor]] | None,
     target_modules: str | Sequence[str],
     seed: int,
-) -> "Calibration | None":
+) -> Calibration | None:
     """The calibration to use: None for weight-only methods, the given one after its check, or one from `batches`."""
     statistics = method.statistics(parsed)
     if not statistics:
@@ -222,8 +232,6 @@ def _calibration(
                 f"{method.name} is data-aware: give calibration=hubinit.calibrate(model, batches, methods=[{method.name!r}]) "
                 "or batches=…"
             )
-        from hubinit.calibration import calibrate
-
         return calibrate(model, batches, statistics=statistics, target_modules=target_modules, seed=seed)
     calibration.check(model, statistics)
     return calibration

@@ -1,5 +1,6 @@
 """The base under the adapters: looking at it untouched, taking the adapters off, and refusing to save a changed one."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -26,6 +27,12 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
         for name, module in base_of(model).named_modules()
         if isinstance(module, BaseTunerLayer) and ".base_layer" not in name
     }
+
+
+def tied_layers(model: nn.Module) -> set[str]:
+    """Names of the adapted layers whose weight another module of the base uses too, as a head tied to the embedding does."""
+    users = Counter(id(p) for module in base_of(model).modules() for p in module.parameters(recurse=False))
+    return {name for name, layer in adapted_layers(model).items() if users[id(layer.get_base_layer().weight)] > 1}
 
 
 def wrappers(base: nn.Module) -> list[tuple[nn.Module, str, Any, Any]]:
@@ -55,7 +62,7 @@ def untouched_base(model: nn.Module) -> Iterator[nn.Module]:
     given to `PeftModel.from_pretrained`, as if it had just been loaded.
     """
     base = base_of(model)
-    config, found = base.__dict__.get("peft_config"), wrappers(base)
+    config, found = base.__dict__.pop("peft_config", None), wrappers(base)
     residuals: list[tuple[nn.Parameter, Tensor]] = []
     for parent, name, wrapper, original in found:
         parent._modules[name] = original

@@ -91,7 +91,11 @@ def write_config(config: PeftConfig, model: nn.Module, directory: str) -> None:
     if isinstance(config.target_modules, set | list):
         config.target_modules = sorted(config.target_modules)
     config.inference_mode = True
-    mapping = None
+    mapping = config.auto_mapping
     if config.task_type is None:  # what AutoPeftModel needs to find the base's class
-        mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+        mapping = {
+            **(mapping or {}),
+            "base_model_class": type(model).__name__,
+            "parent_library": type(model).__module__,
+        }
     config.save_pretrained(directory, auto_mapping_dict=mapping)

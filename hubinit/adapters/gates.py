@@ -6,27 +6,31 @@ layer by itself, in float32 and without its base weight, on random inputs, relat
 A missing or flipped anchor is then an error of 100 %, however small the factors and whatever the base's dtype.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
 from hubinit.adapters import untouched_base
-from hubinit.adapters.anchor import ADAPTER
-from hubinit.adapters.base import adapted_layers, is_residual, strip
+from hubinit.adapters.anchor import ADAPTER, ANCHOR, has_anchor
+from hubinit.adapters.base import adapted_layers, base_of, is_residual, strip, tied_layers
+from hubinit.adapters.freezing import frozen_in
+from hubinit.adapters.lines import run_lines, start_lines
+from hubinit.adapters.passthrough import rewrites_base
 from hubinit.adapters.report import adapter_checksum
 from hubinit.adapters.solving import generator_for
 from hubinit.errors import GateError
-from hubinit.models.layers import shape_of
+from hubinit.models.layers import is_quantised, shape_of, weight_of
 
 # Largest ‖logits − reference‖ / ‖reference‖ that counts as equal: rounding, amplified through the layers.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 LAYER_TOLERANCE = 1e-3  # of one adapted layer, computed in float32 (1e-6 on a CPU) or TF32
 PROBES = 4  # random inputs per layer
+HALVES = (torch.float16, torch.bfloat16)
 
 Batch = Mapping[str, Tensor]
 
@@ -37,7 +41,8 @@ def check_start(model: PeftModel, batch: Batch, start: Literal["keep", "shift"])
     Args:
         model: from `initialize` or `load_initialized`.
         batch: model inputs; a few short examples will do.
-        start: `keep`: the logits must be the base's, and no layer may add anything; `shift`: the logits must differ.
+        start: `keep`: the logits must be the base's, and no layer may add anything; `shift`: the logits must differ, and
+            every layer must add the s·B₀A₀x of its factors.
 
     Returns:
         The relative deviation of the logits, ‖logits − base‖ / ‖base‖.
@@ -52,6 +57,7 @@ def check_start(model: PeftModel, batch: Batch, start: Literal["keep", "shift"])
         if start == "shift":
             if not measured > 0:
                 raise GateError("start gate: this method shifts the logits, but they are exactly the base's.")
+            _check_shift(model)
             return measured
         _require(measured, tolerance_of(model), "start gate: the logits at step 0 are not the base's")
         if not is_residual(model):  # there the anchor is in the base's weights, and the logits say all
@@ -61,6 +67,103 @@ def check_start(model: PeftModel, batch: Batch, start: Literal["keep", "shift"])
                     error = float(output.norm()) / size
                     _require(error, LAYER_TOLERANCE, f"start gate: {name} does not start at its base weight (anchor?)")
     return measured
+
+
+def _check_shift(model: PeftModel) -> None:
+    """Every layer must add s·B₀A₀x: the factors that were solved for, of the size that was reported, with the s asked for.
+
+    The adapter of PEFT's own initialisers (KaSA) is not in the report by module, and is left to the logits.
+    """
+    report = model.__dict__.get("hubinit_report")
+    if report is None or not report.modules:
+        return
+    message = "start gate: the shift of {} is not s·B₀A₀x: its {} is wrong"
+    for name, layer in adapted_layers(model).items():
+        solved = report.modules[name]
+        A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight  # (r, n), (m, r)
+        norm = float(weight_of(layer.get_base_layer(), name).norm()) or torch.finfo(torch.float32).eps
+        size = solved.scaling * float((B @ A).norm()) / norm
+        error = abs(size - solved.relative_norm) / max(size, solved.relative_norm, torch.finfo(torch.float32).tiny)
+        _require(error, LAYER_TOLERANCE, message.format(name, "size"))
+        output, _ = adapter_output(layer, name)  # (PROBES, m)
+        x = probes(layer.get_base_layer(), name)  # (PROBES, n)
+        expected = solved.scaling * (x.to(A.dtype) @ A.T @ B.T)  # (PROBES, m)
+        scale = max(float(expected.norm()), float(output.norm()))
+        if scale > 0:
+            error = float((output - expected).norm()) / scale
+            _require(error, LAYER_TOLERANCE, message.format(name, "sign or scale"))
+    if report.checksum != adapter_checksum(model):
+        raise GateError("start gate: the factors are not those that were computed (their sign, or a value, changed).")
+
+
+def check_printed(
+    model: PeftModel, directory: str | Path, batch: Batch, start: Literal["keep", "shift"]
+) -> float | None:
+    """Measures what is published: the saved start, rebuilt on the float32 base by the lines that the card prints.
+
+    The saved factors are compared layer by layer too, because minute ones hide in the logits' rounding.
+
+    The lines run on the model's own base: its weights are float32 while they do, and what the lines change is put back. A
+    base in half precision takes 4 bytes more per parameter for that time; a float32 one a copy of the weights with an anchor.
+
+    Args:
+        model: from `initialize`; it is the same afterwards.
+        directory: what `save_initialized` wrote.
+        batch: model inputs.
+        start: `keep`: the logits must be those of the base; `shift`: those of the model in memory, in float32.
+
+    Returns:
+        ‖rebuilt − expected‖ / ‖expected‖ of the logits; None for a quantised base, whose weights the lines would load anew.
+
+    Raises:
+        GateError: with the measured deviation and the tolerance, or what the lines leave trainable although it is frozen.
+    """
+    if any(is_quantised(layer.get_base_layer()) for layer in adapted_layers(model).values()):
+        return None
+    directory = Path(directory)
+    config = PeftConfig.from_pretrained(str(directory))
+    frozen, anchored = frozen_in(directory, config), (directory / ANCHOR).is_dir()
+    lines = start_lines(str(directory), anchored=anchored, tied=bool(tied_layers(model)), frozen=frozen)
+    # KaSA's configuration rewrites weights when PEFT reads it, with or without an anchor/.
+    rewritten = list(adapted_layers(model)) if has_anchor(model) else []
+    batch = {name: tensor.float() if tensor.dtype in HALVES else tensor for name, tensor in batch.items()}
+    whole = not rewrites_base(config) and not is_residual(model)  # all that the start adds is in its layers
+    with evaluating(model):
+        errors = _saved_errors(model, directory, anchored) if whole else {}
+        with float32_scratch(base_of(model)):
+            expected = logits(model, batch)
+        with untouched_base(model) as base, float32_scratch(base, rewritten):
+            if start == "keep":
+                expected = logits(base, batch)
+            try:
+                printed = run_lines(lines, base).eval()
+                measured = deviation(logits(printed, batch), expected)
+                trained = [name for name, parameter in printed.named_parameters() if parameter.requires_grad]
+            finally:
+                strip(base)
+    _require(
+        measured, TOLERANCE[torch.float32], f"start gate: the printed lines do not rebuild the start in {directory}"
+    )
+    for name, error in errors.items():
+        _require(error, LAYER_TOLERANCE, f"start gate: the files in {directory} are not the start in memory in {name}")
+    for parameter in frozen:
+        if any(f".{parameter}." in name for name in trained):
+            raise GateError(f"start gate: the printed lines leave {parameter} trainable, which this method freezes.")
+    return measured
+
+
+def _saved_errors(model: PeftModel, directory: Path, anchored: bool) -> dict[str, float]:
+    """How far each layer of a saved start, as PEFT reads it with adapter and anchor side by side, is from the one in memory."""
+    outputs = {name: adapter_output(layer, name) for name, layer in adapted_layers(model).items()}
+    with untouched_base(model) as base:
+        try:
+            saved = PeftModel.from_pretrained(base, str(directory))
+            if anchored:
+                saved.load_adapter(str(directory / ANCHOR), ANCHOR)
+                saved.base_model.set_adapter([ADAPTER, ANCHOR])
+            return _layer_errors(saved.eval(), outputs)
+        finally:
+            strip(base)
 
 
 def check_trained(model: PeftModel, batch: Batch) -> float:
@@ -119,18 +222,23 @@ def check_reload(
             reloaded = PeftModel.from_pretrained(own, str(directory)).eval()
             try:
                 measured = deviation(logits(reloaded, batch), expected)
-                layers = adapted_layers(reloaded)
-                errors = {
-                    name: float((adapter_output(layers[name], name)[0] - output).norm()) / size
-                    for name, (output, own_size) in outputs.items()
-                    if (size := max(own_size, float(output.norm()))) > 0
-                }
+                errors = _layer_errors(reloaded, outputs)
             finally:
                 strip(own)
     _require(measured, tolerance_of(model), message)
     for name, error in errors.items():
         _require(error, LAYER_TOLERANCE, f"{message} in {name}")
     return measured
+
+
+def _layer_errors(reloaded: PeftModel, outputs: Mapping[str, tuple[Tensor, float]]) -> dict[str, float]:
+    """How far each reloaded layer is from what `adapter_output` gave before; layers that add nothing are left out."""
+    layers = adapted_layers(reloaded)
+    return {
+        name: float((adapter_output(layers[name], name)[0] - output).norm()) / size
+        for name, (output, own_size) in outputs.items()
+        if (size := max(own_size, float(output.norm()))) > 0
+    }
 
 
 def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
@@ -145,9 +253,8 @@ def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
         them; 0 where the adapter has no such factors.
     """
     base = layer.get_base_layer()
-    m, n = shape_of(base)
-    device = base.weight.device
-    x = torch.randn(PROBES, n, generator=generator_for(0, name, device), device=device)  # (PROBES, n)
+    m, _ = shape_of(base)
+    x = probes(base, name)  # (PROBES, n)
     replaced = base.__dict__.get("forward")
     base.forward = lambda x, *args, **kwargs: x.new_zeros(*x.shape[:-1], m)
     try:
@@ -161,6 +268,52 @@ def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
         columns = layer.lora_B[ADAPTER].weight.norm(dim=0)  # (r,)
         own = layer.lora_A[ADAPTER](x) * columns * layer.scaling[ADAPTER]  # (PROBES, r)
     return output, float(own.norm())
+
+
+def probes(base: Any, name: str) -> Tensor:
+    """Random inputs (PROBES, n) of a linear layer, the same for the same name."""
+    device = base.weight.device
+    return torch.randn(PROBES, shape_of(base)[1], generator=generator_for(0, name, device), device=device)
+
+
+@contextmanager
+def float32_scratch(base: nn.Module, names: Sequence[str] = ()) -> Iterator[None]:
+    """Half-precision weights as float32 for a `with` block, in which those of the layers `names` may change and a head be untied.
+
+    Args:
+        base: afterwards it is as it was, bit for bit.
+        names: float32 layers among them are copied.
+    """
+    tensors = [*base.parameters(), *base.buffers()]
+    stored = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors]
+    modules = [base.get_submodule(name) for name in names]
+    written = {id(module.weight) for module in modules}
+    head = output_head(base)
+    weight = head._parameters.get("weight") if head is not None else None
+    tied = base.config.tie_word_embeddings if weight is not None else None  # type: ignore[union-attr]
+    try:
+        for tensor in tensors:
+            if tensor.dtype in HALVES:
+                tensor.data = tensor.data.float()
+            elif id(tensor) in written:
+                tensor.data = tensor.data.clone()
+        yield
+    finally:
+        if head is not None and weight is not None:
+            head._parameters["weight"] = weight
+            base.config.tie_word_embeddings = tied  # type: ignore[union-attr]
+        for tensor, data, required in stored:
+            tensor.data = data
+            tensor.requires_grad_(required)
+
+
+def output_head(base: Any) -> nn.Module | None:
+    """The language-model head, where there is one."""
+    try:
+        head = base.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return head if isinstance(head, nn.Module) else None
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def attach_config(
     rank: int,
     alpha: float,
     rslora: bool,
+    dropout: float,
     seed: int,
 ) -> PeftModel:
     """Wraps `model` by the configuration that `method.peft_config` gives; the base's weights end as they were.
@@ -40,6 +41,10 @@ def attach_config(
     assert method.peft_config is not None
     config = method.peft_config(rank=rank, alpha=alpha, rslora=rslora, target_modules=list(layers), options=options)
     config.task_type, config.revision = task_type(model), base_revision(model)
+    if dropout:
+        if not hasattr(config, "lora_dropout"):
+            raise InitialisationError(f"{method.name} has no dropout of LoRA's kind: leave lora_dropout at 0.")
+        config.lora_dropout = dropout
     if modules_to_save:
         config.modules_to_save = list(modules_to_save)
     remember_trainable(model)

@@ -11,6 +11,7 @@ from torch import nn
 
 from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, remember_trainable
+from hubinit.adapters.freezing import MANIFEST, freeze, frozen_in
 from hubinit.adapters.mark import check_anchor_kept
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
@@ -31,7 +32,7 @@ def load_initialized(
     Args:
         model: the untouched base, in any dtype or quantised; it is wrapped in place.
         source: a folder or a Hub repo.
-        trainable: the adapter is to be trained (the anchor never is).
+        trainable: the adapter is to be trained (the anchor never is, and what the method froze stays frozen).
         merge_residual: fold the anchor into the base. Default: when the adapted weights are float32, where that is exact to
             rounding; a bfloat16 or quantised base keeps the frozen anchor, which is exact there too.
         revision: commit, branch or tag of the repo.
@@ -50,6 +51,7 @@ def load_initialized(
         raise HubinitError(f"PEFT cannot read {directory / CONFIG}: {first_line(error)}.") from error
     if config.peft_type is None:
         raise HubinitError(f"{directory / CONFIG} names no peft_type: it is not an adapter's configuration.")
+    frozen = frozen_in(directory, config) if trainable else ()
     training = model.training
     remember_trainable(model)
 
@@ -60,6 +62,7 @@ def load_initialized(
     peft_model = keep_base(model, targets, getattr(config, "r", 0), attach)
     if (directory / ANCHOR / CONFIG).is_file():
         _load_anchor(peft_model, directory / ANCHOR)
+    freeze(peft_model, frozen)
     peft_model.train(training)
     if has_anchor(peft_model) and (_is_float32(peft_model) if merge_residual is None else merge_residual):
         fold_anchors(peft_model)
@@ -76,7 +79,7 @@ def adapter_folder(source: str | Path, revision: str | None = None) -> Path:
     directory = Path(source)
     if not directory.is_dir():
         try:
-            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*", "hubinit.json"]
+            patterns = [CONFIG, WEIGHTS, f"{ANCHOR}/*", MANIFEST]
             directory = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise HubError(

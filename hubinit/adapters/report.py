@@ -43,6 +43,7 @@ class InitReport(BaseModel):
     left_out: dict[str, str] = Field(
         default_factory=dict, description="modules that stay without an adapter: name → reason (heads are not listed)"
     )
+    tied: tuple[str, ...] = Field(default=(), description="adapted layers whose weight another module uses too")
     checksum: str = Field(description="sha256 of the trained adapter's weights at step 0")
 
     def summary(self) -> dict[str, float]:
@@ -59,6 +60,8 @@ class InitReport(BaseModel):
             numbers["rank_max"] = float(max(module.rank for module in modules))
             numbers["relative_norm_max"] = max(module.relative_norm for module in modules)
             numbers["merge_error_max"] = max(module.merge_error for module in modules)
+        if self.tied:
+            numbers["tied_modules"] = float(len(self.tied))
         for key in sorted({key for module in modules for key in module.values}):
             values = [module.values[key] for module in modules if key in module.values]
             numbers[f"{key}_mean"] = sum(values) / len(values)

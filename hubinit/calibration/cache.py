@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hubinit.calibration.result import MANIFEST, Calibration
+from hubinit.calibration.result import FORMAT, MANIFEST, Calibration
 from hubinit.errors import CalibrationError
 from hubinit.numerics.statistics import Statistic
 
@@ -18,7 +18,7 @@ def cache_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def cached(
+def load_or_compute(
     folder: str | Path,
     key: Mapping[str, Any],
     statistics: Iterable[Statistic],
@@ -35,7 +35,7 @@ def cached(
         statistics: what is needed.
         compute: gives a calibration with at least the statistics it is called with.
     """
-    path = Path(folder) / cache_key(key)
+    path = Path(folder) / cache_key({**key, "format": FORMAT})  # what an older hubinit left is not looked at
     needed = frozenset(statistics)
     stored: Calibration | None = None
     if (path / MANIFEST).exists():

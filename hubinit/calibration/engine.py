@@ -19,33 +19,31 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from hubinit.calibration.clock import FORWARD_PASS, Work, add_up
 from hubinit.calibration.loss import Batch, model_inputs
-from hubinit.calibration.passes import Counts, Progress, Task, all_reduce_, device_of, dtype_of, run_pass, to_model
-from hubinit.calibration.plan import LayerShape, Plan, plan_memory
+from hubinit.calibration.memory import LayerShape, MemoryPlan, plan_memory
+from hubinit.calibration.passes import Counts, Progress, Request, all_reduce_, device_of, dtype_of, run_pass, to_model
 from hubinit.calibration.result import Calibration, fingerprint
-from hubinit.calibration.rows import disambiguated, first_example
+from hubinit.calibration.rows import disambiguate, first_example
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import shape_of, target_layers
 from hubinit.numerics.statistics import LayerStatistics, Statistic
-
-MethodName = str | tuple[str, dict[str, Any]]
 
 
 def calibrate(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    methods: Sequence[MethodName] = (),
-    statistics: Iterable[Statistic] = (),
+    statistics: Iterable[Statistic],
     target_modules: str | Sequence[str] = "all-linear",
     fisher: Literal["empirical", "sampled"] = "empirical",
     tokens: Literal["attended", "labels"] = "attended",
     memory_budget: int | None = None,
     seed: int = 0,
     on_batch: Progress | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
+    on_plan: Callable[[MemoryPlan], None] | None = None,
 ) -> Calibration:
-    """Computes the statistics that the methods need, all in one pass over the data.
+    """Computes statistics of a model on some data, all in one pass.
 
     The model is put in evaluation mode and its weights are frozen for the pass; both are restored. Gradients are those of each
     example's summed negative log-likelihood, so nothing depends on the batch size, the padding or the order. Sums are float32
@@ -56,14 +54,14 @@ def calibrate(
         model: a transformers model with `nn.Linear` or `Conv1D` layers, or a PeftModel (its base layers are calibrated).
         batches: dicts of tensors: `input_ids` (B, S), `attention_mask` (B, S), `labels` (B, S) with −100 masked or (B,)
             classes; or `pixel_values`, `labels` (B,). A list or DataLoader; a plain iterator where one pass is enough.
-        methods: names of methods, or (name, options) where options change what a method needs.
-        statistics: sums to accumulate besides those.
+        statistics: the sums to accumulate.
         target_modules: which layers, see `hubinit.models.layers.target_layers`.
         fisher: whose labels the output moments use: the data's (`empirical`, both papers' choice) or labels drawn from the
             model's own distribution (`sampled`, a second backward pass). GRADIENT always uses the data's.
-        tokens: which tokens count: all attended ones, or the label positions only (labels ≠ −100, not shifted). Image patches
-            and pooled vectors all count.
-        memory_budget: bytes for accumulators on the model's device; see `hubinit.calibration.plan`. None: no limit on a CPU,
+        tokens: which tokens count: all attended ones, or with `labels` the label positions (labels ≠ −100) in sums of inputs
+            and the positions that predict a label in sums of gradients (those before, in a causal model). GRADIENT always
+            counts all attended tokens. Image patches and pooled vectors all count.
+        memory_budget: bytes for accumulators on the model's device; see `hubinit.calibration.memory`. None: no limit on a CPU,
             half of the free memory on a GPU.
         seed: of the sampled labels.
         on_batch: called with the number of batches done, over all passes.
@@ -74,12 +72,12 @@ def calibrate(
             cannot be met.
     """
     started = time.perf_counter()
-    wanted = frozenset(statistics) | _needed(methods)
+    wanted = frozenset(statistics)
     if not wanted:
-        raise CalibrationError(f"the methods {list(methods)} need no statistics, so there is nothing to calibrate.")
+        raise CalibrationError("there is nothing to calibrate: name a statistic, or a method that needs one.")
     layers = target_layers(model, target_modules)
     first, batches = _peek(batches)
-    with _frozen(model):
+    with _freeze(model):
         leaders = _discover(model, layers, first)
         layers = {name: layers[name] for name in leaders}
         plan = _plan(layers, leaders, wanted, memory_budget)
@@ -89,63 +87,58 @@ def calibrate(
             raise CalibrationError(
                 f"the memory budget needs {plan.passes} passes over the data, and an iterator gives one: pass a list."
             )
-        done = _calibrated(Task(model, layers, leaders, plan, wanted, fisher, tokens, seed), batches, on_batch)
-    return replace(done, seconds=time.perf_counter() - started)
+        done = _run_passes(Request(model, layers, leaders, plan, wanted, fisher, tokens, seed), batches, on_batch)
+    seconds = time.perf_counter() - started
+    around = seconds - done.seconds  # finding out how the model is wired belongs to the bare pass
+    return replace(done, seconds=seconds, work={**done.work, FORWARD_PASS: done.work[FORWARD_PASS] + around})
 
 
-def _calibrated(task: Task, batches: Iterable[Batch], on_batch: Progress | None) -> Calibration:
+def _run_passes(request: Request, batches: Iterable[Batch], on_batch: Progress | None) -> Calibration:
     """All passes of the plan."""
     sums: dict[tuple[str, Statistic], Tensor] = {}
     counts: Counts | None = None
+    work: dict[Work, float] = {}
     with tempfile.TemporaryDirectory(prefix="hubinit-") as spill:
-        for turn in range(task.plan.passes):
-            finished, seen = run_pass(task, batches, turn, on_batch)
+        for turn in range(request.plan.passes):
+            finished, seen = run_pass(request, batches, turn, on_batch)
             if counts is not None and (seen.tokens, seen.examples) != (counts.tokens, counts.examples):
                 raise CalibrationError(
                     "the batches differ between passes over the data: give a list, or fix the order."
                 )
+            work = add_up(work, seen.work)
             counts = seen if counts is None or seen.label_tokens else counts
-            if task.plan.passes > 1:  # what is finished leaves the device, and memory, until it is used
-                finished = _spilled(finished, Path(spill) / f"{turn}.safetensors")
+            if request.plan.passes > 1:  # what is finished leaves the device, and memory, until it is used
+                finished = _spill(finished, Path(spill) / f"{turn}.safetensors")
             sums.update(finished)
     assert counts is not None
     layers = {
         name: LayerStatistics(
             tokens=counts.tokens[name],
+            gradient_tokens=counts.gradient_tokens[name],
             examples=counts.examples,
-            sums={kind: sums[name, kind] for kind in sorted(task.wanted)},
+            sums={kind: sums[name, kind] for kind in sorted(request.wanted)},
         )
-        for name in task.layers
+        for name in request.layers
     }
     return Calibration(
         layers=layers,
-        fingerprint=fingerprint(task.model),
-        fisher=task.fisher,
-        tokens=task.tokens,
+        fingerprint=fingerprint(request.model),
+        fisher=request.fisher,
+        tokens=request.tokens,
         examples=counts.examples,
         loss=counts.loss / counts.label_tokens if counts.label_tokens else float("nan"),
         label_tokens=counts.label_tokens,
+        seconds=sum(seconds for part, seconds in work.items() if part.spared_by is None),
+        work=work,
     )
 
 
-def _spilled(sums: dict[tuple[str, Statistic], Tensor], file: Path) -> dict[tuple[str, Statistic], Tensor]:
+def _spill(sums: dict[tuple[str, Statistic], Tensor], file: Path) -> dict[tuple[str, Statistic], Tensor]:
     """The same tensors, mapped from a file instead of held in memory; shared ones stay shared."""
     names = {key: str(id(tensor)) for key, tensor in sums.items()}
     save_file({names[key]: tensor.cpu().contiguous() for key, tensor in sums.items()}, file)
     mapped = load_file(file)  # outlives the file's name
     return {key: mapped[name] for key, name in names.items()}
-
-
-def _needed(methods: Sequence[MethodName]) -> frozenset[Statistic]:
-    """The union of what the methods ask for."""
-    needed: frozenset[Statistic] = frozenset()
-    for entry in methods:
-        from hubinit.methods import get, parse_options
-
-        name, options = (entry, {}) if isinstance(entry, str) else entry
-        method = get(name)
-        needed |= method.statistics(parse_options(method, options))
-    return needed
 
 
 def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
@@ -165,7 +158,7 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def _freeze(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen weights, and gradient checkpointing that works in evaluation mode; all restored."""
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -203,7 +196,7 @@ def _discover(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -
 
     handles = [module.register_forward_pre_hook(partial(note, name)) for name, module in layers.items()]
     try:
-        example = disambiguated(model, first_example(batch))
+        example = disambiguate(model, first_example(batch))
         with torch.no_grad():
             model(**to_model(model, model_inputs(model, example, None)))
     finally:
@@ -231,7 +224,7 @@ def _discover(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -
 
 def _plan(
     layers: Mapping[str, nn.Module], leaders: Mapping[str, str], wanted: frozenset[Statistic], budget: int | None
-) -> Plan:
+) -> MemoryPlan:
     shapes = [LayerShape(name, *shape_of(module), leaders[name]) for name, module in layers.items()]
     first = next(iter(layers.values()))
     device, host = device_of(first), 0

@@ -60,9 +60,9 @@ class Candidates:
             output_moment: `Σ (y − b)(y − b)ᵀ` (m, m), used when there is no input moment.
         """
         if input_moment is not None:
-            return divided(self._gram_form(input_moment), self.v_squares)
+            return divide(self._gram_form(input_moment), self.v_squares)
         assert output_moment is not None
-        return divided(_columns(self.weight, output_moment @ self.weight), self.v_squares)
+        return divide(_columns(self.weight, output_moment @ self.weight), self.v_squares)
 
     def output_energies(
         self, *, output_moment: Tensor | None = None, input_gradient_moment: Tensor | None = None
@@ -75,9 +75,9 @@ class Candidates:
         """
         if output_moment is not None:
             cube = self.weight @ self.gram if self.cube is None else self.cube  # type: ignore[operator]
-            return divided(_columns(cube, output_moment @ cube), self.uv_squares)
+            return divide(_columns(cube, output_moment @ cube), self.uv_squares)
         assert input_gradient_moment is not None
-        return divided(self._gram_form(input_gradient_moment), self.uv_squares)
+        return divide(self._gram_form(input_gradient_moment), self.uv_squares)
 
     def _gram_form(self, moment: Tensor) -> Tensor:
         """`(WᵀW S WᵀW)_ii` (n,) for S: (n, n)."""
@@ -92,12 +92,12 @@ def _columns(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(0).clamp_min(0)
 
 
-def divided(a: Tensor, b: Tensor) -> Tensor:
+def divide(a: Tensor, b: Tensor) -> Tensor:
     """Quotient a / b, and 0 where b is 0."""
     return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0)
 
 
-def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, scratch: int) -> Tensor:
+def stream_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, scratch: int) -> Tensor:
     """Unnormalised `Σ_t (x_tᵀ (WᵀW)_i)²` (n,) of one batch; divide the sum over batches by v_norms².
 
     Args:
@@ -108,7 +108,7 @@ def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, sc
         scratch: bytes that may be used for the Gram matrix; it is formed only where that saves time.
     """
     if gram_pays(weight, len(x), scratch, products=1):
-        return _summed_squares(x, gram(weight).to(weight.dtype))
+        return _sum_squares(x, gram(weight).to(weight.dtype))
     total = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
     for part in y.split(ROWS):
         linear = part if bias is None else part - bias  # (rows, m) = W x
@@ -116,10 +116,10 @@ def streamed_input(weight: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, sc
     return total
 
 
-def streamed_output(weight: Tensor, h: Tensor, scratch: int) -> Tensor:
+def stream_output(weight: Tensor, h: Tensor, scratch: int) -> Tensor:
     """Unnormalised `Σ_t (g_tᵀ W (WᵀW)_i)²` (n,) of one batch from h = Wᵀg (T, n); divide by (v_norms · u_norms)²."""
     if gram_pays(weight, len(h), scratch, products=2):
-        return _summed_squares(h, gram(weight).to(weight.dtype))
+        return _sum_squares(h, gram(weight).to(weight.dtype))
     total = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
     for part in h.split(ROWS):
         total += sum_of_squares(matmul(matmul(part, weight.T), weight))  # (rows, n)
@@ -132,7 +132,7 @@ def gram_pays(weight: Tensor, tokens: int, scratch: int, products: int) -> bool:
     return 4 * n * n <= scratch and (m + tokens) * n < products * tokens * m
 
 
-def _summed_squares(rows: Tensor, matrix: Tensor) -> Tensor:
+def _sum_squares(rows: Tensor, matrix: Tensor) -> Tensor:
     total = torch.zeros(matrix.shape[1], dtype=torch.promote_types(matrix.dtype, torch.float32), device=matrix.device)
     for part in rows.split(ROWS):
         total += sum_of_squares(matmul(part, matrix))  # (rows, n)

@@ -107,16 +107,9 @@ def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Su
     if labels.ndim == 1:
         example = (labels != IGNORED).nonzero().squeeze(1)
         return Supervision(example, labels[example], example, (labels != IGNORED).long())
-    valid = labels != IGNORED  # (B, S)
-    mask = batch.get("attention_mask")
-    if not is_encoder_decoder(model):
-        valid = valid if mask is None else valid & mask.bool()
-        if not UNSHIFTED.search(type(_inner(model)).__name__):
-            shifted = torch.zeros_like(valid)
-            shifted[:, :-1] = (
-                valid[:, 1:] if mask is None else valid[:, 1:] & mask[:, :-1].bool()
-            )  # t predicts label t + 1
-            valid, labels = shifted, labels.roll(-1, dims=1)
+    valid = predicting_positions(model, batch)  # (B, S)
+    if _shifts(model):
+        labels = labels.roll(-1, dims=1)
     columns = valid.any(0).nonzero().squeeze(1)  # positions that any example needs
     keep = None
     if (
@@ -129,6 +122,24 @@ def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Su
     example, position = valid.nonzero(as_tuple=True)
     row = example * valid.shape[1] + position
     return Supervision(row, labels[example, position], example, valid.sum(1), keep)
+
+
+def predicting_positions(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, S) bool: the positions whose logits predict a label, for token labels (B, S)."""
+    valid = batch["labels"] != IGNORED  # (B, S)
+    mask = batch.get("attention_mask")
+    if mask is not None and not is_encoder_decoder(model):
+        valid = valid & mask.bool()
+    if not _shifts(model):
+        return valid
+    shifted = torch.zeros_like(valid)
+    shifted[:, :-1] = valid[:, 1:] if mask is None else valid[:, 1:] & mask[:, :-1].bool()  # t predicts label t + 1
+    return shifted
+
+
+def _shifts(model: nn.Module) -> bool:
+    """Whether the logits at t belong to the label at t + 1: in causal language models."""
+    return not is_encoder_decoder(model) and not UNSHIFTED.search(type(_inner(model)).__name__)
 
 
 def loss_gradient(logits: Tensor, supervision: Supervision, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -171,7 +182,7 @@ def loss_gradient(logits: Tensor, supervision: Supervision, uniform: Tensor | No
     return gradient, total
 
 
-def uniforms(batch: Batch, supervision: Supervision, seed: int) -> Tensor:
+def draw_uniforms(batch: Batch, supervision: Supervision, seed: int) -> Tensor:
     """One number in [0, 1) per supervised position, from the seed and the example's content.
 
     So the labels drawn do not depend on the batch size, the padding, the order of the examples or the number of processes.

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hubinit.calibration.clock import Work, add_up
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import is_quantised, linear_layers, shape_of
 from hubinit.numerics.statistics import LayerStatistics, Statistic
 
 MANIFEST = "calibration.json"
-FORMAT = 1
+FORMAT = 2  # 1: one count of tokens for both sides; G of label positions only
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Calibration:
         examples: how many examples were seen.
         loss: their mean negative log-likelihood per label token; NaN when no gradients were needed.
         label_tokens: how many label tokens that mean is over.
-        seconds: what the pass took; of added or merged calibrations, all their passes.
+        seconds: what the passes took in all; of added or merged calibrations, all of theirs.
+        work: what the parts of the passes took, see `seconds_for`.
     """
 
     layers: dict[str, LayerStatistics]
@@ -42,11 +45,20 @@ class Calibration:
     loss: float = float("nan")
     label_tokens: int = 0
     seconds: float = 0.0
+    work: dict[Work, float] = field(default_factory=dict)
 
     @property
     def statistics(self) -> frozenset[Statistic]:
         """The statistics that every layer has."""
         return frozenset[Statistic].intersection(*(frozenset(layer.sums) for layer in self.layers.values()))
+
+    def seconds_for(self, statistics: Iterable[Statistic]) -> float:
+        """What these statistics cost (s): the bare pass and their own sums, whatever else shared the pass.
+
+        The bare pass is forward only where no sum of gradients is asked for, and nothing for no statistics.
+        """
+        wanted = frozenset(statistics)
+        return sum(seconds for work, seconds in self.work.items() if work.needed_for(wanted))
 
     def check(self, model: nn.Module, statistics: frozenset[Statistic] = frozenset()) -> None:
         """Refuses another model, or statistics that were not asked for when calibrating.
@@ -79,6 +91,7 @@ class Calibration:
         layers = {
             name: LayerStatistics(
                 tokens=mine.tokens + other.layers[name].tokens,
+                gradient_tokens=mine.tokens_of(Statistic.GRADIENT) + other.layers[name].tokens_of(Statistic.GRADIENT),
                 examples=mine.examples + other.layers[name].examples,
                 sums={kind: sum_of(mine.sums[kind], other.layers[name].sums[kind]) for kind in sorted(kinds)},
             )
@@ -93,10 +106,11 @@ class Calibration:
             loss=total / label_tokens if label_tokens else float("nan"),
             label_tokens=label_tokens,
             seconds=self.seconds + other.seconds,
+            work=add_up(self.work, other.work),
         )
 
     def merge(self, other: "Calibration") -> "Calibration":
-        """The statistics of two calibrations on the same data.
+        """The statistics of two calibrations on the same data. The bare pass of this one counts, not that of the other.
 
         Raises:
             CalibrationError: they saw different models, options or numbers of tokens.
@@ -117,6 +131,7 @@ class Calibration:
             loss=labelled.loss,
             label_tokens=labelled.label_tokens,
             seconds=self.seconds + other.seconds,
+            work={**other.work, **self.work},
         )
 
     def _check_same(self, other: "Calibration") -> None:
@@ -159,8 +174,17 @@ class Calibration:
             "loss": self.loss if self.label_tokens else None,
             "label_tokens": self.label_tokens,
             "seconds": self.seconds,
+            "work": [
+                {"needed_by": sorted(work.needed_by), "spared_by": work.spared_by, "seconds": seconds}
+                for work, seconds in self.work.items()
+            ],
             "layers": {
-                name: {"tokens": layer.tokens, "examples": layer.examples, "sums": sums.get(name, {})}
+                name: {
+                    "tokens": layer.tokens,
+                    "gradient_tokens": layer.gradient_tokens,
+                    "examples": layer.examples,
+                    "sums": sums.get(name, {}),
+                }
                 for name, layer in self.layers.items()
             },
         }
@@ -190,6 +214,7 @@ class Calibration:
             layers = {
                 name: LayerStatistics(
                     tokens=entry["tokens"],
+                    gradient_tokens=entry["gradient_tokens"],
                     examples=entry["examples"],
                     sums={Statistic(kind): tensors[key] for kind, key in entry["sums"].items()},
                 )
@@ -204,6 +229,13 @@ class Calibration:
                 loss=float("nan") if manifest["loss"] is None else manifest["loss"],
                 label_tokens=manifest["label_tokens"],
                 seconds=manifest["seconds"],
+                work={
+                    Work(
+                        frozenset(map(Statistic, entry["needed_by"])),
+                        entry["spared_by"] and Statistic(entry["spared_by"]),
+                    ): entry["seconds"]
+                    for entry in manifest["work"]
+                },
             )
         except FileNotFoundError:
             raise CalibrationError(f"there is no calibration in {folder}: run calibrate and save it there.") from None

@@ -3,20 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hubinit.calibration.cache import cached
+from hubinit.calibration.cache import load_or_compute
 from hubinit.calibration.engine import calibrate
 from hubinit.calibration.loss import Batch
-from hubinit.calibration.plan import Plan
+from hubinit.calibration.memory import MemoryPlan
 from hubinit.calibration.result import Calibration
 from hubinit.data import encode
 from hubinit.data.encode import Example, ImageExample, TokenExample
+from hubinit.models.base import Loaded
 from hubinit.numerics.statistics import Statistic
-from hubinit.specs import CalibrationSpec, MethodSpec
-
-if TYPE_CHECKING:
-    from hubinit.models.base import Loaded
+from hubinit.specs import CalibrationSpec
 
 
 @dataclass(frozen=True)
@@ -27,16 +24,8 @@ class Need:
     statistics: frozenset[Statistic]
 
 
-def need_of(method: MethodSpec, calibration: CalibrationSpec) -> Need:
-    """What a method with these options asks for."""
-    from hubinit import methods
-
-    registered = methods.get(method.name)
-    return Need(calibration.samples, registered.statistics(methods.parse_options(registered, method.options)))
-
-
-def shared_calibration(
-    loaded: "Loaded",
+def calibrate_shared(
+    loaded: Loaded,
     pool: Sequence[Example | TokenExample] | Sequence[ImageExample],
     settings: CalibrationSpec,
     needs: Sequence[Need],
@@ -44,7 +33,7 @@ def shared_calibration(
     *,
     target_modules: str | Sequence[str] = "all-linear",
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
 ) -> Calibration:
     """The statistics over the first `settings.samples` examples of the pool, from one pass that all needs share.
 
@@ -88,7 +77,7 @@ def shared_calibration(
                 on_batch=lambda done: on_batch(done, len(batches)),
             )
 
-        part = cached(folder, key, needed, compute)
+        part = load_or_compute(folder, key, needed, compute)
         total = part if total is None else total + part
         start = end
     assert total is not None

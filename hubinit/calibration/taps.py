@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hubinit.calibration.fisher_energy import streamed_input, streamed_output
-from hubinit.calibration.plan import Accumulator, Key, Kind, Moment, Plan
-from hubinit.calibration.rows import Rows
+from hubinit.calibration.clock import Clock, Work
+from hubinit.calibration.fisher_energy import stream_input, stream_output
+from hubinit.calibration.memory import Accumulator, Key, Kind, MemoryPlan, Moment
+from hubinit.calibration.rows import Rows, Side
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import bias_of, is_conv1d, is_quantised, weight_of
 from hubinit.numerics.products import add_gram_, add_product_, mirrored, sum_dtype, sum_of_squares
@@ -88,6 +89,15 @@ class Total:
         return self.sum[0].sum() + self.sum[:, 0].sum()
 
 
+def mean_gradient(g: Tensor, weights: Tensor) -> Tensor:
+    """ĝ = g / L_i (T, m) for g: (T, m) and weights 1 / L_i (T,).
+
+    bfloat16 stays bfloat16, which has the range for it and products that are fast and exact; float16 would underflow.
+    """
+    mean = g * weights[:, None]  # (T, m) in the dtype of the sums
+    return mean.to(g.dtype) if g.dtype == torch.bfloat16 else mean
+
+
 @dataclass
 class Tap:
     """One target layer in one pass."""
@@ -96,7 +106,8 @@ class Tap:
     module: nn.Module
     totals: dict[Kind, Total]
     leader: str
-    tokens: int = 0
+    tokens: int = 0  # that sums of inputs count
+    gradient_tokens: int = 0  # that sums of gradients count
 
     @property
     def weight(self) -> Tensor:
@@ -114,14 +125,18 @@ class Taps:
 
     Attributes:
         active: which backward sums the current backward pass adds to (the sampled Fisher makes two).
+        clock: what each sum took, by its key.
+        around: the backward pass under way, which their seconds are not part of.
         recomputing: set during the backward pass, when gradient checkpointing runs layers again.
     """
 
     taps: dict[str, Tap]
     scratch: int
     backward: bool
+    clock: Clock
     batch: Rows | None = None
     active: frozenset[Kind] = frozenset()
+    around: Work | None = None
     recomputing: bool = False
     _inputs: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     _followers: dict[str, int] = field(default_factory=dict)
@@ -174,8 +189,8 @@ class Taps:
         assert self.batch is not None
         x = args[0].detach()
         rows = x.numel() // x.shape[-1]
-        index = self.batch.index(rows, x.device)
-        tap.tokens += rows if index is None else len(index)
+        tap.tokens += self.batch.count(rows, x.device, Side.INPUT)
+        tap.gradient_tokens += self.batch.count(rows, x.device, Side.GRADIENT)
         with torch.no_grad():
             self._add_forward(tap, x, output.detach())
         if self.backward and output.requires_grad and not FROM_OUTPUT_GRADIENT.isdisjoint(tap.totals):
@@ -185,56 +200,61 @@ class Taps:
     def _add_forward(self, tap: Tap, x: Tensor, y: Tensor) -> None:
         """Adds what depends on the input and the output only."""
         assert self.batch is not None
-        if not FROM_INPUT.isdisjoint(tap.totals):
-            rows = self.batch.select(x)  # (T, n)
-            if Statistic.INPUT_SUM in tap.totals:
-                tap.totals[Statistic.INPUT_SUM].add(rows.sum(0, dtype=sum_dtype(rows.dtype)))
-            if Statistic.INPUT_MOMENT in tap.totals:
-                tap.totals[Statistic.INPUT_MOMENT].add_gram(rows)
+        kinds = FORWARD & tap.totals.keys()
+        if not kinds:
+            return
         bias = bias_of(tap.module)
-        if Moment.LINEAR_OUTPUT_MOMENT in tap.totals:
-            linear = self.batch.select(y)  # (T, m)
-            linear = linear if bias is None else linear - bias
-            tap.totals[Moment.LINEAR_OUTPUT_MOMENT].add_gram(linear)
-        if Statistic.FISHER_INPUT in tap.totals:
-            energies = streamed_input(tap.weight, self.batch.select(x), self.batch.select(y), bias, self.scratch)
-            tap.totals[Statistic.FISHER_INPUT].add(energies)
+        x = self.batch.select(x, Side.INPUT)  # (T, n)
+        y = self.batch.select(y, Side.INPUT) if kinds & FROM_OUTPUT else y  # (T, m)
+        for kind in kinds:
+            total = tap.totals[kind]
+            with self.clock.measure((tap.name, kind), x.device):
+                match kind:
+                    case Statistic.INPUT_SUM:
+                        total.add(x.sum(0, dtype=sum_dtype(x.dtype)))
+                    case Statistic.INPUT_MOMENT:
+                        total.add_gram(x)
+                    case Moment.LINEAR_OUTPUT_MOMENT:
+                        total.add_gram(y if bias is None else y - bias)
+                    case Statistic.FISHER_INPUT:
+                        total.add(stream_input(tap.weight, x, y, bias, self.scratch))
 
     @torch.no_grad()
     def _input_gradient(self, tap: Tap, gradient: Tensor) -> None:
         """Adds what depends on h, the gradient of this layer's own input."""
         assert self.batch is not None
         for kind in FROM_INPUT_GRADIENT & tap.totals.keys() & self.active:
-            h = self.batch.select(gradient)  # (T, n)
-            if kind == Moment.INPUT_GRADIENT_MOMENT:
-                tap.totals[kind].add_gram(h)
-            else:
-                tap.totals[kind].add(streamed_output(tap.weight, h, self.scratch))
+            with self.clock.measure((tap.name, kind), gradient.device, self.around):
+                h = self.batch.select(gradient, Side.GRADIENT)  # (T, n)
+                if kind == Moment.INPUT_GRADIENT_MOMENT:
+                    tap.totals[kind].add_gram(h)
+                else:
+                    tap.totals[kind].add(stream_output(tap.weight, h, self.scratch))
 
     @torch.no_grad()
     def _output_gradient(self, tap: Tap, x: Tensor | None, gradient: Tensor) -> None:
         """Adds what depends on g, the gradient of this layer's output, and on x."""
         assert self.batch is not None
-        kinds = FROM_OUTPUT_GRADIENT & tap.totals.keys() & self.active
-        if not kinds:
-            return
-        g = self.batch.select(gradient)  # (T, m)
-        if Statistic.OUTPUT_MOMENT in kinds:
-            tap.totals[Statistic.OUTPUT_MOMENT].add_gram(g)
-        if Statistic.OUTPUT_DIAGONAL in kinds:
-            tap.totals[Statistic.OUTPUT_DIAGONAL].add(sum_of_squares(g))
-        if kinds <= {Statistic.OUTPUT_MOMENT, Statistic.OUTPUT_DIAGONAL}:
-            return
         rows = gradient.numel() // gradient.shape[-1]
-        weights = self.batch.weights(rows, g.device, sum_dtype(g.dtype), tap.name)  # (T,) 1 / L_i
-        if Statistic.MEAN_OUTPUT_DIAGONAL in kinds:
-            tap.totals[Statistic.MEAN_OUTPUT_DIAGONAL].add(sum_of_squares(g, weights))
-        mean = (g * weights[:, None]).to(g.dtype)  # (T, m) ĝ
-        if Statistic.MEAN_OUTPUT_MOMENT in kinds:
-            tap.totals[Statistic.MEAN_OUTPUT_MOMENT].add_gram(mean)
-        if Statistic.GRADIENT in kinds:
-            assert x is not None
-            tap.totals[Statistic.GRADIENT].add_product(mean, self.batch.select(x))
+        for kind in FROM_OUTPUT_GRADIENT & tap.totals.keys() & self.active:
+            total = tap.totals[kind]
+            side = Side.ALL if kind == Statistic.GRADIENT else Side.GRADIENT
+            with self.clock.measure((tap.name, kind), gradient.device, self.around):
+                g = self.batch.select(gradient, side)  # (T, m)
+                if kind == Statistic.OUTPUT_MOMENT:
+                    total.add_gram(g)
+                    continue
+                if kind == Statistic.OUTPUT_DIAGONAL:
+                    total.add(sum_of_squares(g))
+                    continue
+                weights = self.batch.weights(rows, g.device, sum_dtype(g.dtype), tap.name, side)  # (T,) 1 / L_i
+                if kind == Statistic.MEAN_OUTPUT_DIAGONAL:
+                    total.add(sum_of_squares(g, weights))
+                elif kind == Statistic.MEAN_OUTPUT_MOMENT:
+                    total.add_gram(mean_gradient(g, weights))
+                else:
+                    assert x is not None
+                    total.add_product(mean_gradient(g, weights), self.batch.select(x, side))
 
     def first_not_finite(self) -> str | None:
         """The first layer, in the order of computation, whose sums are no longer finite; None when all are."""
@@ -258,7 +278,7 @@ class Taps:
 def taps_of(
     layers: Mapping[str, nn.Module],
     leaders: Mapping[str, str],
-    plan: Plan,
+    plan: MemoryPlan,
     turn: int,
     devices: Mapping[str, torch.device],
     dtype: torch.dtype,
@@ -274,4 +294,4 @@ def taps_of(
         }
         taps[name] = Tap(name, module, totals, leaders[name])
     backward = any(kind in BACKWARD for _, kind in accumulators)
-    return Taps(taps, plan.scratch, backward)
+    return Taps(taps, plan.scratch, backward, Clock())

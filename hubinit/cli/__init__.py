@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hubinit.cli import devhub, finish, lists, runs, sharing
+from hubinit.cli import devhub, inits, leaderboard, lists, runs, share
 from hubinit.errors import HubinitError, Interrupted
 
 app = typer.Typer(
@@ -21,8 +21,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(runs.app)
-app.add_typer(sharing.app)
-app.add_typer(finish.app)
+app.add_typer(inits.app)
+app.add_typer(share.app)
+app.add_typer(leaderboard.app)
 app.add_typer(lists.app)
 app.add_typer(devhub.app, name="hub")
 

@@ -1,250 +1,132 @@
-"""Commands around start points and adapters on the Hub: init, publish-inits, push, pull, find, sync, leaderboard."""
+"""What push, pull, find, finish and sync do and print."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
 
-import typer
+from huggingface_hub import HfApi, is_offline_mode
 
-from hubinit.cli.environment import connected
-from hubinit.cli.options import (
-    Dtype,
-    Hub,
-    Json,
-    Methods,
-    Models,
-    Protocol,
-    Public,
-    Samples,
-    announce,
-    finite,
-    names,
-    pairs,
-    whole_numbers,
-)
+from hubinit import methods
+from hubinit.cli.console import say
 from hubinit.errors import HubinitError
+from hubinit.hub.cards import loading_snippet
+from hubinit.hub.find import find
+from hubinit.hub.finish import finish
+from hubinit.hub.outbox import Delivered, deliver, outbox_folder, sync
+from hubinit.hub.publication import num_labels
+from hubinit.hub.pull import pull
+from hubinit.hub.send import of_folder, push
+from hubinit.models.names import resolve
 from hubinit.records import AdapterKind
-
-app = typer.Typer()
-
-Seed = Annotated[
-    int,
-    typer.Option(
-        min=0, help="Seed of random factors. (`--set calibration.seed=1` chooses other calibration examples.)"
-    ),
-]
-Plan = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and do nothing.")]
+from hubinit.tasks import SUITES
+from hubinit.text import one_line
 
 
-@app.command()
-def init(
-    model: Annotated[str, typer.Argument(help="Alias (`llama3-8b`), Hub id (`org/name`) or folder.")],
-    method: Annotated[str, typer.Option(help="Initialisation method, see `hubinit methods`.")],
-    task: Annotated[str | None, typer.Option(help="Task or suite whose training split to calibrate on.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Your own data instead: a `.jsonl`, `.csv` (both also `.gz`) or `.parquet` file, or a Hub data set, with "
-            "`prompt` and `completion`, or `messages` (chat template; the last answer counts), or `text`."
-        ),
-    ] = None,
-    data_config: Annotated[str | None, typer.Option(help="Configuration of the Hub data set.")] = None,
-    data_split: Annotated[str | None, typer.Option(help="Split of the Hub data set. Default: train.")] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Names of your columns, e.g. prompt=question,completion=answer.")
-    ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: 16.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha. Default: twice the rank.")] = None,
-    seed: Seed = 0,
-    calibration_samples: Samples = None,
-    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens per example. Default: 512.")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
-    ] = None,
-    dtype: Dtype = "auto",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Option of the method as key=value, e.g. selection=M. Repeatable.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write. Default: one named after what is in it, or none with --push.")
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(help="Repository (or namespace, which gives it a name) to publish it to.")
-    ] = None,
-    public: Public = False,
-    hub: Hub = None,
-    dry_run: Plan = False,
-    json_: Json = False,
+def run_push(
+    directory: Path, repo_id: str, *, create_pr: bool, public: bool, force: bool = False, as_json: bool
 ) -> None:
-    """Compute a pre-initialised adapter for your model and data: load it with plain PEFT and train.
+    """Publishes (or queues) an adapter folder."""
+    api = HfApi()
+    if is_offline_mode():
+        if create_pr:
+            raise HubinitError("A pull request cannot be queued; use --create-pr where the Hub can be reached.")
+        done = deliver(api, of_folder(api, directory, repo_id), private=not public, replace=force)
+    else:
+        commit = push(api, directory, repo_id, create_pr=create_pr, public=public, force=force)
+        done = Delivered.to_hub(api, repo_id, "model", commit)
+    if as_json:
+        print(json.dumps(asdict(done), indent=1, default=str))
+    else:
+        say(done)
 
-    Example: `hubinit init llama3-8b --method filet --data my-chats.jsonl --rank 16 --push my-name`
+
+def run_pull(repo_id: str, *, out: Path | None, revision: str | None, as_json: bool) -> None:
+    """Downloads and checks an adapter, and prints how to load it."""
+    pulled = pull(HfApi(), repo_id, revision=revision, out=out)
+    spec = pulled.manifest.result.spec
+    labels = num_labels(spec.model, pulled.folder)
+    snippet = loading_snippet(pulled.manifest, str(pulled.folder), num_labels=labels)
+    if as_json:
+        summary = {
+            "repo": repo_id,
+            "revision": pulled.revision,
+            "folder": str(pulled.folder.resolve()),
+            "snippet": snippet,
+            "manifest": json.loads(pulled.manifest.model_dump_json()),
+        }
+        print(json.dumps(summary, indent=1))
+        return
+    say(f"{pulled.manifest.kind} adapter, every file checked: {pulled.folder.resolve()}")
+    say(f"\nLoad it with transformers and peft:\n\n{snippet}")
+
+
+def run_find(
+    model: str | None, task: str | None, method: str | None, *, kind: AdapterKind | None, as_json: bool
+) -> int:
+    """Prints the adapters on the Hub that fit.
+
+    Args:
+        model: alias or Hub id of the base.
+        task: task, suite (adapters whose data hold all of its tasks), or name of a user's own data.
+        method: initialisation method.
+        kind: `initialised` or `trained`.
+        as_json: whether to print JSON.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        HubinitError: an unknown method or model, or the Hub cannot be asked.
     """
-    announce(f"init: {method} for {model}")
-    with connected(hub):
-        from hubinit.commands_start import run_init
-        from hubinit.inits.plan import StartRequest
-
-        request = StartRequest(
-            model=model,
-            method=method,
-            task=task,
-            data=data,
-            data_config=data_config,
-            data_split=data_split,
-            columns=pairs(columns, "--columns") if columns is not None else {},
-            rank=rank,
-            alpha=None if alpha is None else finite(alpha, "--alpha"),
-            seed=seed,
-            calibration_samples=calibration_samples,
-            max_length=max_length,
-            target_modules=names(target_modules, "--target-modules") if target_modules is not None else (),
-            dtype=dtype,
-            overrides=tuple(set_ or ()),
-        )
-        run_init(request, out=out, push=push, public=public, dry_run=dry_run, as_json=json_)
-
-
-@app.command("publish-inits")
-def publish_inits(
-    models: Models,
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites to calibrate on.")],
-    push_to: Annotated[str, typer.Option(help="Namespace to publish the adapters and their catalogue under.")],
-    methods: Methods = "all",
-    ranks: Annotated[str, typer.Option(help="Comma-separated LoRA ranks.")] = "16",
-    seed: Seed = 0,
-    calibration_samples: Samples = None,
-    dtype: Dtype = "auto",
-    protocol: Protocol = "default",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
-    ] = None,
-    public: Public = False,
-    hub: Hub = None,
-    dry_run: Plan = False,
-    json_: Json = False,
-) -> None:
-    """Publish pre-initialised adapters for many models, methods, tasks and ranks, and a catalogue of them.
-
-    What is made is kept, and what is published is not sent again: the same command goes on where it stopped.
-
-    Example: `hubinit publish-inits --models llama3-8b --methods filet,lora-da --tasks gsm8k --ranks 8,16 --push-to my-name`
-    """
-    chosen = whole_numbers(ranks, "--ranks", 1)
-    announce(f"publish-inits: {methods} for {models}")
-    with connected(hub):
-        from hubinit.commands_start import run_publish_inits
-        from hubinit.inits.matrix import MatrixRequest
-
-        request = MatrixRequest(
-            models=names(models, "--models"),
-            methods=names(methods, "--methods"),
-            tasks=names(tasks, "--tasks"),
-            ranks=chosen,
-            seed=seed,
-            calibration_samples=calibration_samples,
-            dtype=dtype,
-            protocol=protocol,
-            overrides=tuple(set_ or ()),
-        )
-        failed = run_publish_inits(request, push_to, public=public, dry_run=dry_run, as_json=json_)
-    raise typer.Exit(1 if failed else 0)
+    if method is not None:
+        methods.get(method)  # knows what the user may have meant
+    tasks = SUITES.get(task, (task,)) if task is not None else ()
+    base = resolve(model).id if model else None
+    found = find(HfApi(), model=base, tasks=tasks, method=method, kind=kind)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+        return len(found)
+    if not found:
+        say("No adapter on the Hub fits; make one with `hubinit init`.")
+        return 0
+    for one in found:
+        data = f", {', '.join(one.tasks)}" if one.tasks else ""
+        lines = [f"{one.kind}: {one.method}, rank {one.rank or 'unknown'}, for {one.base_model}{data}"]
+        for score in one.scores:
+            error = f" ± {score.stderr:.3f}" if score.stderr is not None else ""
+            count = f" (n = {score.n})" if score.n else ""
+            lines.append(f"{score.task} {score.metric} {score.value:.3f}{error}{count}")
+        say(f"{one.repo_id}{' (private)' if one.private else ''}")
+        for line in lines:
+            say(f"    {one_line(line)}")  # others wrote it: no line breaks, no control characters
+    say("Load one with `hubinit pull REPO`, or as its card says.")
+    return len(found)
 
 
-@app.command()
-def push(
-    directory: Annotated[
-        Path, typer.Argument(help="Folder of an adapter: `init/` or `adapter/` of a run, or any PEFT one.")
-    ],
-    repo: Annotated[str, typer.Argument(help="Repository, as namespace/name.")],
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose it as a pull request, for repositories you may not write to.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace another start point that the repository holds.")
-    ] = False,
-    public: Public = False,
-    hub: Hub = None,
-    json_: Json = False,
-) -> None:
-    """Publish an adapter folder: checked, in one commit, with a card.
-
-    Example: `hubinit push runs/runs/0123456789abcdef/adapter my-name/my-adapter`
-    """
-    with connected(hub):
-        from hubinit.commands_hub import run_push
-
-        run_push(directory, repo, create_pr=create_pr, public=public, force=force, as_json=json_)
+def run_sync(*, as_json: bool) -> None:
+    """Sends what waits in the outbox."""
+    if is_offline_mode():
+        raise HubinitError("sync needs the Hub; run it without --hub offline and HF_HUB_OFFLINE.")
+    api = HfApi()
+    sent = []
+    for done in sync(api, outbox_folder()):
+        sent.append(done)
+        if not as_json:
+            say(sent[-1])
+    if as_json:
+        print(json.dumps([asdict(done) for done in sent], indent=1, default=str))
+    elif not sent:
+        say("Nothing waits to be sent.")
 
 
-@app.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="Repository, as namespace/name.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to copy it to. Default: it stays in the Hub's cache.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag. Default: the newest.")] = None,
-    hub: Hub = None,
-    json_: Json = False,
-) -> None:
-    """Download an adapter that hubinit published, and check every file.
-
-    Example: `hubinit pull my-name/llama3-8b-filet-init-r16-gsm8k-01234567 --out my-init`
-    """
-    with connected(hub):
-        from hubinit.commands_hub import run_pull
-
-        run_pull(repo, out=out, revision=revision, as_json=json_)
-
-
-@app.command()
-def find(
-    model: Annotated[str | None, typer.Option(help="Base model: alias or Hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="Task of the training data.")] = None,
-    method: Annotated[str | None, typer.Option(help="Initialisation method.")] = None,
-    kind: Annotated[str | None, typer.Option(help="`initialised` (to be trained) or `trained`.")] = None,
-    hub: Hub = None,
-    json_: Json = False,
-) -> None:
-    """List the adapters on the Hub that fit, with their scores.
-
-    Example: `hubinit find --model llama3-8b --task gsm8k --method filet`
-    """
-    if kind not in (None, "initialised", "trained"):
-        raise HubinitError(f"--kind wants 'initialised' or 'trained', not '{kind}'.")
-    with connected(hub):
-        from hubinit.commands_hub import run_find
-
-        run_find(model, task, method, kind=cast(AdapterKind | None, kind), as_json=json_)
-
-
-@app.command()
-def sync(hub: Hub = None, json_: Json = False) -> None:
-    """Send what `--hub offline` has queued, in order, each publication exactly once.
-
-    Example: `hubinit init llama3-8b --method pissa --push my-name --hub offline`, later `hubinit sync`
-    """
-    with connected(hub):
-        from hubinit.commands_hub import run_sync
-
-        run_sync(as_json=json_)
-
-
-@app.command()
-def leaderboard(
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
-    push_to: Annotated[
-        str | None,
-        typer.Option(help="Namespace (or namespace/name) of the leaderboard data set to add the results to."),
-    ] = None,
-    public: Public = False,
-    hub: Hub = None,
-    json_: Json = False,
-) -> None:
-    """Rank the results in a folder, and publish them when asked to.
-
-    Example: `hubinit leaderboard --out runs --push-to my-name`
-    """
-    with connected(hub):
-        from hubinit.commands_hub import run_leaderboard
-
-        run_leaderboard(out, push_to=push_to, public=public, as_json=json_)
+def run_finish(adapter: Path, init: str, out: Path, *, push: str | None, public: bool, as_json: bool) -> None:
+    """Makes an adapter right for the untouched base, publishes it when asked to, and says what it is."""
+    api = HfApi()
+    saved = finish(adapter, init, out, api=api)
+    done = deliver(api, of_folder(api, out, push), private=not public, replace=False) if push else None
+    if as_json:
+        say(json.dumps({**asdict(saved), "published": asdict(done) if done else None}, indent=1, default=str))
+        return
+    say(f"Exact on the untouched base: {out.resolve()}")
+    say(f"It has rank {saved.rank}: vLLM needs --max-lora-rank {saved.rank} or more.")
+    say(done or f"Publish it with: hubinit push {out} NAMESPACE/NAME")

@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from . import access, commits, discussions, evals, files, lfs, listing, repos
+from . import access, commits, discussions, evals, files, lfs, listing, refs, repos
+from .bodies import check_content_type, read_body
 from .calls import Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
 from .records import Repo
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RepoHandler = Callable[[Call, Repo, list[str]], Any]
 LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, repos)
+SUBJECTS = (access, commits, discussions, evals, files, lfs, listing, refs, repos)
 REPO_ROUTES: dict[tuple[str, str], RepoHandler] = {
     route: handler for part in SUBJECTS for route, handler in part.ROUTES.items()
 }
@@ -71,10 +72,16 @@ class App:
         if segments[0] == "lfs" and request.method == "PUT" and segments[1:] in (["upload"], ["part"]):
             return await lfs.receive_upload(call, request, segments[1])
         handler = route(call.method, segments)
-        limit = self.settings.commit_max_bytes if "commit" in segments else self.settings.json_max_bytes
-        body = await read_body(request, limit)
+        check_content_type(request)
+        body = await read_body(request, self.limit(call, segments), self.settings.idle_seconds)
         answer = await run_in_threadpool(handler, replace(call, body=body))
         return answer if isinstance(answer, Response) else JSONResponse(answer)
+
+    def limit(self, call: Call, segments: list[str]) -> int:
+        """How many bytes the body of a request may have: those who may not write anything send little."""
+        if call.user is None:
+            return min(self.settings.anonymous_max_bytes, self.settings.json_max_bytes)
+        return self.settings.commit_max_bytes if "commit" in segments else self.settings.json_max_bytes
 
     def call(self, request: Request, raw_path: str) -> Call:
         """The request as the routes see it.
@@ -104,20 +111,6 @@ class App:
         )
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: (413) it is longer than the limit.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Refusal(413, f"The body is longer than {limit} bytes.")
-    return bytes(body)
-
-
 def refused(refusal: Refusal) -> Response:
     """The response that says no, in the headers huggingface_hub decides by."""
     message = str(refusal)
@@ -141,7 +134,7 @@ def route(method: str, segments: list[str]) -> Callable[[Call], Any]:
     """The handler of a path.
 
     Raises:
-        Refusal: (404) there is none.
+        Refusal: (404) nothing is served under this path.
     """
     if segments[0] == "api":
         return _api_route(method, segments[1:])

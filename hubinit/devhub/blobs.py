@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from hubinit.paths import write_atomically
+
 from .refusals import bad_request
 
 CHUNK = 1 << 20
@@ -27,18 +29,10 @@ def sync_file(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file by new content: a reader, or a machine that dies, sees the old one or the new one."""
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace a file, and make its folder when missing; a reader, or a machine that dies, sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-        try:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            sync_file(file)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    write_atomically(path, content, mode=mode)
     sync_folder(path.parent)
 
 

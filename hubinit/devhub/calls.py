@@ -1,6 +1,5 @@
 """One request as the routes see it: parsed, authenticated, with the questions of permission they all ask."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,6 +9,7 @@ from urllib.parse import urlencode
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse
 
+from .bodies import parse_json
 from .names import RepoType
 from .records import Repo
 from .refusals import Refusal, bad_request, repo_not_found
@@ -28,6 +28,8 @@ class Settings:
     part_bytes: int = 16 << 20
     page_size: int = 1000
     upload_seconds: int = 6 * 3600
+    anonymous_max_bytes: int = 2 << 20
+    idle_seconds: float = 30
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ class Call:
         """The body as a JSON object.
 
         Raises:
-            Refusal: (400) it is none.
+            Refusal: (400) the body is something else.
         """
         try:
-            content = json.loads(self.body or b"{}")
-        except (ValueError, RecursionError):
+            content = parse_json(self.body or b"{}")
+        except ValueError:
             content = None
         if not isinstance(content, dict):
             raise bad_request("The body must be a JSON object.")
@@ -100,7 +102,7 @@ class Call:
         """The repo that the request names.
 
         Raises:
-            Refusal: there is none (404, 401 to the anonymous; private ones do not exist for others), or it was moved (307).
+            Refusal: the repo does not exist (404, 401 to the anonymous), is private to others (the same), or was moved (307).
         """
         missing = repo_not_found(repo_id, signed_in=self.user is not None)
         try:
@@ -171,11 +173,6 @@ class Call:
             address = f"{self.base_url}{self.raw_path}?{urlencode([*kept, ('cursor', str(start + limit))])}"
             links["Link"] = f'<{address}>; rel="next"'
         return JSONResponse([show(item) for item in page[:limit]], headers=links)
-
-
-def clean(value: Any) -> str:
-    """Text from a client that can be written as UTF-8: half of a surrogate pair becomes a question mark."""
-    return str(value).encode(errors="replace").decode()
 
 
 def web_url(call: Call, repo_type: RepoType, repo_id: str) -> str:

@@ -1,21 +1,17 @@
 """What a Hub derives from a repo's files: card metadata, tags, library, model configuration, parameter counts."""
 
-import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 from math import prod
 from typing import Any
 
-import yaml
+from hubinit.yamlsafe import load_untrusted_yaml
 
+from .bodies import parse_json
 from .records import Tree
 from .store import Store
 
-CARD_MAX_NODES = 50_000
-YAML_MAX_DEPTH = 50
 CARD_MAX_BYTES = 1 << 20
 DATASET_TAG_FIELDS = (
     "task_categories",
@@ -52,49 +48,15 @@ def front_matter(text: str) -> dict[str, Any]:
     block, end, _ = text[4:].partition("\n---")
     if not end:
         return {}
-    content = load_yaml(block)
+    try:
+        content = load_untrusted_yaml(block)
+    except ValueError as error:
+        raise ValueError(f"The metadata cannot be used: {error}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ValueError("The metadata must be a mapping.")
     return content
-
-
-def load_yaml(text: str) -> Any:
-    """What YAML from a stranger says, as JSON.
-
-    Deep nesting crashes libyaml's composer, so it is looked for in the stream of events first. Aliases let a kilobyte of
-    YAML stand for gigabytes of JSON, so what it stands for is counted before it is written out.
-
-    Raises:
-        ValueError: it is not YAML, or unreasonably large or deep.
-    """
-    if len(text) > CARD_MAX_BYTES:
-        raise ValueError("The metadata is too large.")
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > YAML_MAX_DEPTH:
-                raise ValueError("The metadata is nested too deeply.")
-        content = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"The metadata is not valid YAML: {error}") from error
-    if sum(1 for _ in islice(_nodes(content, 0), CARD_MAX_NODES + 1)) > CARD_MAX_NODES:
-        raise ValueError("The metadata is too large.")
-    try:
-        return json.loads(json.dumps(content, default=str), parse_constant=str)  # JSON has no NaN
-    except TypeError as error:
-        raise ValueError("The metadata has a key that is not text.") from error
-
-
-def _nodes(value: Any, depth: int) -> Iterator[None]:
-    if depth > YAML_MAX_DEPTH:
-        raise ValueError("The metadata refers to itself.")
-    yield None
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
-        yield from _nodes(child, depth + 1)
 
 
 def problems(text: str) -> list[str]:
@@ -145,7 +107,7 @@ def metadata(store: Store, repo_type: str, sha: str) -> Metadata:
         return Metadata(card=card, tags=(*benchmark, *_dataset_tags(card)))
     adapter, config = _json(store, tree, "adapter_config.json"), _json(store, tree, "config.json")
     weights = any(path.endswith(".safetensors") for path in tree)
-    library = card.get("library_name") or ("peft" if adapter else "transformers" if "model_type" in config else None)
+    library = card.get("library_name") or _library(tree, config)
     shown: dict[str, Any] = {"architectures": strings(config["architectures"])} if "architectures" in config else {}
     shown |= {"model_type": config["model_type"]} if isinstance(config.get("model_type"), str) else {}
     if adapter:
@@ -165,10 +127,17 @@ def _text(store: Store, tree: Tree, path: str) -> str:
 
 def _json(store: Store, tree: Tree, path: str) -> dict[str, Any]:
     try:
-        content = json.loads(_text(store, tree, path) or "{}", parse_constant=str)
-    except (ValueError, RecursionError):
+        content = parse_json(_text(store, tree, path) or "{}", constant=str)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _library(tree: Tree, config: dict[str, Any]) -> str | None:
+    """What a repo without a word on it in its card is loaded with; an adapter often lies beside its base's `config.json`."""
+    if "adapter_config.json" in tree:
+        return "peft"
+    return "transformers" if "model_type" in config else None
 
 
 def _pipeline(config: dict[str, Any]) -> str | None:
@@ -208,10 +177,21 @@ def _parameters(store: Store, tree: Tree) -> dict[str, int]:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             try:
-                header = json.loads(file.read(length)) if 0 < length < 32 << 20 else {}
+                header = parse_json(file.read(length)) if 0 < length < 32 << 20 else {}
                 for name, tensor in header.items():
                     if name != "__metadata__":
-                        totals[tensor["dtype"]] = totals.get(tensor["dtype"], 0) + int(prod(tensor["shape"]))
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+                        totals[tensor["dtype"]] = totals.get(tensor["dtype"], 0) + _count(tensor["shape"])
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # named like safetensors, but it is something else
     return totals
+
+
+def _count(shape: list[int]) -> int:
+    """The number of elements of a tensor.
+
+    Raises:
+        ValueError: nothing that could be stored has this shape.
+    """
+    if len(shape) > 16 or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape):
+        raise ValueError("not a shape")
+    return prod(shape)

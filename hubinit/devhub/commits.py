@@ -1,74 +1,111 @@
-"""Changing a repo: what to upload how, commits, branches, tags and history."""
+"""Changing the files of a repo: what to upload how, and commits."""
 
 import base64
 import binascii
-import html
 import io
-import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from starlette.responses import Response
+import re2
+from pathspec import GitIgnoreSpec
 
-from .calls import Call, clean, web_url
+from .bodies import parse_json
+from .calls import Call, web_url
 from .discussions import require_pushable
 from .lfs import uploaded_entry
-from .names import SHA256, check_path, check_ref, is_lfs
-from .pulls import note_push, open_pull
-from .records import MAIN, Entry, Repo
+from .names import SHA256, check_path, is_lfs
+from .pulls import PULLS, note_push, open_pull, pull_of, ref_of
+from .records import Entry, Repo, Tree
 from .refusals import Refusal, bad_request, revision_not_found
+
+GITIGNORE_MAX_BYTES = 1 << 16
 
 
 def preupload(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """POST …/preupload/REV: how to send each file, and what is there now under its path."""
+    """POST …/preupload/REV: how to send each file, whether to send it at all, and what is there now under its path."""
     call.signed_in()
     call.require_content(repo)
-    sha = call.store.resolve(repo, rest[0] if rest else "main")
-    tree = call.store.tree_of(sha)
-    files = call.json().get("files")
+    tree = call.store.tree_of(call.store.resolve(repo, rest[0] if rest else "main"))
+    body = call.json()
+    files = body.get("files")
     if not isinstance(files, list) or len(files) > 4096:
         raise bad_request("files must be a list of at most 4096 files.")
+    ignored = _ignored(call, tree, body.get("gitIgnore"))
     answers = []
     for file in files:
         try:
             path, size, sample = check_path(file["path"]), int(file["size"]), base64.b64decode(file.get("sample") or "")
         except (TypeError, KeyError, ValueError, OverflowError, AttributeError) as error:
             raise bad_request("Each file needs a path, a size and a base64 sample.") from error
-        answer = {"path": path, "uploadMode": "lfs" if is_lfs(path, size, sample) else "regular", "shouldIgnore": False}
+        mode = "lfs" if is_lfs(path, size, sample) else "regular"
+        answer = {"path": path, "uploadMode": mode, "shouldIgnore": ignored.match_file(path)}
         answers.append(answer | ({"oid": tree[path].etag} if path in tree else {}))
     return {"files": answers}
 
 
+def _ignored(call: Call, tree: Tree, sent: Any) -> GitIgnoreSpec:
+    """Which files are not to be uploaded: by the `.gitignore` that is uploaded with them, else by the repo's own.
+
+    Raises:
+        Refusal: (400) it is not text, is too long, or is not a valid `.gitignore`.
+    """
+    content = sent
+    if content is None:
+        entry = tree.get(".gitignore")
+        if entry is not None and entry.size <= GITIGNORE_MAX_BYTES:
+            content = call.store.blobs.path(entry.sha256).read_text(errors="replace")
+    if not isinstance(content or "", str) or len(content or "") > GITIGNORE_MAX_BYTES:
+        raise bad_request(f".gitignore must be text of at most {GITIGNORE_MAX_BYTES} bytes.")
+    try:
+        # RE2 takes linear time; with Python's own engine one pattern of a stranger, `*a*a*a*a*b`, stops the server.
+        return GitIgnoreSpec.from_lines((content or "").splitlines(), backend="re2")
+    except (ValueError, re.error, re2.error) as error:
+        raise bad_request(f".gitignore holds a pattern that is not valid, or too many of them: {error}") from error
+
+
 def commit(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """POST …/commit/REV: one atomic commit from NDJSON lines."""
+    """POST …/commit/REV: one atomic commit from NDJSON lines, to a branch or a pull request."""
     user = call.signed_in()
     revision = rest[0] if rest else "main"
     call.require_content(repo)
     if not call.flag("create_pr"):
         _ref_to_change(call, repo, revision)  # before anything is stored, and again when the repo is locked
     header, entries, deleted = _operations(call, repo)
-    title, message = clean(header.get("summary") or "Update"), clean(header.get("description") or "")
+    title, message = _words(header)
     with call.store.edit(repo.type, repo.id) as repo:
-        answer: dict[str, Any] = {"success": True}
-        expected = header.get("parentCommit")
-        if call.flag("create_pr"):
-            fork = call.store.resolve(repo, str(expected or revision))
-            number = open_pull(repo, fork, title=title, description=message, author=user, draft=False)
-            ref = f"refs/pr/{number}"
-            answer["pullRequestUrl"] = f"{web_url(call, repo.type, repo.id)}/discussions/{number}"
-        else:
-            ref = _ref_to_change(call, repo, revision)
-            if expected is not None and expected != repo.refs[ref]:
-                raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        ref = _pull_or_branch(call, repo, revision, header)
         before = repo.refs[ref]
         sha = call.store.advance(repo, ref, entries, delete=deleted, title=title, message=message, author=user)
-        if ref.startswith("refs/pr/") and sha != before:
-            note_push(repo.discussions[int(ref.removeprefix("refs/pr/")) - 1], sha, title, user)
-    return answer | {
-        "commitOid": sha,
-        "commitUrl": f"{web_url(call, repo.type, repo.id)}/commit/{sha}",
-        "hookOutput": "",
-    }
+        if ref.startswith(PULLS) and sha != before:
+            note_push(pull_of(repo, ref), sha, title, user)
+    page = web_url(call, repo.type, repo.id)
+    answer = {"success": True, "commitOid": sha, "commitUrl": f"{page}/commit/{sha}", "hookOutput": ""}
+    return answer | (
+        {"pullRequestUrl": f"{page}/discussions/{ref.removeprefix(PULLS)}"} if call.flag("create_pr") else {}
+    )
+
+
+def _pull_or_branch(call: Call, repo: Repo, revision: str, header: dict[str, Any]) -> str:
+    """The ref that a commit to a repo under edit goes to: that of a new pull request, or the one its address names.
+
+    Raises:
+        Refusal: the ref does not exist (404), is not theirs to change (403), or has moved on since the client looked (412).
+    """
+    parent = header.get("parentCommit")
+    if call.flag("create_pr"):
+        fork = call.store.resolve(repo, str(parent or revision))
+        title, message = _words(header)
+        return ref_of(open_pull(repo, fork, title=title, description=message, author=call.signed_in(), draft=False))
+    ref = _ref_to_change(call, repo, revision)
+    if parent is not None and parent != repo.refs[ref]:
+        raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+    return ref
+
+
+def _words(header: dict[str, Any]) -> tuple[str, str]:
+    """A commit's title and message."""
+    return str(header.get("summary") or "Update"), str(header.get("description") or "")
 
 
 def _ref_to_change(call: Call, repo: Repo, revision: str) -> str:
@@ -77,7 +114,7 @@ def _ref_to_change(call: Call, repo: Repo, revision: str) -> str:
     Raises:
         Refusal: it does not exist (404), or is not theirs to change (403).
     """
-    if revision.startswith("refs/pr/"):
+    if revision.startswith(PULLS):
         if revision not in repo.refs:
             raise revision_not_found(revision)
         require_pushable(call, repo, revision)
@@ -93,9 +130,9 @@ def _lines(call: Call) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in io.BytesIO(call.body):
         if line.strip():
             try:
-                item = json.loads(line)
+                item = parse_json(line)
                 key, value = item["key"], item["value"]
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError):
                 key, value = "", None
             if not isinstance(key, str) or not isinstance(value, dict):
                 raise bad_request("Every line of a commit must be JSON with a key and a value.")
@@ -132,7 +169,7 @@ def _content(value: dict[str, Any]) -> bytes:
     if not isinstance(content, str):
         raise bad_request("The content of a file must be a string.")
     if value.get("encoding") != "base64":
-        return content.encode(errors="replace")
+        return content.encode()
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
@@ -149,100 +186,4 @@ def _lfs_file(call: Call, repo: Repo, value: dict[str, Any]) -> Entry:
     return entry
 
 
-def refs(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """GET …/refs: branches, tags and, when asked for, pull requests."""
-
-    def below(prefix: str) -> list[dict[str, str]]:
-        found = sorted((ref, sha) for ref, sha in repo.refs.items() if ref.startswith(prefix))
-        return [{"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": sha} for ref, sha in found]
-
-    pulls = {"pullRequests": below("refs/pr/")} if call.flag("include_prs") else {}
-    return {"branches": below("refs/heads/"), "tags": below("refs/tags/"), "converts": below("refs/convert/")} | pulls
-
-
-def create_branch(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """POST …/branch/NAME."""
-    return _create_ref(
-        call, repo, f"refs/heads/{check_ref('/'.join(rest))}", str(call.json().get("startingPoint") or "main")
-    )
-
-
-def create_tag(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """POST …/tag/REV."""
-    return _create_ref(
-        call, repo, f"refs/tags/{check_ref(str(call.json().get('tag', '')))}", rest[0] if rest else "main"
-    )
-
-
-def _create_ref(call: Call, repo: Repo, ref: str, target: str) -> dict[str, Any]:
-    call.require_write(repo)
-    with call.store.edit(repo.type, repo.id) as repo:
-        if ref in repo.refs:
-            raise Refusal(409, f"{ref} exists already.")
-        repo.refs[ref] = call.store.resolve(repo, target)
-    return {}
-
-
-def delete_branch(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """DELETE …/branch/NAME; main stays."""
-    return _delete_ref(call, repo, f"refs/heads/{'/'.join(rest)}")
-
-
-def delete_tag(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """DELETE …/tag/NAME."""
-    return _delete_ref(call, repo, f"refs/tags/{'/'.join(rest)}")
-
-
-def _delete_ref(call: Call, repo: Repo, ref: str) -> dict[str, Any]:
-    call.require_write(repo)
-    if ref == MAIN:
-        raise Refusal(403, "The branch main cannot be deleted.")
-    with call.store.edit(repo.type, repo.id) as repo:
-        if repo.refs.pop(ref, None) is None:
-            raise revision_not_found(ref)
-    return {}
-
-
-def history(call: Call, repo: Repo, rest: list[str]) -> Response:
-    """GET …/commits/REV: a page of the history, newest first."""
-    formatted = "formatted" in [*call.query.getlist("expand[]"), *call.query.getlist("expand")]
-
-    def show(item: tuple[str, Any]) -> dict[str, Any]:
-        sha, made = item
-        plain = {
-            "id": sha,
-            "title": made.title,
-            "message": made.message,
-            "date": made.date,
-            "authors": [{"user": made.author}],
-        }
-        rendered = {"title": html.escape(made.title), "message": html.escape(made.message)}
-        return plain | ({"formatted": rendered} if formatted else {})
-
-    return call.page(call.store.history(call.store.resolve(repo, rest[0] if rest else "main")), show)
-
-
-def super_squash(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
-    """POST …/super-squash/BRANCH: forget the branch's history."""
-    user = call.require_write(repo)
-    ref = f"refs/heads/{rest[0] if rest else 'main'}"
-    title = clean(call.json().get("message") or "Super-squash")
-    with call.store.edit(repo.type, repo.id) as repo:
-        if ref not in repo.refs:
-            raise revision_not_found(ref)
-        tree = call.store.tree_of(repo.refs[ref])
-        repo.refs[ref] = call.store.write_commit(repo, tree, parent=None, title=title, author=user)
-    return {}
-
-
-ROUTES = {
-    ("POST", "preupload"): preupload,
-    ("POST", "commit"): commit,
-    ("GET", "refs"): refs,
-    ("POST", "branch"): create_branch,
-    ("DELETE", "branch"): delete_branch,
-    ("POST", "tag"): create_tag,
-    ("DELETE", "tag"): delete_tag,
-    ("GET", "commits"): history,
-    ("POST", "super-squash"): super_squash,
-}
+ROUTES = {("POST", "preupload"): preupload, ("POST", "commit"): commit}

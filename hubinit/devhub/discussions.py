@@ -4,7 +4,7 @@ import html
 from typing import Any
 
 from . import pulls
-from .calls import Call, clean
+from .calls import Call
 from .pulls import Discussion
 from .records import Repo, now
 from .refusals import Refusal, bad_request
@@ -67,7 +67,7 @@ def find(repo: Repo, number: str) -> Discussion:
     """A repo's discussion by its number.
 
     Raises:
-        Refusal: (404) there is none.
+        Refusal: (404) the repo does not have a discussion of this number.
     """
     if not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= len(repo.discussions):
         raise Refusal(404, f"{repo.id} has no discussion {number[:20]}.")
@@ -89,13 +89,13 @@ def write(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 
 def _open(call: Call, repo: Repo, user: str, body: dict[str, Any]) -> dict[str, Any]:
-    title, description = text(body, "title"), clean(body.get("description") or "")
+    title, description = text(body, "title"), str(body.get("description") or "")
     with call.store.edit(repo.type, repo.id) as repo:
         if body.get("pullRequest"):
-            number = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
+            opened = pulls.open_pull(repo, repo.head, title=title, description=description, author=user, draft=True)
         else:
-            number = pulls.open_discussion(repo, title=title, description=description, author=user)["num"]
-    return {"num": number, "pullRequest": bool(body.get("pullRequest"))}
+            opened = pulls.open_discussion(repo, title=title, description=description, author=user)
+    return {"num": opened["num"], "pullRequest": bool(body.get("pullRequest"))}
 
 
 def text(body: dict[str, Any], name: str) -> str:
@@ -107,7 +107,7 @@ def text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise bad_request(f"{name} must not be empty.")
-    return clean(value)
+    return value
 
 
 def require_author(call: Call, repo: Repo, author: str) -> str:
@@ -128,7 +128,7 @@ def require_pushable(call: Call, repo: Repo, ref: str) -> Discussion:
     Raises:
         Refusal: (403) it is someone else's, or closed.
     """
-    discussion = find(repo, ref.removeprefix("refs/pr/"))
+    discussion = find(repo, ref.removeprefix(pulls.PULLS))
     require_author(call, repo, discussion["author"])
     if discussion["status"] not in STATUSES["open"]:
         raise Refusal(403, "This pull request is closed.")

@@ -6,8 +6,10 @@ The real Hub admits benchmarks from a list; here every dataset with an `eval.yam
 from functools import lru_cache
 from typing import Any
 
+from hubinit.yamlsafe import load_untrusted_yaml
+
 from .calls import Call
-from .cards import CARD_MAX_BYTES, load_yaml, metadata
+from .cards import CARD_MAX_BYTES, metadata
 from .pulls import ref_of
 from .records import Repo
 from .refusals import Refusal
@@ -26,7 +28,7 @@ def eval_results(store: Store, sha: str) -> tuple[dict[str, Any], ...]:
         try:
             if entry.size > CARD_MAX_BYTES:
                 raise ValueError("the file is too large")
-            content = load_yaml(store.blobs.path(entry.sha256).read_text())
+            content = load_untrusted_yaml(store.blobs.path(entry.sha256).read_text())
             entries = [_checked(item) for item in (content if isinstance(content, list) else [content])]
             found += [{"filename": path, "verified": False, "data": item} for item in entries]
         except ValueError as error:

@@ -9,6 +9,7 @@ import json
 import random
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,13 @@ KINDS = ("429", "500", "503", "drop", "stale", "delay", "lost", "cut", "truncate
 class FaultPlan:
     """Which requests fail and how.
 
+    Commits, downloads and other requests are counted apart: the n-th commit meets the same fault whatever else happens in
+    between. Faults are dealt like cards, so every kind that applies comes once before any comes again.
+
     Attributes:
-        seed: the same seed and the same order of requests give the same faults.
+        seed: the same seed and the same number of earlier requests of a sort give the same fault.
         rate: the share of matching requests that fail.
-        kinds: drawn from with equal chances. `stale` applies to commits only, `truncate` to downloads only; a draw that does
-            not apply is no fault.
+        kinds: the kinds to deal. `stale` applies to commits only, `truncate` to downloads only.
         routes: a regular expression that must be found in `METHOD /path`.
         delay_seconds: how long `delay` waits.
         retry_after: the `Retry-After` of a `429`, in seconds.
@@ -44,24 +47,40 @@ class FaultPlan:
     injected: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Prepare the draws."""
+        """Shuffle one endless deck of faults per sort of request."""
         if unknown := set(self.kinds) - set(KINDS):
             raise ValueError(f"unknown kinds of faults: {unknown}; there are {KINDS}")
-        self._random = random.Random(self.seed)  # noqa: S311 - reproducible on purpose
+        self._draws = {sort: self._deal(sort) for sort in ("commit", "download", "other")}
         self._lock = threading.Lock()
 
     def draw(self, method: str, path: str) -> str | None:
         """The fault for this request, if any."""
         request = f"{method} {path}"
-        if not re.search(self.routes, request) or (self.limit is not None and len(self.injected) >= self.limit):
-            return None
         with self._lock:
-            chance, kind = self._random.random(), self._random.choice(self.kinds)
-            applies = {"stale": "/commit/" in path, "truncate": method == "GET" and "/resolve/" in path}.get(kind, True)
-            if chance >= self.rate or not applies:
+            if not re.search(self.routes, request) or (self.limit is not None and len(self.injected) >= self.limit):
                 return None
-            self.injected.append((kind, request))
+            kind = next(self._draws[sort_of(method, path)])
+            if kind is not None:
+                self.injected.append((kind, request))
             return kind
+
+    def _deal(self, sort: str) -> Iterator[str | None]:
+        """What befalls the first request of a sort, the second, and so on; most are left alone."""
+        chance = random.Random(f"{self.seed} {sort}")  # noqa: S311 - reproducible on purpose
+        only = {"stale": "commit", "truncate": "download"}
+        deck: list[str | None] = [kind for kind in self.kinds if only.get(kind, sort) == sort]
+        while True:
+            for kind in chance.sample(deck or [None], len(deck) or 1):
+                while chance.random() >= self.rate:
+                    yield None
+                yield kind
+
+
+def sort_of(method: str, path: str) -> str:
+    """Whether a request is a commit, the download of a file, or another one."""
+    if method == "POST" and "/commit/" in path:
+        return "commit"
+    return "download" if method == "GET" and "/resolve/" in path else "other"
 
 
 class Faults:

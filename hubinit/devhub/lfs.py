@@ -18,7 +18,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from .blobs import chunks, sync_file, write_atomic
+from .blobs import chunks, sync_file, write_durably
+from .bodies import arriving
 from .calls import Call
 from .names import REPO_TYPES, SHA256
 from .records import Entry, Repo
@@ -32,7 +33,7 @@ def server_secret(root: Path) -> bytes:
     """The key that signs upload addresses, made once per root."""
     path = root / "secret"
     if not path.exists():
-        write_atomic(path, secrets.token_bytes(32), mode=0o600)
+        write_durably(path, secrets.token_bytes(32), mode=0o600)
     return path.read_bytes()
 
 
@@ -90,6 +91,8 @@ def batch(call: Call, repo: Repo) -> Response:
     if not isinstance(objects, list):
         raise bad_request("objects must be a list.")
     transfers = body.get("transfers") or ["basic"]
+    if not isinstance(transfers, list):
+        raise bad_request("transfers must be a list.")
     return JSONResponse(
         {"objects": [_instructions(call, repo, item, "multipart" in transfers) for item in objects]},
         media_type="application/vnd.git-lfs+json",
@@ -136,7 +139,7 @@ async def receive_upload(call: Call, request: Request, action: str) -> Response:
         written = Path(file.name)
         try:
             received = 0
-            async for chunk in request.stream():
+            async for chunk in arriving(request, call.settings.idle_seconds):
                 received += len(chunk)
                 if received > limit:
                     raise Refusal(413, f"This upload is longer than the {limit} bytes that were announced.")

@@ -80,7 +80,7 @@ def info(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 
 def _chosen(call: Call, described: dict[str, Any], default: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that were asked for with `expand`, or the default ones (all of them when there are none)."""
+    """The fields that were asked for with `expand`, or the default ones (all of them when `default` is empty)."""
     wanted = set(call.query.getlist("expand")) or set(default)
     if not wanted:
         return described

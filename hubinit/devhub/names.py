@@ -105,5 +105,7 @@ def is_lfs(path: str, size: int, sample: bytes) -> bool:
     try:
         sample.decode()
     except UnicodeDecodeError as error:
-        return error.start < len(sample) - 3  # a character cut by the end of the sample is no sign of binary content
+        return (
+            error.start < len(sample) - 3
+        )  # a character that the end of the sample cuts does not make the content binary
     return False

@@ -14,6 +14,7 @@ from .store import Store
 
 Discussion = dict[str, Any]
 DIFF_MAX_BYTES = 200_000
+PULLS = "refs/pr/"
 
 
 def append_event(discussion: Discussion, kind: str, author: str, **data: Any) -> dict[str, Any]:
@@ -46,22 +47,23 @@ def open_discussion(repo: Repo, *, title: str, description: str, author: str, st
     return discussion
 
 
-def open_pull(repo: Repo, fork: str, *, title: str, description: str, author: str, draft: bool) -> int:
-    """Add a pull request that starts at a commit of main to a repo under edit.
-
-    Returns:
-        Its number.
-    """
+def open_pull(repo: Repo, fork: str, *, title: str, description: str, author: str, draft: bool) -> Discussion:
+    """Add a pull request that starts at a commit of main to a repo under edit."""
     status = "draft" if draft else "open"
     discussion = open_discussion(repo, title=title, description=description, author=author, status=status)
     discussion |= {"isPullRequest": True, "fork": fork, "merged": None}
     repo.refs[ref_of(discussion)] = fork
-    return int(discussion["num"])
+    return discussion
 
 
 def ref_of(discussion: Discussion) -> str:
     """The ref to which a pull request's commits go."""
-    return f"refs/pr/{discussion['num']}"
+    return f"{PULLS}{discussion['num']}"
+
+
+def pull_of(repo: Repo, ref: str) -> Discussion:
+    """The pull request of a repo to which this ref belongs."""
+    return repo.discussions[int(ref.removeprefix(PULLS)) - 1]
 
 
 def note_push(discussion: Discussion, sha: str, title: str, author: str) -> None:

@@ -25,16 +25,16 @@ def bad_request(message: str) -> Refusal:
 
 
 def repo_not_found(repo_id: str, *, signed_in: bool = True) -> Refusal:
-    """404 (401 to the anonymous): there is no such repo, or it is none of the asker's business."""
+    """404 (401 to the anonymous): the repo does not exist, or the asker may not know of it."""
     return Refusal(404 if signed_in else 401, f"Repository {repo_id} was not found.", code="RepoNotFound")
 
 
 def revision_not_found(revision: str) -> Refusal:
-    """404: no branch, tag, pull request or commit of that name."""
+    """404: no branch, tag, pull request or commit has that name."""
     return Refusal(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
 
 
 def entry_not_found(path: str, commit: str | None = None) -> Refusal:
-    """404: no such file at this commit; naming the commit lets the client remember the absence."""
+    """404: the commit does not hold such a file; naming the commit lets the client remember the absence."""
     headers = {"X-Repo-Commit": commit} if commit else None
     return Refusal(404, f"Entry not found: {path}", code="EntryNotFound", headers=headers)

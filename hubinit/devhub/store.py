@@ -17,30 +17,21 @@ that is being served. Content that nothing refers to any more is not collected; 
 
 import fcntl
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from .blobs import Blobs, chunks, git_oid, lfs_pointer, sync_folder, write_atomic
-from .names import COMMIT_SHA, GITATTRIBUTES, RepoType, check_path, check_repo_id, is_lfs
-from .records import MAIN, Commit, Entry, Repo, Tree, changed_tree, now
+from .blobs import sync_folder, write_durably
+from .names import COMMIT_SHA, GITATTRIBUTES, RepoType, check_path, check_repo_id
+from .objects import Objects
+from .records import MAIN, Entry, Repo, changed_tree, now
 from .refusals import Refusal, entry_not_found, repo_not_found, revision_not_found
 
 
-class Store:
-    """Repos, commits and blobs under one root folder."""
-
-    def __init__(self, root: Path) -> None:
-        """Args: root: created when missing."""
-        self.root = Path(root)
-        self.blobs = Blobs(self.root / "blobs")
-        self.tree_of = lru_cache(maxsize=256)(self._tree_of)
-        self.commit_of = lru_cache(maxsize=16384)(self._commit_of)
+class Store(Objects):
+    """Repos, and the objects they are made of, under one root folder."""
 
     # Repos
 
@@ -52,7 +43,7 @@ class Store:
         """A repo as it is now, or the note that it was moved.
 
         Raises:
-            Refusal: (404) there is neither.
+            Refusal: (404) the repo is not there and was not moved.
         """
         try:
             return Repo.model_validate_json(self.repo_path(repo_type, repo_id).read_bytes())
@@ -66,7 +57,7 @@ class Store:
         """A repo as it is now, under exactly this id.
 
         Raises:
-            Refusal: (404) there is none.
+            Refusal: (404) the repo does not exist under this id.
         """
         repo = self.lookup(repo_type, repo_id)
         if repo.moved_to:
@@ -112,7 +103,7 @@ class Store:
         if not path.parent.exists():
             path.parent.mkdir(parents=True)
             sync_folder(path.parent.parent)
-        write_atomic(path, repo.model_dump_json(exclude_defaults=True).encode())
+        write_durably(path, repo.model_dump_json(exclude_defaults=True).encode())
 
     def create_repo(
         self,
@@ -160,21 +151,11 @@ class Store:
 
     # Commits
 
-    def _commit_path(self, sha: str) -> Path:
-        return self.root / "commits" / sha[:2] / sha
-
-    def _commit_of(self, sha: str) -> Commit:
-        return Commit.model_validate_json(self._commit_path(sha).read_bytes())
-
-    def _tree_of(self, sha: str) -> Tree:
-        listing = json.loads(self.blobs.path(self.commit_of(sha).tree).read_bytes())
-        return MappingProxyType({path: Entry(*fields) for path, fields in listing.items()})
-
     def resolve(self, repo: Repo, revision: str) -> str:
         """The commit sha that a branch, tag, full ref or commit sha of a repo names.
 
         Raises:
-            Refusal: (404, RevisionNotFound) it names none.
+            Refusal: (404, RevisionNotFound) the repo has no commit of that name.
         """
         for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
             if name in repo.refs:
@@ -183,49 +164,6 @@ class Store:
         if not known or self.commit_of(revision).repo != repo.uid:
             raise revision_not_found(revision)
         return revision
-
-    def history(self, sha: str) -> Iterator[tuple[str, Commit]]:
-        """A commit and its ancestors, newest first."""
-        following: str | None = sha
-        while following:
-            commit = self.commit_of(following)
-            yield following, commit
-            following = commit.parent
-
-    def add(self, uid: str, path: str, source: Path | bytes) -> Entry:
-        """Store a file's content for the repo of this uid, ready to be committed under this path."""
-        if isinstance(source, bytes):
-            size, sample = len(source), source[:512]
-            sha256, _ = self.blobs.put([source])
-        else:
-            with source.open("rb") as file:
-                sample = file.read(512)
-            sha256, size = self.blobs.put(chunks(source))
-        if is_lfs(path, size, sample):
-            self.record_lfs(uid, sha256)
-            return self.lfs_entry(sha256, size)
-        return Entry(sha256, size, git_oid(size, chunks(self.blobs.path(sha256))), False)
-
-    @staticmethod
-    def lfs_entry(sha256: str, size: int) -> Entry:
-        """The entry of an LFS file."""
-        pointer = lfs_pointer(sha256, size)
-        return Entry(sha256, size, git_oid(len(pointer), [pointer]), True)
-
-    def _lfs_folder(self, sha256: str) -> Path:
-        return self.root / "lfs" / sha256[:2] / sha256
-
-    def record_lfs(self, uid: str, sha256: str) -> None:
-        """Remember that this content was uploaded to this repo: knowing a hash alone must not give access to the content."""
-        folder = self._lfs_folder(sha256)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / uid).touch()
-        sync_folder(folder)
-
-    def lfs_holders(self, sha256: str) -> set[str]:
-        """The uids of the repos to which this LFS content was uploaded."""
-        folder = self._lfs_folder(sha256)
-        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     def commit(
         self,
@@ -287,39 +225,13 @@ class Store:
         )
         return repo.refs[ref]
 
-    def write_commit(
-        self,
-        repo: Repo,
-        tree: Tree,
-        *,
-        parent: str | None,
-        title: str,
-        author: str,
-        message: str = "",
-        date: str | None = None,
-    ) -> str:
-        """Write a tree and a commit that holds it, without moving any ref.
-
-        Returns:
-            The commit's sha.
-        """
-        listing = json.dumps(dict(tree), sort_keys=True, separators=(",", ":")).encode()
-        tree_sha, _ = self.blobs.put([listing])
-        commit = Commit(
-            repo=repo.uid, tree=tree_sha, parent=parent, title=title, message=message, author=author, date=date or now()
-        )
-        content = commit.model_dump_json().encode()
-        sha = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-        write_atomic(self._commit_path(sha), content)
-        return sha
-
     # Reading
 
     def entry(self, repo: Repo, sha: str, path: str) -> Entry:
         """The file of this path at a commit.
 
         Raises:
-            Refusal: (404, EntryNotFound) there is none.
+            Refusal: (404, EntryNotFound) the commit does not hold such a file.
         """
         entry = self.tree_of(sha).get(path)
         if entry is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hubinit.errors import HubError
 
-from .blobs import write_atomic
+from .blobs import write_durably
 from .names import check_namespace
 
 DEFAULT_USER = "local"
@@ -47,7 +47,7 @@ def sign_up(root: Path, users: Mapping[str, str] | None) -> dict[str, str]:
     if len(set(users.values())) < len(users):
         raise HubError("Every user of the embedded Hub needs a token of their own.")
     for name, token in users.items():
-        write_atomic(token_file(root, name), token.encode(), mode=0o600)
+        write_durably(token_file(root, name), token.encode(), mode=0o600)
     return dict(users)
 
 

@@ -17,9 +17,10 @@ from huggingface_hub import HfApi
 from hubinit.records import RunResult
 from hubinit.remote import HUB_ERRORS
 from hubinit.tasks.spec import Task
+from hubinit.yamlsafe import load_untrusted_yaml
 
 OFFICIAL = "benchmark:official"
-_UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, yaml.YAMLError, UnicodeDecodeError)
+_UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _task_ids(api: HfApi, dataset: str) -> tuple[str, ...]:
         if OFFICIAL not in (api.dataset_info(dataset).tags or []):
             return ()
         text = Path(api.hf_hub_download(dataset, "eval.yaml", repo_type="dataset")).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = load_untrusted_yaml(text)
     except _UNREADABLE:  # a repo without this extra is better than none
         return ()
     tasks = content.get("tasks") if isinstance(content, Mapping) else None

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
-from safetensors import safe_open
 
+from hubinit.adapters import head_size
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, public_name
 from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
 from hubinit.hub.manifest import CARD, check_text, list_files
 from hubinit.methods import METHODS
-from hubinit.models.kinds import start_of
+from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import sha256_of
 from hubinit.records import MANIFEST, AdapterKind, Manifest, RunResult
 from hubinit.remote import HUB_ERRORS
-from hubinit.specs import RunSpec
+from hubinit.specs import ModelSpec, RunSpec
 from hubinit.tasks import TASKS, Task
 
 FOLDERS: dict[AdapterKind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
@@ -166,7 +166,7 @@ def card_of(
         licence=licence,
         tasks=_on_a_hub(tasks),
         method=METHODS.get(spec.method.name),
-        num_labels=num_labels(folder / "adapter_model.safetensors") if spec.model.kind == "vision" else None,
+        num_labels=num_labels(spec.model, folder),
     )
 
 
@@ -214,13 +214,9 @@ def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 
 
-def num_labels(weights: Path) -> int | None:
-    """Classes of the head that is saved with an image classifier's adapter; None without one."""
-    with safe_open(weights, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118  (not a dict)
-            if name.endswith("classifier.weight"):
-                return int(file.get_slice(name).get_shape()[0])
-    return None
+def num_labels(model: ModelSpec, folder: Path) -> int | None:
+    """Classes of the head that is saved with an adapter; None where the base keeps its own head."""
+    return head_size(folder / "adapter_model.safetensors") if KINDS[model.kind].labelled else None
 
 
 def content_hash(content: bytes | Path) -> str:

@@ -13,6 +13,7 @@ from hubinit.adapters import load_initialized
 from hubinit.errors import HubError
 from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
 from hubinit.hub.publication import num_labels
+from hubinit.models.kinds import KINDS
 from hubinit.paths import sha256_of
 from hubinit.records import ANCHOR, MANIFEST, Manifest
 from hubinit.remote import call, read_file
@@ -109,7 +110,7 @@ def load(
     Args:
         base: Hub id of the base model, which is then loaded at the revision that the adapter was made for; or the model.
         repo: adapter repo.
-        trainable: whether the adapter is to be trained.
+        trainable: whether the adapter is to be trained; what its method froze stays frozen.
         revision: commit, branch or tag of the adapter repo.
         base_revision: refuse an adapter that was made for another commit of the base.
         api: client; default: the environment's.
@@ -121,7 +122,6 @@ def load(
         HubError: the adapter does not fit the base, is damaged, or cannot be read.
     """
     import transformers
-    from peft import PeftModel
 
     api = api or HfApi()
     if not isinstance(base, str):
@@ -134,18 +134,16 @@ def load(
         model_arguments.setdefault("use_safetensors", True)  # anything else may run code
         if pulled.manifest.kind == "initialised" and "quantization_config" not in model_arguments:
             model_arguments.setdefault("dtype", "float32")
-        if spec.kind == "vision" and (labels := num_labels(pulled.folder / "adapter_model.safetensors")):
+        if (labels := num_labels(spec, pulled.folder)) is not None:
             model_arguments.setdefault("num_labels", labels)
             model_arguments.setdefault("ignore_mismatched_sizes", True)  # the base's own head may be another
-        auto = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}[spec.kind]
+        auto = KINDS[spec.kind].auto_class
         model = call(
             f"load {base}",
             lambda: getattr(transformers, auto).from_pretrained(base, revision=spec.revision, **model_arguments),
             api=api,
         )
-    if pulled.manifest.kind == "initialised":
-        return load_initialized(model, pulled.folder, trainable=trainable)
-    return PeftModel.from_pretrained(model, str(pulled.folder), is_trainable=trainable)
+    return load_initialized(model, pulled.folder, trainable=trainable)
 
 
 def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:

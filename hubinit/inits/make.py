@@ -11,8 +11,9 @@ from torch import OutOfMemoryError, Tensor
 
 from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
+from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
-from hubinit.calibration.shared import Need, shared_calibration
+from hubinit.calibration.shared import Need, calibrate_shared
 from hubinit.data import chat
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError, InitialisationError, first_line
@@ -114,6 +115,7 @@ def make_start(
             model = attach_start(spec, loaded, calibration, population=start.population)
         measured = check_gate(spec, model, batch)
         saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
+        printed = gates.check_printed(model, temporary, batch, methods.get(spec.method.name).start)
         result = RunResult(
             key=spec.key,
             spec=spec,
@@ -124,7 +126,7 @@ def make_start(
             trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             adapter_bytes=saved.bytes,
             adapter_sha256=saved.sha256,
-            gates={"start": measured},
+            gates={"start": measured} | ({"printed": printed} if printed is not None else {}),
             initialisation=model.hubinit_report.summary(),
             provenance=provenance(command),
         )
@@ -162,7 +164,7 @@ def calibrate_start(
     if spec.calibration is None:
         return None
     with watch.stage("calibrate"):
-        calibration = shared_calibration(
+        calibration = calibrate_shared(
             loaded,
             pool,
             spec.calibration,
@@ -172,7 +174,8 @@ def calibrate_start(
             on_batch=lambda done, total: report("calibrating", done, total),
             on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
         )
-    watch.charge("calibrate", calibration.seconds)
+    needed = need_of(spec.method, spec.calibration).statistics
+    watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
     return calibration
 
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi
 
 from hubinit import methods as registry
-from hubinit.calibration.shared import need_of
+from hubinit.adapters.calibrating import need_of
 from hubinit.errors import HubinitError, first_line
 from hubinit.hub import tables
 from hubinit.hub.outbox import deliver_rows

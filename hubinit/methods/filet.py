@@ -120,7 +120,9 @@ def _rescale(layer: Layer, energies: Tensor, valid: Tensor, options: FiletOption
         return energies / (m * n)
     if scale == "example":
         assert layer.statistics is not None
-        return energies * (layer.statistics.tokens / max(1, layer.statistics.examples)) ** 2
+        inputs = layer.statistics.tokens_of(Statistic.FISHER_INPUT)
+        gradients = layer.statistics.tokens_of(Statistic.FISHER_OUTPUT)
+        return energies * (inputs * gradients / max(1, layer.statistics.examples) ** 2)
     if scale == "relative":
         mean = energies[valid].mean()
         return energies / mean if float(mean) > 0 else energies

@@ -80,8 +80,8 @@ class Layer:
         return value
 
     def per_token(self, statistic: Statistic) -> Tensor:
-        """The statistic divided by the number of counted tokens, e.g. `S_X` (n, n) from INPUT_MOMENT."""
-        return self.statistic(statistic) / max(1, self._counts().tokens)
+        """The statistic divided by the number of tokens that it counts, e.g. `S_X` (n, n) from INPUT_MOMENT."""
+        return self.statistic(statistic) / max(1, self._counts().tokens_of(statistic))
 
     def per_example(self, statistic: Statistic) -> Tensor:
         """The statistic divided by the number of examples, e.g. `G` (m, n) from GRADIENT."""

@@ -3,6 +3,9 @@
 Notation (PyTorch's): a layer is `y = W x`, `W: (m, n)`. For the counted tokens t = 1…T of E examples, `x_t: (n,)` is the
 layer's input, `g_t: (m,)` the gradient at its output of the example's *summed* negative log-likelihood, `L_i` the number of
 label tokens of example i and `ĝ_t = g_t / L_i` the gradient of its *mean* loss. Sums are float32 (float64 when the model is).
+
+With `tokens="labels"` the sums of inputs count the label positions, and the sums of gradients the positions that predict a
+label: those before them in a causal language model. GRADIENT is the full gradient, over all attended tokens, in both cases.
 """
 
 from dataclasses import dataclass, field
@@ -25,18 +28,41 @@ class Statistic(StrEnum):
     FISHER_OUTPUT = "fisher_output"  # Σ_t (g_tᵀ û_i)² (n,): covariance-free FILet
 
 
+# Sums that need a backward pass; the others come with the forward pass.
+OF_GRADIENTS = frozenset(
+    {
+        Statistic.OUTPUT_MOMENT,
+        Statistic.OUTPUT_DIAGONAL,
+        Statistic.MEAN_OUTPUT_MOMENT,
+        Statistic.MEAN_OUTPUT_DIAGONAL,
+        Statistic.GRADIENT,
+        Statistic.FISHER_OUTPUT,
+    }
+)
+
+
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Raw sums of one layer over `tokens` tokens of `examples` examples."""
+    """Raw sums of one layer over the counted tokens of `examples` examples.
+
+    Attributes:
+        tokens: how many the sums of inputs count.
+        examples: how many were seen.
+        sums: by statistic.
+        gradient_tokens: how many the sums of gradients count; None: as many as those of inputs.
+    """
 
     tokens: int
     examples: int
     sums: dict[Statistic, Tensor] = field(default_factory=dict)
+    gradient_tokens: int | None = None
+
+    def tokens_of(self, statistic: Statistic) -> int:
+        """How many tokens the sum counts."""
+        if self.gradient_tokens is None or statistic not in OF_GRADIENTS:
+            return self.tokens
+        return self.gradient_tokens
 
     def per_token(self, statistic: Statistic) -> Tensor:
-        """The sum divided by the number of tokens, e.g. `S_X` from INPUT_MOMENT."""
-        return self.sums[statistic] / self.tokens
-
-    def per_example(self, statistic: Statistic) -> Tensor:
-        """The sum divided by the number of examples, e.g. `G` from GRADIENT."""
-        return self.sums[statistic] / self.examples
+        """The sum divided by the number of tokens that it counts, e.g. `S_X` from INPUT_MOMENT."""
+        return self.sums[statistic] / self.tokens_of(statistic)

@@ -38,9 +38,15 @@ class Stopwatch:
                 peak_memory_bytes=max(before.peak_memory_bytes or 0, peak_memory()) or None,
             )
 
-    def charge(self, name: Stage, seconds: float) -> None:
-        """Sets the seconds of a stage whose work is shared: what it took whoever did it, so that no run gets it for free."""
-        self.costs[name] = self.costs[name].model_copy(update={"seconds": seconds})
+    def charge(self, name: Stage, seconds: float, *, shared: float | None = None) -> None:
+        """Sets the seconds of a stage to what they are whoever did the work, so that no run gets it for free.
+
+        Args:
+            name: a stage that was measured.
+            seconds: what this run alone would need.
+            shared: what the work took that it shares with other runs.
+        """
+        self.costs[name] = self.costs[name].model_copy(update={"seconds": seconds, "shared_seconds": shared})
 
 
 def reset_peak_memory() -> None:

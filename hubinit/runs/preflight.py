@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 
 from torch import nn
 
@@ -36,9 +37,12 @@ def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -
     method = methods.get(spec.method.name)
     options = methods.parse_options(method, spec.method.options)
     heads = classification_heads(model)
-    rank, alpha, rslora, seed = spec.rank, spec.alpha, spec.rslora, spec.seed
+    dropout = spec.recipe.lora_dropout if spec.recipe is not None else 0.0
+    attach = partial(
+        attach_config, rank=spec.rank, alpha=spec.alpha, rslora=spec.rslora, dropout=dropout, seed=spec.seed
+    )
     try:
-        attach_config(model, method, options, layers, heads, rank=rank, alpha=alpha, rslora=rslora, seed=seed)
+        attach(model, method, options, layers, heads)
     except InitialisationError as error:
         if "meta" not in str(error):  # it looked at a weight, and there are none
             raise

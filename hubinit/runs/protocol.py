@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from hubinit.errors import HubinitError, nearest
 from hubinit.specs import Protocol
+from hubinit.yamlsafe import load_untrusted_yaml
 
 DEFAULT = "default"
 FOLDER = files("hubinit") / "registry" / "protocols"
@@ -54,9 +55,9 @@ def _read_yaml(name: str) -> dict[str, Any]:
     else:
         raise HubinitError(f"There is not a protocol or YAML file '{name}': {nearest(name, protocol_names())}")
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise HubinitError(f"Protocol '{name}' is not valid YAML: {' '.join(str(error).split())}") from error
+        values = load_untrusted_yaml(text) or {}
+    except ValueError as error:
+        raise HubinitError(f"Protocol '{name}' cannot be read: {error}.") from error
     if not isinstance(values, dict):
         raise HubinitError(f"Protocol '{name}' is not a mapping; write lines such as 'rank: 16'.")
     return values

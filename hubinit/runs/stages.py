@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
+from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
-from hubinit.calibration.shared import need_of, shared_calibration
+from hubinit.calibration.shared import calibrate_shared
 from hubinit.data.encode import Example, ImageExample, TokenExample, batches
 from hubinit.errors import HubinitError, first_line
 from hubinit.models.base import Loaded
@@ -94,8 +95,11 @@ def train_adapter(
     report(Progress(key=spec.key, stage="initialise"))
     with watch.stage("initialise"):
         model = attach_start(spec, loaded, calibration, population=len(examples))
-    measured = {"start": gates.check_start(model, batch, methods.get(spec.method.name).start)}
+    start = methods.get(spec.method.name).start
+    measured = {"start": gates.check_start(model, batch, start)}
     adapters.save_initialized(model, folder / "init")
+    if (printed := gates.check_printed(model, folder / "init", batch, start)) is not None:
+        measured["printed"] = printed
     if job.force:
         ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
         remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
@@ -139,7 +143,7 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
     needs = [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None]
     pool, _ = tasks.training_examples(spec.data, spec.calibration.seed)
     with watch.stage("calibrate"):
-        calibration = shared_calibration(
+        calibration = calibrate_shared(
             loaded,
             pool,
             spec.calibration,
@@ -149,7 +153,8 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
             on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
             on_plan=print,  # into the run's log
         )
-    watch.charge("calibrate", calibration.seconds)
+    needed = need_of(spec.method, spec.calibration).statistics
+    watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
     return calibration
 
 
@@ -171,6 +176,7 @@ def attach_start(
         calibration=calibration,
         target_modules=spec.target_modules,
         rslora=spec.rslora,
+        lora_dropout=spec.recipe.lora_dropout if spec.recipe is not None else 0.0,
         seed=spec.seed,
         population=population,
         **spec.method.options,

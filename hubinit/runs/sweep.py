@@ -56,7 +56,7 @@ def sweep(
             for event in events:
                 if isinstance(event, Died):
                     deaths[base] += event.loading
-                    event = _store_death(event, job, store)
+                    event = store_death(event, job, store)
                 on_event(event)
                 if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
                     on_result(result)
@@ -136,7 +136,7 @@ def _gave_up(spec: RunSpec) -> Died:
     return Died(key=spec.key, reason=reason, loading=True)
 
 
-def _store_death(event: Died, job: Job, store: ResultStore) -> Finished:
+def store_death(event: Died, job: Job, store: ResultStore) -> Finished:
     """The result of a run that died, which says how; scores that it had before stay."""
     failed = RunResult(
         key=event.key, spec=job.spec, status="failed", reason=event.reason, provenance=provenance(job.command)

@@ -8,11 +8,12 @@ from safetensors.torch import load_file, save_file
 import hubinit
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored
 from hubinit.adapters.base import adapted_layers
-from hubinit.adapters.gates import check_reload, check_start, check_trained
+from hubinit.adapters.gates import check_printed, check_reload, check_start, check_trained, logits
+from hubinit.adapters.lines import start_lines
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import GateError
 from tests import cases
-from tests.adapters.small import MINUTE, RESIDUAL, SHIFT, train
+from tests.adapters.small import MINUTE, RESIDUAL, SHIFT, method, train
 
 DTYPES = (torch.float32, torch.bfloat16)
 NAMES = ("llama", "gpt2", "vit", "t5")
@@ -166,3 +167,114 @@ def test_a_gate_leaves_the_forward_passes_as_they_were() -> None:
     model, batch = start(RESIDUAL)
     check_start(model, batch, "keep")
     assert not [layer for layer in adapted_layers(model).values() if "forward" in layer.get_base_layer().__dict__]
+
+
+def flip_the_factor(layer: Any) -> None:
+    layer.lora_B[ADAPTER].weight.data.neg_()
+
+
+def double_the_factor(layer: Any) -> None:
+    layer.lora_B[ADAPTER].weight.data.mul_(2)
+
+
+def halve_the_scaling(layer: Any) -> None:
+    layer.scaling[ADAPTER] /= 2
+
+
+def flip_the_scaling(layer: Any) -> None:
+    layer.scaling[ADAPTER] *= -1
+
+
+def swap_the_factors_of_another_seed(layer: Any) -> None:
+    """The same size, another direction."""
+    layer.lora_A[ADAPTER].weight.data = layer.lora_A[ADAPTER].weight.data.flip(1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_right_shift_passes(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model, batch = start(SHIFT, name, dtype)
+    assert check_start(model, batch, "shift") > 0
+    hubinit.save_initialized(model, tmp_path)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    measured = check_printed(model, tmp_path, batch, "shift")
+    assert measured is not None
+    assert measured < 1e-5
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [flip_the_factor, double_the_factor, halve_the_scaling, flip_the_scaling, swap_the_factors_of_another_seed],
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("method", [SHIFT, method("minute-shift", 1e-3, start="shift")], ids=["visible", "minute"])
+def test_a_shift_of_the_wrong_sign_scale_or_size_is_caught(method: Any, dtype: torch.dtype, sabotage: Any) -> None:
+    for name in (None, "model.layers.1.mlp.down_proj"):
+        model, batch = start(method, dtype=dtype)
+        for layer_name, layer in adapted_layers(model).items():
+            if name in (None, layer_name):
+                sabotage(layer)
+        with pytest.raises(GateError, match="start gate"):
+            check_start(model, batch, "shift")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "chosen", ["lora", "dora", "pissa", "mica", "kasa", RESIDUAL, MINUTE], ids=lambda m: getattr(m, "name", m)
+)
+def test_the_printed_lines_of_right_starts_pass(chosen: Any, name: str, tmp_path: Path) -> None:
+    if (name, chosen) == ("gpt2", "kasa"):
+        pytest.skip("PEFT's KaSA refuses Conv1D")
+    for dtype in DTYPES:
+        model, batch = start(chosen, name, dtype)
+        promised = "shift" if chosen == "kasa" else "keep"
+        hubinit.save_initialized(model, tmp_path)
+        expected = logits(model, batch)
+        measured = check_printed(model, tmp_path, batch, promised)
+        assert measured is not None
+        assert measured < 1e-5
+        assert torch.equal(logits(model, batch), expected)
+        assert {p.dtype for n, p in model.named_parameters() if "base_layer" in n} == {dtype}
+
+
+def test_the_printed_lines_of_a_start_that_lost_its_anchor_are_caught(tmp_path: Path) -> None:
+    for chosen, reason in ((RESIDUAL, "printed lines do not rebuild"), (MINUTE, "are not the start in memory in")):
+        model, batch = start(chosen)
+        hubinit.save_initialized(model, tmp_path)
+        file = tmp_path / "anchor" / "adapter_model.safetensors"
+        save_file({key: tensor * ("lora_A" in key) for key, tensor in load_file(file).items()}, file)
+        with pytest.raises(GateError, match=reason):
+            check_printed(model, tmp_path, batch, "keep")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_saved_factors_of_another_sign_are_caught_also_where_the_start_shifts(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, batch = start(SHIFT, dtype=dtype)
+    hubinit.save_initialized(model, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({key: -tensor if "lora_B" in key else tensor for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(GateError, match="start gate"):
+        check_printed(model, tmp_path, batch, "shift")
+
+
+def test_printed_lines_that_train_what_is_frozen_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = start("mica")
+    hubinit.save_initialized(model, tmp_path)
+    assert check_printed(model, tmp_path, batch, "keep") == 0
+    monkeypatch.setattr("hubinit.adapters.gates.start_lines", lambda *a, **k: start_lines(*a, **{**k, "frozen": ()}))
+    with pytest.raises(GateError, match="leave lora_B trainable"):
+        check_printed(model, tmp_path, batch, "keep")
+
+
+def test_dora_starts_at_a_bfloat16_base_in_every_layer() -> None:
+    """PEFT's magnitudes are bfloat16 there, up to 2⁻⁹ off."""
+    model, batch = start("dora", dtype=torch.bfloat16)
+    for name, layer in adapted_layers(model).items():
+        norm = layer.get_base_layer().weight.double().norm(dim=1)
+        magnitude = layer.lora_magnitude_vector[ADAPTER].weight
+        assert magnitude.requires_grad
+        assert float((magnitude.double() / norm - 1).abs().max()) < 1e-6, name
+    assert check_start(model, batch, "keep") == 0

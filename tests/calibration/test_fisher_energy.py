@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubinit.calibration.fisher_energy import Candidates, divided, streamed_input, streamed_output
+from hubinit.calibration.fisher_energy import Candidates, divide, stream_input, stream_output
 
 SIZES = st.integers(1, 12)
 
@@ -36,10 +36,10 @@ def test_energies_equal_explicit_directions(m: int, n: int, tokens: int, seed: i
     found = [
         (c.input_energies(input_moment=X.T @ X), inputs),
         (c.input_energies(output_moment=(Y - bias).T @ (Y - bias)), inputs),
-        (divided(streamed_input(W, X, Y, bias, scratch), c.v_squares), inputs),
+        (divide(stream_input(W, X, Y, bias, scratch), c.v_squares), inputs),
         (c.output_energies(output_moment=G.T @ G), outputs),
         (c.output_energies(input_gradient_moment=H.T @ H), outputs),
-        (divided(streamed_output(W, H, scratch), c.uv_squares), outputs),
+        (divide(stream_output(W, H, scratch), c.uv_squares), outputs),
     ]
     for energies, expected in found:
         torch.testing.assert_close(energies, expected, rtol=1e-7, atol=1e-9 * expected.max().item())

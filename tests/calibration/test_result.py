@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hubinit.calibration import Calibration, Statistic, cached, calibrate
+from hubinit.calibration import Calibration, Statistic, calibrate, load_or_compute
 from hubinit.calibration.result import MANIFEST, fingerprint
 from hubinit.errors import CalibrationError
 from tests import cases
@@ -125,22 +125,32 @@ class Counter:
 def test_cache_computes_only_what_is_missing(found: Calibration, tmp_path: Path) -> None:
     compute = Counter()
     key = {"model": "a", "data": "b"}
-    first = cached(tmp_path, key, {Statistic.INPUT_SUM, *FILET}, compute)
-    assert cached(tmp_path, key, FILET, compute).statistics == first.statistics  # a superset is there
-    completed = cached(tmp_path, key, EVERY, compute)
+    first = load_or_compute(tmp_path, key, {Statistic.INPUT_SUM, *FILET}, compute)
+    assert load_or_compute(tmp_path, key, FILET, compute).statistics == first.statistics  # a superset is there
+    completed = load_or_compute(tmp_path, key, EVERY, compute)
     assert compute.asked == [{Statistic.INPUT_SUM, *FILET}, EVERY - FILET - {Statistic.INPUT_SUM}]
     assert_same(completed, found, 1e-5)
-    assert_same(cached(tmp_path, key, EVERY, compute), completed, 1e-30)
-    cached(tmp_path, {**key, "data": "c"}, FILET, compute)
+    assert_same(load_or_compute(tmp_path, key, EVERY, compute), completed, 1e-30)
+    load_or_compute(tmp_path, {**key, "data": "c"}, FILET, compute)
     assert len(compute.asked) == 3
 
 
 def test_damaged_cache_is_computed_again(tmp_path: Path) -> None:
     compute = Counter()
-    cached(tmp_path, {"k": 1}, FILET, compute)
+    load_or_compute(tmp_path, {"k": 1}, FILET, compute)
     (file,) = tmp_path.glob("*/*.safetensors")
     file.write_bytes(b"x")
     with pytest.warns(UserWarning, match=r"damaged.*computed again"):
-        again = cached(tmp_path, {"k": 1}, FILET, compute)
+        again = load_or_compute(tmp_path, {"k": 1}, FILET, compute)
     assert compute.asked == [FILET, FILET]
-    assert_same(cached(tmp_path, {"k": 1}, FILET, compute), again, 1e-30)
+    assert_same(load_or_compute(tmp_path, {"k": 1}, FILET, compute), again, 1e-30)
+
+
+def test_what_an_older_hubinit_kept_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Counter()
+    with monkeypatch.context() as patched:
+        patched.setattr("hubinit.calibration.cache.FORMAT", 1)
+        load_or_compute(tmp_path, {"k": 1}, FILET, compute)
+    load_or_compute(tmp_path, {"k": 1}, FILET, compute)
+    load_or_compute(tmp_path, {"k": 1}, FILET, compute)
+    assert compute.asked == [FILET, FILET]

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from hubinit.calibration import calibrate
-from hubinit.calibration.shared import Need, need_of, segment_ends, shared_calibration
+from hubinit.calibration.shared import Need, calibrate_shared, segment_ends
 from hubinit.data import encode as data
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
 from hubinit.numerics.statistics import Statistic
-from hubinit.specs import CalibrationSpec, MethodSpec, ModelSpec
+from hubinit.specs import CalibrationSpec, ModelSpec
 from tests import texts
 
 POOL = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(9)]
@@ -27,7 +27,7 @@ def loaded():
 def test_sharing_changes_no_sum(loaded, tmp_path, samples, statistics):
     needs = [Need(4, MOMENTS), Need(7, GRADIENTS), Need(100, GRADIENTS)]
     settings = CalibrationSpec(samples=samples, max_length=64)
-    found = shared_calibration(loaded, POOL, settings, needs, tmp_path)
+    found = calibrate_shared(loaded, POOL, settings, needs, tmp_path)
     batches = data.batches(POOL[:samples], loaded.processor, batch_size=3, max_length=64)
     alone = calibrate(loaded.model, batches, statistics=statistics)
     assert found.examples == min(samples, 9)
@@ -42,22 +42,22 @@ def test_the_second_method_computes_nothing(loaded, tmp_path):
     done = []
     for samples in (7, 4, 7):
         settings = CalibrationSpec(samples=samples, max_length=64)
-        shared_calibration(loaded, POOL, settings, needs, tmp_path, on_batch=lambda *seen: done.append(seen))
+        calibrate_shared(loaded, POOL, settings, needs, tmp_path, on_batch=lambda *seen: done.append(seen))
         assert done == [(1, 1), (1, 1)], "the segments 0–4 and 4–7, once each"
 
 
 def test_a_memory_budget_is_kept_and_changes_no_sum(loaded, tmp_path):
     plans, needs = [], [Need(4, MOMENTS | GRADIENTS)]
-    plain = shared_calibration(loaded, POOL, CalibrationSpec(samples=4, max_length=64), needs, tmp_path / "plain")
+    plain = calibrate_shared(loaded, POOL, CalibrationSpec(samples=4, max_length=64), needs, tmp_path / "plain")
     held = CalibrationSpec(samples=4, max_length=64, memory_budget="40KiB")
-    found = shared_calibration(loaded, POOL, held, needs, tmp_path / "held", on_plan=plans.append)
+    found = calibrate_shared(loaded, POOL, held, needs, tmp_path / "held", on_plan=plans.append)
     assert [plan.budget for plan in plans] == [40 << 10]
     assert plans[0].passes > 1
     assert plans[0].summary in str(plans[0])
     for name, layer in plain.layers.items():
         for kind, value in layer.sums.items():
             torch.testing.assert_close(found.layers[name].sums[kind], value, rtol=1e-4, atol=1e-5)
-    again = shared_calibration(loaded, POOL, held, needs, tmp_path / "plain", on_plan=plans.append)
+    again = calibrate_shared(loaded, POOL, held, needs, tmp_path / "plain", on_plan=plans.append)
     assert again.examples == 4
     assert len(plans) == 1  # the same key: what was computed without a limit serves
 
@@ -67,9 +67,3 @@ def test_segments_end_where_a_need_does():
     assert segment_ends(needs, 7, 9) == [4, 7]
     assert segment_ends(needs, 100, 9) == [4, 7, 9]
     assert segment_ends([], 5, 9) == [5]
-
-
-def test_a_method_needs_what_its_options_say():
-    calibration = CalibrationSpec(samples=5)
-    assert need_of(MethodSpec(name="pissa"), calibration) == Need(5, frozenset())
-    assert need_of(MethodSpec(name="filet"), calibration).statistics

@@ -1,6 +1,7 @@
 """Commits, branches, tags and history through the real client."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from huggingface_hub.errors import BadRequestError, EntryNotFoundError, HfHubHTT
 from huggingface_hub.utils import build_hf_headers, get_session
 
 bob = HfApi(token="hf_bob")
+NDJSON = build_hf_headers(token="hf_alice") | {"content-type": "application/x-ndjson"}
 
 
 @pytest.fixture
@@ -163,10 +165,60 @@ def test_super_squash(api, repo):
     assert content(api, repo, "a.txt") == b"b"
 
 
+def test_the_client_leaves_out_what_the_gitignore_says(api, repo):
+    add(api, repo, files={".gitignore": b"# made by the build\n*.log\n!keep.log\n/build/\nsecret?.txt\n"})
+    sent = (
+        "a.txt",
+        "a.log",
+        "deep/b.log",
+        "keep.log",
+        "build/x.bin",
+        "deep/build/y.bin",
+        "secret1.txt",
+        "secret12.txt",
+    )
+    add(api, repo, files={name: name.encode() for name in sent})
+    kept = {"a.txt", "keep.log", "deep/build/y.bin", "secret12.txt"}
+    assert set(api.list_repo_files(repo)) == kept | {".gitattributes", ".gitignore"}
+
+
+def test_a_gitignore_that_is_uploaded_counts_for_its_own_upload(api, repo):
+    add(api, repo, files={".gitignore": b"*.old"})
+    add(api, repo, files={".gitignore": b"*.new", "a.old": b"a", "a.new": b"a"})
+    assert set(api.list_repo_files(repo)) == {".gitattributes", ".gitignore", "a.old"}
+
+
+def test_the_gitignore_of_another_branch_does_not_count(api, repo):
+    api.create_branch(repo, branch="strict")
+    add(api, repo, files={".gitignore": b"*.txt"}, revision="strict")
+    add(api, repo, revision="strict")
+    add(api, repo)
+    assert "a.txt" in api.list_repo_files(repo)
+    assert "a.txt" not in api.list_repo_files(repo, revision="strict")
+
+
+def preupload(hub, repo, **body):
+    return get_session().post(
+        f"{hub.url}/api/models/{repo}/preupload/main", json=body, headers=build_hf_headers(token="hf_alice")
+    )
+
+
+@pytest.mark.parametrize("ignore", [5, ["*.log"], "[z-a]", "!", "a\\", "x" * 70_000, "*a*" * 20_000])
+def test_a_gitignore_that_makes_no_sense_is_a_bad_request(hub, repo, ignore):
+    response = preupload(hub, repo, files=[{"path": "a.log", "size": 1}], gitIgnore=ignore)
+    assert response.status_code == 400
+
+
+def test_a_pattern_that_backtracks_does_not_stop_the_server(hub, repo):
+    files = [{"path": f"{'a' * 200}/{'a' * 200}{number}", "size": 1} for number in range(200)]
+    start = time.monotonic()
+    response = preupload(hub, repo, files=files, gitIgnore="*" + "a*" * 50 + "b\n**/**/*a*a*a*a*a*b")
+    assert response.status_code == 200
+    assert time.monotonic() - start < 2
+
+
 @pytest.mark.parametrize("lines", [b"", b"nonsense\n", b"[]\n", b'{"key": "file", "value": {"path": "x"}}\n'])
 def test_malformed_commits(hub, api, repo, lines):
-    response = get_session().post(
-        f"{hub.url}/api/models/{repo}/commit/main", content=lines, headers=build_hf_headers(token="hf_alice")
-    )
+    response = get_session().post(f"{hub.url}/api/models/{repo}/commit/main", content=lines, headers=NDJSON)
     assert response.status_code == 400
     assert api.list_repo_files(repo) == [".gitattributes"]

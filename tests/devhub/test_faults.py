@@ -81,15 +81,52 @@ def test_before_or_after_the_deed(hub, api, faults, kind, done):
     assert api.repo_exists(f"alice/{name}") is done
 
 
-def test_the_seed_fixes_the_plan():
-    def outcome(seed):
-        plan = FaultPlan(seed=seed, rate=0.3)
-        return [plan.draw("POST", "/api/models/a/b/commit/main") for _ in range(200)]
+COMMIT, DOWNLOAD, OTHER = (
+    ("POST", "/api/models/a/b/commit/main"),
+    ("GET", "/a/b/resolve/main/x"),
+    ("GET", "/api/models/a/b"),
+)
 
-    assert outcome(1) == outcome(1)
-    assert outcome(1) != outcome(2)
-    share = sum(kind is not None for kind in outcome(1)) / 200
-    assert 0.15 < share < 0.4
-    assert {kind for kind in outcome(1) if kind} == set(KINDS) - {"truncate"}
+
+def outcome(seed, request, count=200, rate=0.3):
+    plan = FaultPlan(seed=seed, rate=rate)
+    return [plan.draw(*request) for _ in range(count)]
+
+
+def test_the_seed_fixes_the_plan():
+    assert outcome(1, COMMIT) == outcome(1, COMMIT)
+    assert outcome(1, COMMIT) != outcome(2, COMMIT)
+    share = sum(kind is not None for kind in outcome(1, COMMIT, 2000)) / 2000
+    assert 0.27 < share < 0.33
     with pytest.raises(ValueError, match="unknown kinds"):
         FaultPlan(kinds=("explode",))
+
+
+@pytest.mark.parametrize(
+    ("request_", "kinds"),
+    [
+        (COMMIT, set(KINDS) - {"truncate"}),
+        (DOWNLOAD, set(KINDS) - {"stale"}),
+        (OTHER, set(KINDS) - {"stale", "truncate"}),
+    ],
+)
+def test_every_kind_that_applies_comes_once_before_any_comes_again(request_, kinds):
+    for seed in range(20):
+        dealt = [kind for kind in outcome(seed, request_) if kind]
+        rounds = [dealt[at : at + len(kinds)] for at in range(0, len(dealt) - len(kinds), len(kinds))]
+        assert rounds and all(set(each) == kinds for each in rounds)
+
+
+def test_what_befalls_a_commit_does_not_depend_on_the_requests_between():
+    plan = FaultPlan(seed=3, rate=0.3)
+    mixed = []
+    for number in range(50):
+        for _ in range(number % 4):
+            plan.draw(*OTHER), plan.draw(*DOWNLOAD)
+        mixed.append(plan.draw(*COMMIT))
+    assert mixed == outcome(3, COMMIT, 50)
+
+
+def test_a_kind_that_never_applies_is_no_fault():
+    plan = FaultPlan(rate=1.0, kinds=("stale",))
+    assert [plan.draw(*OTHER), plan.draw(*DOWNLOAD), plan.draw(*COMMIT)] == [None, None, "stale"]

@@ -121,7 +121,7 @@ def test_a_hash_does_not_open_another_ones_file(hub, api):
     response = get_session().post(
         f"{hub.url}/api/models/bob/thief/commit/main",
         content='{"key": "header", "value": {"summary": "take"}}\n' + line,
-        headers=build_hf_headers(token="hf_bob"),
+        headers=build_hf_headers(token="hf_bob") | {"content-type": "application/x-ndjson"},
     )
     assert response.status_code == 400
     assert bob.list_repo_files("bob/thief") == [".gitattributes"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
     BadRequestError,
     GatedRepoError,
@@ -135,6 +135,33 @@ def test_info_describes_the_files(api):
     assert expanded.siblings is None
     with pytest.raises(RevisionNotFoundError):
         api.model_info("alice/adapter", revision="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("files", "library"),
+    [
+        ({"config.json": b'{"model_type": "llama"}'}, "transformers"),
+        ({"config.json": b'{"model_type": "llama"}', "adapter_config.json": b'{"peft_type": "LORA"}'}, "peft"),
+        ({"config.json": b'{"model_type": "llama"}', "adapter_config.json": b"{}"}, "peft"),
+        (
+            {"config.json": b'{"model_type": "llama"}', "adapter_config.json": b'{"x": "' + b"y" * 2_000_000 + b'"}'},
+            "peft",
+        ),
+        ({"weights.bin": b"\0"}, None),
+    ],
+)
+def test_the_library_of_a_repo_without_a_card_follows_from_its_files(api, files, library):
+    api.create_repo("alice/cardless")
+    try:
+        api.create_commit("alice/cardless", [CommitOperationAdd(*file) for file in files.items()], commit_message="x")
+        info = api.model_info("alice/cardless")
+        assert info.library_name == library
+        assert ("peft" in info.tags, "transformers" in info.tags) == (library == "peft", library == "transformers")
+        assert [found.id for found in api.list_models(author="alice", search="cardless", filter="peft")] == (
+            ["alice/cardless"] if library == "peft" else []
+        )
+    finally:
+        api.delete_repo("alice/cardless")
 
 
 def test_lists(api):

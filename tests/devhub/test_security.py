@@ -42,7 +42,7 @@ def test_bad_paths_in_commits(hub, api, path):
     response = get_session().post(
         f"{hub.url}/api/models/alice/paths/commit/main",
         content="\n".join(map(json.dumps, lines)),
-        headers=build_hf_headers(token="hf_alice"),
+        headers=build_hf_headers(token="hf_alice") | {"content-type": "application/x-ndjson"},
     )
     assert response.status_code == 400
     assert api.list_repo_files("alice/paths") == [".gitattributes"]
@@ -113,7 +113,7 @@ def test_wrong_tokens_are_refused_even_for_public_content(hub):
 def test_long_bodies_are_refused(tmp_path):
     limits = Settings(json_max_bytes=1000, commit_max_bytes=2000)
     with running(tmp_path, users={"carol": "hf_carol"}, settings=limits) as small:
-        headers = build_hf_headers(token="hf_carol")
+        headers = build_hf_headers(token="hf_carol") | {"content-type": "application/json"}
         session = get_session()
         assert session.post(f"{small.url}/api/repos/create", json={"name": "x"}, headers=headers).status_code == 200
         create = session.post(f"{small.url}/api/repos/create", content=b" " * 1001, headers=headers)

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from hubinit.devhub.seed import SEEDS, datasets
-from hubinit.devhub.seed.wheels import cache_root
 from hubinit.errors import HubinitError
 
 REFERENCE = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "hub"
@@ -145,15 +144,13 @@ def without_context(row: dict) -> str:
     return str({name: value for name, value in row.items() if not name.startswith("ctx")})
 
 
+@pytest.mark.index
+@pytest.mark.shared
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the development datasets are not beside the checkout")
 @pytest.mark.parametrize("name", [name for name, seed in SEEDS.items() if seed.repo_type == "dataset"])
-def test_rows_equal_the_reference_copies(name, tmp_path):
+def test_rows_equal_the_reference_copies(name, tmp_path, real_wheel):
     recipe = SEEDS[name]
-    wheel = cache_root() / "wheels" / recipe.wheel.filename
-    if not REFERENCE.is_dir():
-        pytest.skip("the reference datasets are not beside this checkout")
-    if not wheel.exists():
-        pytest.skip(f"{recipe.wheel.requirement} is not in the cache: run `hubinit hub seed {name}` once")
-    for path, content in recipe.build(wheel, tmp_path).files.items():
+    for path, content in recipe.build(real_wheel(recipe.wheel), tmp_path).files.items():
         found = pq.read_table(io.BytesIO(content))
         expected = pq.read_table(REFERENCE / recipe.repo_id / path)
         assert found.schema.equals(expected.schema, check_metadata=True), path

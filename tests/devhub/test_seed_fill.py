@@ -10,10 +10,11 @@ import pytest
 from huggingface_hub import RepoCard
 
 from hubinit.devhub.seed import SEEDS, fill, seed, seed_folder
-from hubinit.devhub.seed.catalog import Content, Seed, _tables, select
+from hubinit.devhub.seed.catalog import Content, Seed, build_tables, select
 from hubinit.devhub.seed.datasets import Table
 from hubinit.devhub.store import Store
 from hubinit.errors import HubinitError
+from hubinit.models.names import registry
 from tests.devhub.wheel_files import build_wheel
 
 TEXT = {"dtype": "string", "_type": "Value"}
@@ -36,7 +37,7 @@ def recipe(tmp_path) -> Seed:
         license_note="MIT, as stated in the package.",
         description="Three lines.",
         size=1000,
-        build=_tables(read),
+        build=build_tables(read),
     )
 
 
@@ -136,8 +137,8 @@ def test_a_model_seed_is_committed_from_files_on_disk(plant, recipe, tmp_path):
         (["boolq"], ["boolq", "boolq-superglue"]),
         (["allenai/ai2_arc", "arc"], ["arc"]),
         (["piqa", "smollm2-135m"], ["smollm2-135m", "piqa"]),
-        (["dinov2-small"], ["dinov2-small"]),
-        (None, [name for name in SEEDS if name != "dinov2-small"]),  # its licence is unclear
+        (["dinov2-s"], ["dinov2-s"]),
+        (None, [name for name in SEEDS if name != "dinov2-s"]),  # its licence is unclear
     ],
 )
 def test_seeds_are_found_by_name_task_and_repository(names, found):
@@ -155,6 +156,16 @@ def test_the_catalog_is_consistent():
     for recipe in SEEDS.values():
         assert len(recipe.wheel.sha256) == 64
         assert recipe.wheel.filename.startswith(recipe.wheel.package.replace("-", "_") + "-" + recipe.wheel.version)
+
+
+def test_a_name_means_the_same_model_as_a_seed_and_as_an_alias():
+    aliases = {alias: spec.id for alias, spec in registry().items()}
+    models = {recipe.name: recipe.repo_id for recipe in SEEDS.values() if recipe.repo_type == "model"}
+    for name, repo_id in models.items():
+        assert [alias for alias, known in aliases.items() if known == repo_id] == [name]
+    assert not set(aliases) & (set(SEEDS) - set(models)), "a data set and a model have one name"
+    from_pypi = {alias for alias, known in aliases.items() if known.startswith("hubinit/")}
+    assert from_pypi == set(models), "an alias names a model that no seed makes"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubinit.devhub.seed.gguf_model import _write_tokenizer, convert, transformers_name, unpermute
+from hubinit.devhub.seed.gguf_model import _write_tokenizer, convert_gguf, transformers_name, unpermute
 from hubinit.errors import HubinitError
 
 HIDDEN, HEADS, KV_HEADS, MLP, LAYERS = 64, 4, 2, 96, 2
@@ -89,7 +89,7 @@ def gguf_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def converted(gguf_file, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("converted") / "model"
-    convert(gguf_file, target)
+    convert_gguf(gguf_file, target)
     return target
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_not_gguf_is_one_sentence(tmp_path):
     path = tmp_path / "x.gguf"
     path.write_bytes(b"not a model" * 10)
     with pytest.raises(HubinitError, match=r"x.gguf is not a readable GGUF file"):
-        convert(path, tmp_path / "out")
+        convert_gguf(path, tmp_path / "out")
 
 
 def test_an_unknown_tensor_is_named():

@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_a_folder_is_one_sentence(tmp_path, index):
         fetch(build_wheel(index, {}), tmp_path / "cache", print)
 
 
-def test_a_file_that_is_no_archive_is_one_sentence(tmp_path):
+def test_a_file_that_is_not_an_archive_is_one_sentence(tmp_path):
     (tmp_path / "x.whl").write_bytes(b"not a zip")
     with pytest.raises(HubinitError, match="not a readable wheel"):
         open_archive(tmp_path / "x.whl")

@@ -103,6 +103,7 @@ NAMES = (
         "paths",
         "tag",
     ),
+    *("transfers", "gitIgnore", "parentCommit", "description"),
     *("startingPoint", "message", "repository", "title", "description", "comment", "status", "user", "gated"),
 )
 TEXTS = st.sampled_from(["alice/fuzz", "file", "public", "auto"]) | st.text(max_size=8)

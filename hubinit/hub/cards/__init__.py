@@ -14,6 +14,9 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hubinit.adapters.freezing import frozen_by
+from hubinit.adapters.lines import start_lines
+from hubinit.models.kinds import KINDS
 from hubinit.records import AdapterKind, Manifest, RunResult, Score
 from hubinit.specs import RunSpec
 from hubinit.text import code, escape, fence, one_line
@@ -22,13 +25,11 @@ if TYPE_CHECKING:  # both import torch, which reading and the leaderboard do wit
     from hubinit.methods.spec import Method
     from hubinit.tasks.spec import Task
 
-_PIPELINES = {"language": "text-generation", "vision": "image-classification"}
 KIND_TAGS: dict[AdapterKind, str] = {
     "initialised": "lora-init",
     "trained": "trained",
 }  # by which `hubinit find` asks the Hub
 OWN_DATA = "own-data"  # stands for the name of a private file
-_AUTO_CLASSES = {"language": "AutoModelForCausalLM", "vision": "AutoModelForImageClassification"}
 
 
 def adapter_card(
@@ -64,7 +65,7 @@ def adapter_card(
         base_model=spec.model.id,
         base_model_relation="adapter",
         library_name="peft",
-        pipeline_tag=_PIPELINES[spec.model.kind],
+        pipeline_tag=KINDS[spec.model.kind].pipeline,
         datasets=sorted({name if "/" in name else tasks[name].dataset for name in train_tasks}) or None,
         tags=["hubinit", "lora", KIND_TAGS[manifest.kind], spec.method.name, *train_tasks],
         model_name=repo_id.split("/")[-1] if trained and finite(result.scores) else None,
@@ -86,6 +87,7 @@ def adapter_card(
         counterpart=counterpart,
         licence=(licence or {}).get("license"),
         anchored=manifest.anchored,
+        frozen=frozen_by(spec.method.name, spec.method.options),
         snippet=loading_snippet(manifest, repo_id, num_labels=num_labels),
         initialisation_seconds=initialisation_seconds(result),
         method=method,
@@ -95,7 +97,7 @@ def adapter_card(
 def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None = None) -> str:
     """Python that loads the adapter with transformers and peft alone."""
     model = manifest.result.spec.model
-    auto = _AUTO_CLASSES[model.kind]
+    auto = KINDS[model.kind].auto_class
     trained = manifest.kind == "trained"
     arguments = [json.dumps(model.id)]
     if model.revision:
@@ -104,7 +106,6 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         arguments += [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]  # its own head may be another
     if not trained:
         arguments.append('dtype="float32"')
-    repo = json.dumps(repo_id)
     lines = [
         "from peft import PeftModel",
         f"from transformers import {auto}",
@@ -112,11 +113,15 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if trained:
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo})")
+        lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(repo_id)})")
     else:
-        if manifest.anchored:
-            lines.append(f'base = PeftModel.from_pretrained(base, {repo}, subfolder="anchor").merge_and_unload()')
-        lines.append(f"model = PeftModel.from_pretrained(base, {repo}, is_trainable=True)")
+        method = manifest.result.spec.method
+        lines += start_lines(
+            repo_id,
+            anchored=manifest.anchored,
+            tied=bool(manifest.result.initialisation.get("tied_modules")),
+            frozen=frozen_by(method.name, method.options),
+        )
         if manifest.anchored:
             lines.append(
                 "# What you save after training needs the anchor, too: `hubinit finish` puts it in, once and for all."
@@ -221,7 +226,7 @@ def _eval_result(score: Score, spec: RunSpec, tasks: "Mapping[str, Task]") -> Ev
     details = {"n": score.n, "stderr": score.stderr, "invalid_rate": score.invalid_rate}
     settings = {"limit": score.eval.limit, "num_few_shot": score.eval.shots}
     return EvalResult(
-        task_type=_PIPELINES[spec.model.kind],
+        task_type=KINDS[spec.model.kind].pipeline,
         dataset_type=task.dataset if task else score.task,
         dataset_name=score.task,
         dataset_config=task.config if task else None,

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import ByteSize
+
+from hubinit.calibration.clock import Work
 from hubinit.errors import CalibrationError
 from hubinit.numerics.statistics import Statistic
 
@@ -75,13 +78,22 @@ class Accumulator:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Accumulators by key, the source of every layer's statistics, and the scratch memory that is left (bytes)."""
+class MemoryPlan:
+    """Which sums are kept where.
+
+    Attributes:
+        sources: (layer, statistic) → the accumulator that gives it.
+        accumulators: by key.
+        budget: bytes on the device; None: no limit.
+        scratch: bytes on the device that are left for intermediate results.
+        works: accumulator → the parts of its seconds, see `works_of`.
+    """
 
     sources: dict[tuple[str, Statistic], Key]
     accumulators: dict[Key, Accumulator]
     budget: int | None
     scratch: int
+    works: dict[Key, dict[Work, float]]
 
     @property
     def passes(self) -> int:
@@ -110,26 +122,22 @@ class Plan:
             rows.setdefault((str(kind), item.place, item.turn), []).append(item.size)
         lines = [f"{'sum':<24}{'place':<8}{'pass':>5}{'layers':>8}{'bytes':>12}"]
         for (label, place, turn), sizes in rows.items():
-            lines.append(f"{label:<24}{place:<8}{turn + 1:>5}{len(sizes):>8}{human(sum(sizes)):>12}")
+            lines.append(f"{label:<24}{place:<8}{turn + 1:>5}{len(sizes):>8}{in_units(sum(sizes)):>12}")
         return "\n".join([*lines, self.summary])
 
     @property
     def summary(self) -> str:
         """The plan in one line."""
-        budget = "no limit" if self.budget is None else human(self.budget)
+        budget = "no limit" if self.budget is None else in_units(self.budget)
         return (
-            f"{self.passes} pass{'es' if self.passes > 1 else ''}; on the device at most {human(self.device_bytes())} "
-            f"+ {human(self.scratch if self.budget is not None else 0)} scratch of {budget}; host {human(self.host_bytes)}"
+            f"{self.passes} pass{'es' if self.passes > 1 else ''}; on the device at most {in_units(self.device_bytes())} "
+            f"+ {in_units(self.scratch if self.budget is not None else 0)} scratch of {budget}; host {in_units(self.host_bytes)}"
         )
 
 
-def human(size: float) -> str:
+def in_units(size: int) -> str:
     """Bytes with a binary unit: `1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+    return ByteSize(size).human_readable(separator=" ")
 
 
 def plan_memory(
@@ -139,7 +147,7 @@ def plan_memory(
     *,
     host_budget: int = 0,
     itemsize: int = 4,
-) -> Plan:
+) -> MemoryPlan:
     """Chooses the accumulators of a calibration.
 
     Args:
@@ -164,9 +172,40 @@ def plan_memory(
             streamed.add(name)
             sources = _sources(shapes, wanted, streamed)
     items = [Accumulator(key, shapes[key[0]].of(key[1]), itemsize) for key in dict.fromkeys(sources.values())]
+    works = works_of(shapes, wanted, sources)
     if budget is None:
-        return Plan(sources, {item.key: item for item in items}, None, 1 << 62)
-    return _placed(sources, items, budget, host_budget)
+        return MemoryPlan(sources, {item.key: item for item in items}, None, 1 << 62, works)
+    return _place(sources, items, budget, host_budget, works)
+
+
+def works_of(
+    shapes: Mapping[str, LayerShape], wanted: frozenset[Statistic], sources: Mapping[tuple[str, Statistic], Key]
+) -> dict[Key, dict[Work, float]]:
+    """Who needs each accumulator, so that its seconds can be told apart by statistic.
+
+    An accumulator is needed by what it was chosen for. A statistic that only makes use of one that is there anyway (FILet's
+    energies of `down_proj` from the large moment that CorDA asks for) would alone keep a smaller one: it needs a part of the
+    seconds in proportion to the size, and nothing beside the statistic whose accumulator it uses.
+
+    Returns:
+        accumulator → work → its part of the seconds; the work that was really done has 1.
+    """
+    alone = {use: key for kind in wanted for use, key in _sources(shapes, frozenset({kind}), set()).items()}
+    uses_of: dict[Key, list[tuple[str, Statistic]]] = {}
+    for use, key in sources.items():
+        uses_of.setdefault(key, []).append(use)
+    works: dict[Key, dict[Work, float]] = {}
+    for key, uses in uses_of.items():
+        name, kind = key
+        guests = [use for use in uses if kind in wanted and use[1] != kind and alone[use] != key]
+        parts = {Work(frozenset(use[1] for use in uses if use not in guests)): 1.0}
+        for use in guests:
+            owner, smaller = alone[use]
+            work = Work(frozenset({use[1]}), spared_by=Statistic(kind))
+            share = math.prod(shapes[owner].of(smaller)) / math.prod(shapes[name].of(kind))
+            parts[work] = parts.get(work, 0.0) + share
+        works[key] = parts
+    return works
 
 
 def _sources(
@@ -204,18 +243,25 @@ def _total(shapes: Mapping[str, LayerShape], sources: Mapping[tuple[str, Statist
     return sum(math.prod(shapes[name].of(kind)) for name, kind in set(sources.values())) * itemsize
 
 
-def _placed(sources: dict[tuple[str, Statistic], Key], items: list[Accumulator], budget: int, host_budget: int) -> Plan:
+def _place(
+    sources: dict[tuple[str, Statistic], Key],
+    items: list[Accumulator],
+    budget: int,
+    host_budget: int,
+    works: dict[Key, dict[Work, float]],
+) -> MemoryPlan:
     """Vectors and what fits stay on the device; matrices go to the host while it has room, then to later passes."""
     vectors = [item for item in items if len(item.shape) == 1]
     matrices = sorted((item for item in items if len(item.shape) == 2), key=lambda item: -item.size)
     fixed = sum(item.size for item in vectors)
     if fixed > budget:
         raise CalibrationError(
-            f"the smallest sums take {human(fixed)}, more than the memory budget of {human(budget)}: raise memory_budget."
+            f"the smallest sums take {in_units(fixed)}, more than the memory budget of {in_units(budget)}: raise memory_budget."
         )
     if fixed + sum(item.size for item in matrices) <= budget:
         placed = vectors + matrices
-        return Plan(sources, {item.key: item for item in placed}, budget, budget - sum(item.size for item in placed))
+        scratch = budget - sum(item.size for item in placed)
+        return MemoryPlan(sources, {item.key: item for item in placed}, budget, scratch, works)
     # Offloaded sums are computed on the device in blocks of rows: keep a quarter for them, but no more than the largest.
     scratch = min(matrices[0].size, (budget - fixed) // 4) if host_budget else 0
     room = [budget - fixed - scratch]  # left on the device, by pass
@@ -236,10 +282,10 @@ def _placed(sources: dict[tuple[str, Statistic], Key], items: list[Accumulator],
             if item.size > room[turn]:
                 name, kind = item.key
                 raise CalibrationError(
-                    f"{kind} of {name} alone takes {human(item.size)}, more than the memory budget of {human(budget)}: "
-                    f"raise memory_budget to {human(item.size + fixed)}, or leave that layer out of target_modules."
+                    f"{kind} of {name} alone takes {in_units(item.size)}, more than the memory budget of {in_units(budget)}: "
+                    f"raise memory_budget to {in_units(item.size + fixed)}, or leave that layer out of target_modules."
                 )
             room[turn] -= item.size
             placed.append(Accumulator(item.key, item.shape, item.itemsize, "device", turn))
     # Streaming may use what is left on the device in every pass.
-    return Plan(sources, {item.key: item for item in placed}, budget, scratch + min(room))
+    return MemoryPlan(sources, {item.key: item for item in placed}, budget, scratch + min(room), works)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hubinit.calibration import Plan, Statistic, calibrate, plan_memory
-from hubinit.calibration.plan import LayerShape, Moment, human
+from hubinit.calibration import MemoryPlan, Statistic, calibrate, plan_memory
+from hubinit.calibration.memory import LayerShape, Moment, in_units
 from hubinit.calibration.taps import Total
 from hubinit.errors import CalibrationError
 from tests import cases
@@ -38,7 +38,7 @@ def llama(hidden: int, mlp: int, kv: int, layers: int) -> list[LayerShape]:
 LLAMA_8B = llama(4096, 14336, 1024, 32)
 
 
-def check(plan: Plan, budget: int, host_budget: int = 0) -> None:
+def check(plan: MemoryPlan, budget: int, host_budget: int = 0) -> None:
     """The budget holds in every pass, and every statistic has a source."""
     assert all(plan.device_bytes(turn) <= budget for turn in range(plan.passes))
     assert plan.device_bytes(0) + plan.scratch <= budget
@@ -122,7 +122,7 @@ def test_table() -> None:
     assert "gradient" in text
     assert "host" in text
     assert "1 pass;" in text
-    assert human(1536) == "1.5 KiB"
+    assert in_units(1536) == "1.5 KiB"
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_real_run_in_several_passes_holds_the_budget_and_changes_nothing(
     free = calibrate(model, data, statistics=statistics)
     whole = max(allocated)
     allocated.clear()
-    plans: list[Plan] = []
+    plans: list[MemoryPlan] = []
     budget = 30_000
     assert whole > 3 * budget
     tight = calibrate(model, data, statistics=statistics, memory_budget=budget, on_plan=plans.append)
@@ -179,11 +179,11 @@ def test_several_passes_need_data_that_can_be_read_again() -> None:
         calibrate(model, Shrinking(), statistics=LORA_DA, memory_budget=60_000)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_offloaded_sums_are_the_same() -> None:
     model, data = cases.build("llama").cuda(), cases.batches("llama")
     free = calibrate(model, data, statistics=EVERY)
-    plans: list[Plan] = []
+    plans: list[MemoryPlan] = []
     tight = calibrate(model, data, statistics=EVERY, memory_budget=60_000, on_plan=plans.append)
     assert plans[0].host_bytes > 0
     for name, layer in free.layers.items():

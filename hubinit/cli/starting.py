@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from rich.progress import Progress
 from rich.text import Text
 
-from hubinit.calibration.shared import need_of
+from hubinit.adapters.calibrating import need_of
 from hubinit.cli.console import console, errors, folding, say, warn
 from hubinit.data.encode import encode
 from hubinit.hub.access import check_write
@@ -22,7 +22,6 @@ from hubinit.inits.make import Report, load_base, make_start, pool_of, read_star
 from hubinit.inits.matrix import CATALOGUE, MatrixRequest, Publishing, plan_matrix, publish_matrix
 from hubinit.inits.plan import PlannedStart, StartRequest, plan_start
 from hubinit.inits.publish import check_base, publish_start, repo_of
-from hubinit.models.kinds import KINDS
 from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
@@ -61,8 +60,7 @@ class Made:
     def snippet(self) -> str:
         """The lines that load it, from the Hub where it is there."""
         place = self.folder if self.delivered is None or self.delivered.url is None else self.delivered.repo_id
-        labelled = KINDS[self.manifest.result.spec.model.kind].labelled
-        labels = num_labels(self.folder / "adapter_model.safetensors") if labelled else None
+        labels = num_labels(self.manifest.result.spec.model, self.folder)
         return loading_snippet(self.manifest, str(place), num_labels=labels)
 
 

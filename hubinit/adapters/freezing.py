@@ -1,0 +1,67 @@
+"""What a method keeps frozen, and freezing it again after a reload: PEFT stores no `requires_grad`.
+
+Three places say what is frozen. `hubinit.json` names the method and its options. The saved configuration's `auto_mapping`, which
+PEFT keeps as it is, carries it into folders and Trainer checkpoints without a `hubinit.json`. In memory, PEFT's own list
+(`frozen_peft_weight_names`) holds through `set_adapter`, `enable_adapter_layers` and the Trainer's resume.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, PeftType
+
+from hubinit import methods
+from hubinit.adapters.anchor import ADAPTER
+from hubinit.adapters.base import adapted_layers
+from hubinit.errors import HubinitError
+from hubinit.methods.spec import Method
+
+FROZEN = "hubinit_frozen"  # key in `auto_mapping`: parameter names, separated by commas
+MANIFEST = "hubinit.json"
+
+
+def frozen_factors(method: Method, train_a: bool) -> tuple[str, ...]:
+    """The parameters that a method never trains, such as `("lora_A",)`."""
+    frozen_a = () if train_a or method.a_parameter is None else (method.a_parameter,)
+    return frozen_a if method.train_b else (*frozen_a, "lora_B")
+
+
+def frozen_by(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The same by the method's name and the options of a run; of a method that is not registered here, nothing."""
+    try:
+        found = methods.get(method)
+    except HubinitError:
+        return ()
+    return frozen_factors(found, options.get("train_a") is not False)
+
+
+def freeze(peft_model: PeftModel, parameters: Iterable[str]) -> None:
+    """Freezes parameters such as `lora_A` for good, in this model and in what is saved of it."""
+    parameters = tuple(parameters)
+    if not parameters:
+        return
+    for layer in adapted_layers(peft_model).values():
+        own = [parameter for parameter in parameters if ADAPTER in getattr(layer, parameter, ())]
+        frozen = layer.frozen_peft_weight_names.get(ADAPTER, ())
+        names = tuple(dict.fromkeys((*frozen, *own)))
+        layer.frozen_peft_weight_names = {**layer.frozen_peft_weight_names, ADAPTER: names}
+        for parameter in own:
+            getattr(layer, parameter)[ADAPTER].requires_grad_(False)
+    config = peft_model.peft_config[ADAPTER]
+    config.auto_mapping = {**(config.auto_mapping or {}), FROZEN: ",".join(parameters)}
+
+
+def frozen_in(directory: Path, config: PeftConfig) -> tuple[str, ...]:
+    """What the adapter in a folder keeps frozen, by its configuration or its `hubinit.json`; both may be from someone else."""
+    if isinstance(config.auto_mapping, dict) and FROZEN in config.auto_mapping:
+        return tuple(name for name in str(config.auto_mapping[FROZEN]).split(",") if name.isidentifier())
+    try:
+        made = json.loads((directory / MANIFEST).read_text())["result"]["spec"]["method"]
+        frozen = frozen_by(made["name"], made["options"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()  # not of hubinit
+    if config.peft_type == PeftType.LORA:  # as which NEAT's trained adapter is exported
+        return tuple(name.replace("peanut_", "lora_") for name in frozen)
+    return frozen

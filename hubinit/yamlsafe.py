@@ -1,0 +1,71 @@
+"""YAML that others wrote, read with limits: what it expands to is bounded before anything is built."""
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import yaml
+
+MAX_CHARACTERS = 1 << 20
+MAX_NODES = 50_000
+MAX_DEPTH = 50
+MAX_ALIASES = 100
+_STRING_TAG = "tag:yaml.org,2002:str"
+# YAML 1.1 reads 1:59:59 to base 60, in a time that grows with the square of the length.
+_LONG_NUMBER = re.compile(r"[-+0-9_:.xa-fA-F]{1000,}")
+
+
+def load_untrusted_yaml(text: str) -> Any:
+    """What a YAML text from a stranger says, as JSON.
+
+    The parser's events are looked at first: deep nesting crashes libyaml's composer, and merge keys (`<<`) expand while the
+    text is loaded, so 640 bytes can take hours. Aliases do not, but let a kilobyte stand for gigabytes of JSON: what they
+    stand for is counted before it is written out.
+
+    Raises:
+        ValueError: the text is not YAML, uses merge keys or tags, or is unreasonably large or deep.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError("it is too large")
+    try:
+        _check_events(text)
+        content = yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
+    if sum(1 for _ in islice(_nodes(content, 0), MAX_NODES + 1)) > MAX_NODES:
+        raise ValueError("it is too large")
+    try:
+        return json.loads(json.dumps(content, default=str), parse_constant=str)  # JSON does not have NaN
+    except TypeError as error:
+        raise ValueError("it has a key that is not text") from error
+
+
+def _check_events(text: str) -> None:
+    """Refuse what would be expensive to load, while nothing is loaded yet."""
+    depth = aliases = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if count > 2 * MAX_NODES or aliases > MAX_ALIASES:
+            raise ValueError("it is too large")
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        if getattr(event, "tag", None) not in (None, "!", _STRING_TAG):
+            raise ValueError("it uses tags such as !!set, which are not read here")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            if event.value == "<<":
+                raise ValueError("it uses merge keys (<<), which are not read here")
+            if _LONG_NUMBER.fullmatch(event.value):
+                raise ValueError("it holds a number that is too long")
+
+
+def _nodes(value: Any, depth: int) -> Iterator[None]:
+    """One item per node that the content would have as JSON."""
+    if depth > MAX_DEPTH:
+        raise ValueError("it refers to itself")
+    yield None
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from _nodes(child, depth + 1)
