@@ -87,7 +87,7 @@ def call(action: str, function: Callable[[], T], *, api: HfApi) -> T:
     try:
         return retrying(function)
     except HUB_ERRORS as error:
-        raise explained(error, action, api) from error
+        raise explain(error, action, api) from error
 
 
 def commit(
@@ -167,7 +167,7 @@ def commit(
     try:
         return retrying(attempt)
     except HUB_ERRORS as error:
-        raise explained(error, f"write to {repo_id}", api) from error
+        raise explain(error, f"write to {repo_id}", api) from error
     except ValueError as error:  # the client's own check of the card
         raise HubError(f"Cannot write to {repo_id}: {redact(first_line(error), api)}.") from error
 
@@ -270,10 +270,10 @@ def is_transient(error: BaseException | None) -> bool:
     )
 
 
-def explained(error: BaseException, action: str, api: HfApi) -> HubError:
-    """The one sentence a user gets for an error of the Hub client."""
+def explain(error: BaseException, action: str, api: HfApi) -> HubError:
+    """Turns an error of the Hub client into the one sentence that a user gets."""
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-        return explained(error.__cause__, action, api)
+        return explain(error.__cause__, action, api)
     status = _status(error)
     if isinstance(error, GatedRepoError):
         reason = "access to it is gated; ask for access on its page, then log in with `hf auth login`"

@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 from hubinit.data.files import Numbered, Unit, kind_of, kind_word, read_rows
 from hubinit.errors import HubinitError, nearest
 from hubinit.paths import sha256_of
-from hubinit.remote import DATA_ERRORS, commit_sha, explained
+from hubinit.remote import DATA_ERRORS, commit_sha, explain
 from hubinit.specs import OwnData
 
 Form = Literal["messages", "prompt", "text"]
@@ -112,7 +112,7 @@ def _read_dataset(name: str, config: str | None, split: str) -> tuple[str, Any]:
             configs = []
         if (len(configs) > 1 and config not in (*configs, None)) or "Config name is missing" in str(error):
             raise HubinitError(_which_config(name, config, configs)) from error
-        raise explained(error, f"load the data set {name}", HfApi()) from error
+        raise explain(error, f"load the data set {name}", HfApi()) from error
 
 
 def _which_config(name: str, config: str | None, configs: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.utils._validators import validate_repo_id
 
 from hubinit.errors import HubError
-from hubinit.remote import HUB_ERRORS, RepoType, call, explained
+from hubinit.remote import HUB_ERRORS, RepoType, call, explain
 
 
 def check_write(api: HfApi, where: str, repo_type: RepoType = "model") -> None:
@@ -25,7 +25,7 @@ def check_write(api: HfApi, where: str, repo_type: RepoType = "model") -> None:
     try:
         validate_repo_id(where if name or "/" in where else f"{where}/x")
     except HUB_ERRORS as error:
-        raise explained(error, action, api) from error
+        raise explain(error, action, api) from error
     if is_offline_mode():
         return
     if name and call(action, lambda: api.repo_exists(where, repo_type=repo_type), api=api):

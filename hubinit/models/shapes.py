@@ -11,7 +11,7 @@ from torch import nn
 from hubinit.errors import HubError, first_line
 from hubinit.models.base import quiet
 from hubinit.models.kinds import KINDS
-from hubinit.remote import HUB_ERRORS, call, explained
+from hubinit.remote import HUB_ERRORS, call, explain
 from hubinit.specs import ModelSpec
 
 
@@ -37,7 +37,7 @@ def empty_model(spec: ModelSpec) -> nn.Module:
                 config, trust_remote_code=spec.trust_remote_code
             )
     except HUB_ERRORS as error:
-        raise explained(error, f"read the configuration of {spec.id}", HfApi()) from error
+        raise explain(error, f"read the configuration of {spec.id}", HfApi()) from error
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError) as error:
         raise HubError(f"{spec.id} cannot be loaded as {kind.noun}: {first_line(error)}.") from error
     return model

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 
 from hubinit.data.encode import Example
 from hubinit.errors import HubError
-from hubinit.remote import DATA_ERRORS, explained
+from hubinit.remote import DATA_ERRORS, explain
 from hubinit.tasks.spec import Task
 
 
@@ -88,4 +88,4 @@ def render(definition: Any, document: dict[str, Any]) -> Example:
 
 def data_error(task: Task, error: Exception) -> HubError:
     """The one sentence for a data set that cannot be loaded."""
-    return explained(error, f"load the data set {task.dataset} of task '{task.name}'", HfApi())
+    return explain(error, f"load the data set {task.dataset} of task '{task.name}'", HfApi())

@@ -1,8 +1,10 @@
 """The tables as people see them: readable at every width, and each number with the meaning its heading gives it."""
 
 import io
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from hubinit.leaderboard.boards import boards
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal, markdown
 from hubinit.leaderboard.table import failures, table
+from hubinit.records import Manifest, read_result
 from hubinit.specs import EvalSpec, ModelSpec
 from tests.leaderboard.test_ranking import run
 
@@ -125,3 +128,13 @@ def test_ranking_needs_no_torch_transformers_or_peft_and_skips_what_it_cannot_re
     assert done.returncode == 0, done.stderr
     assert done.stdout.index("│ pissa") < done.stdout.index("│ lora")
     assert "broken" in done.stdout
+
+
+def test_results_of_version_0_1_rank_and_are_shown(tmp_path):
+    stored = Path(__file__).parents[1] / "stored" / "v0.1"
+    results = [read_result(path) for path in sorted(stored.glob("*.json"))]
+    assert len(results) >= 6
+    text = printed(results, 100)
+    assert all(f"│ {result.spec.method.name} " in text for result in results if result.scores)
+    manifest = {"kind": "trained", "result": json.loads(min(stored.glob("*.json")).read_text()), "files": {}}
+    assert Manifest.model_validate(manifest).start is None
