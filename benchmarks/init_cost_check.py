@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.errors import HubinitError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -49,7 +49,7 @@ def main() -> int:
     try:
         if options.shape:
             return check(options)
-        with connected(options.hub):
+        with connect(options.hub):
             return check(options)
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -64,9 +64,9 @@ def main() -> int:
     try:
         if options.shape:
             return benchmark(options)
-        from hubinit.cli.environment import connected
+        from hubinit.cli.environment import connect
 
-        with connected(None if options.hub == "none" else options.hub):
+        with connect(None if options.hub == "none" else options.hub):
             return benchmark(options)
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import hubinit
 from hubinit.adapters.base import adapted_layers
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.models.layers import shape_of, target_layers
@@ -68,7 +68,7 @@ def main() -> int:
         if options.model is None:
             record = measure(options)
         else:
-            with connected(options.hub):
+            with connect(options.hub):
                 record = measure(options)
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -215,7 +215,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Writes a safetensors file.
 
     Raises:
-        OSError: the disk is full or refuses; safetensors' own error is none and has the number in its text only.
+        OSError: the disk is full or refuses; safetensors' own error is not one and has the number in its text only.
     """
     try:
         save_file(tensors, path, metadata={"format": "pt"})

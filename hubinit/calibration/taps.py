@@ -19,7 +19,7 @@ from hubinit.calibration.memory import Accumulator, Key, Kind, MemoryPlan, Momen
 from hubinit.calibration.rows import Rows, Side
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import bias_of, is_conv1d, is_quantised, weight_of
-from hubinit.numerics.products import add_gram_, add_product_, mirrored, sum_dtype, sum_of_squares
+from hubinit.numerics.products import add_gram_, add_product_, mirror, sum_dtype, sum_of_squares
 from hubinit.numerics.statistics import Statistic
 
 # What each sum is made from; x and y come with the forward pass, g and h with the backward pass.
@@ -60,7 +60,7 @@ class Total:
 
     def finish(self) -> Tensor:
         """The sum, whole."""
-        return mirrored(self.sum) if self.symmetric and not self.offloaded else self.sum
+        return mirror(self.sum) if self.symmetric and not self.offloaded else self.sum
 
     def add_product(self, a: Tensor, b: Tensor) -> None:
         """Adds aᵀ b for a: (T, p), b: (T, q)."""

@@ -15,7 +15,7 @@ HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
 
 
 @contextmanager
-def connected(hub: str | None) -> Iterator[str]:
+def connect(hub: str | None) -> Iterator[str]:
     """Points every Hub library of this process and its children at a Hub for the time of the block.
 
     Args:

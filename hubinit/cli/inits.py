@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     Dtype,
     Hub,
@@ -78,7 +78,7 @@ def init(
     Example: `hubinit init llama3-8b --method filet --data my-chats.jsonl --rank 16 --push my-name`
     """
     announce(f"init: {method} for {model}")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.starting import run_init
         from hubinit.inits.plan import StartRequest
 
@@ -129,7 +129,7 @@ def publish_inits(
     """
     chosen = whole_numbers(ranks, "--ranks", 1)
     announce(f"publish-inits: {methods} for {models}")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.starting import run_publish_inits
         from hubinit.inits.matrix import MatrixRequest
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hubinit.cli.console import console, say, warn
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.cli.options import Hub, Json, Public
 from hubinit.errors import HubinitError
 
@@ -30,7 +30,7 @@ def leaderboard(
 
     Example: `hubinit leaderboard --out runs --push-to my-name`
     """
-    with connected(hub):
+    with connect(hub):
         from huggingface_hub import HfApi
 
         from hubinit.hub.outbox import deliver_rows

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from hubinit.cli.console import warn
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     DryRun,
     Dtype,
@@ -69,7 +69,7 @@ def bench(
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
     }
     warn("Planning: asking the Hub for models and data sets …")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.running import run_bench
         from hubinit.runs.plan import Request
 
@@ -109,7 +109,7 @@ def train(
     """
     rate = None if lr is None else finite(lr, "--lr")
     warn("Planning: asking the Hub for the model and the data sets …")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.running import run_train
         from hubinit.runs.plan import Request
 
@@ -147,7 +147,7 @@ def evaluate(
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
     groups = names(tasks, "--tasks")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.running import run_eval
 
         run_eval(target, groups, limit=limit, shots=shots, batch_size=batch_size, dtype=dtype, as_json=json_)

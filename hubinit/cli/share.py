@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from hubinit.cli.environment import connected
+from hubinit.cli.environment import connect
 from hubinit.cli.options import Hub, Json, Public
 from hubinit.errors import HubinitError
 from hubinit.records import AdapterKind
@@ -33,7 +33,7 @@ def push(
 
     Example: `hubinit push runs/runs/0123456789abcdef/adapter my-name/my-adapter`
     """
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.sharing import run_push
 
         run_push(directory, repo, create_pr=create_pr, public=public, force=force, as_json=json_)
@@ -53,7 +53,7 @@ def pull(
 
     Example: `hubinit pull my-name/llama3-8b-filet-init-r16-gsm8k-01234567 --out my-init`
     """
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.sharing import run_pull
 
         run_pull(repo, out=out, revision=revision, as_json=json_)
@@ -74,7 +74,7 @@ def find(
     """
     if kind not in (None, "initialised", "trained"):
         raise HubinitError(f"--kind wants 'initialised' or 'trained', not '{kind}'.")
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.sharing import run_find
 
         run_find(model, task, method, kind=cast(AdapterKind | None, kind), as_json=json_)
@@ -86,7 +86,7 @@ def sync(hub: Hub = None, json_: Json = False) -> None:
 
     Example: `hubinit init llama3-8b --method pissa --push my-name --hub offline`, later `hubinit sync`
     """
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.sharing import run_sync
 
         run_sync(as_json=json_)
@@ -112,7 +112,7 @@ def finish(
 
     Example: `hubinit finish outputs/checkpoint-500 --init my-name/llama3-8b-filet-init-r16-gsm8k-01234567 --out my-adapter`
     """
-    with connected(hub):
+    with connect(hub):
         from hubinit.cli.sharing import run_finish
 
         run_finish(adapter, init, out, push=push, public=public, as_json=json_)

@@ -49,7 +49,7 @@ def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> 
     if isinstance(example, TokenExample):
         head, kept = list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
     else:
-        head, kept = tokenised(example, tokenizer)
+        head, kept = tokenise(example, tokenizer)
     kept = kept[: max_length - 1]
     room = max_length - len(kept)  # at least 1
     if len(head) > room:
@@ -58,7 +58,7 @@ def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> 
     return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
 
 
-def tokenised(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenise(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the prompt (at least one) and those of the completion, the end-of-sequence token included."""
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion

@@ -68,7 +68,7 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
     failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
-    boards = [line for board in _grouped(scored, EVALUATION) for line in _board(board, failed)]
+    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed)]
     return pd.DataFrame(boards, columns=RANKING)
 
 
@@ -76,11 +76,11 @@ def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]
     """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
     untrained = [row for row in scored if row["method"] == "none"]
     trained = [row for row in scored if row["method"] != "none"]
-    for setting in _grouped(trained, TRAINING) or [[]]:
+    for setting in _group(trained, TRAINING) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
         default_lr = _default_rate(setting)
-        methods = [_at_rates(group, default_lr) for group in _grouped(setting, METHOD)]
-        methods += [_at_rates(group, None) for group in _grouped(untrained, METHOD)]
+        methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]
+        methods += [_at_rates(group, None) for group in _group(untrained, METHOD)]
         methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))
         baseline = _baseline([chosen for chosen, _ in methods])
         leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0])
@@ -102,7 +102,7 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
     first = chosen[0]
     values = [row["value"] for row in chosen]
     compared = baseline if first["method"] != BASELINE else []
-    delta, delta_stderr, pairs = _paired(chosen, compared)
+    delta, delta_stderr, pairs = _pair(chosen, compared)
     stages = ("seconds_calibrate", "seconds_initialise")
     seconds = [sum(row[s] or 0.0 for s in stages) for row in chosen if any(row[s] is not None for s in stages)]
     return {
@@ -145,7 +145,7 @@ def _at_rates(rows: list[Row], default_lr: float | None) -> tuple[list[Row], lis
     return default or by_rate[min(whole)], default
 
 
-def _paired(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
+def _pair(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
     """Mean of `a − b` over the seeds both have, its standard error, and the number of such seeds.
 
     The error has two sources. Seeds: the standard error of the mean of the differences. Test examples: the two binomial
@@ -168,7 +168,7 @@ def _by_seed(rows: list[Row], others: list[Row]) -> dict[int, float]:
 
 
 def _leads(first: list[Row], second: list[Row]) -> bool:
-    lead, uncertainty, _ = _paired(first, second)
+    lead, uncertainty, _ = _pair(first, second)
     return lead > uncertainty  # False when either is unknown
 
 
@@ -181,7 +181,7 @@ def _values(row: Row, columns: list[str]) -> tuple[Any, ...]:
     return tuple(row[column] for column in columns)
 
 
-def _grouped(rows: list[Row], columns: list[str]) -> list[list[Row]]:
+def _group(rows: list[Row], columns: list[str]) -> list[list[Row]]:
     """The rows with equal `columns` together, in the order of their values."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

@@ -65,7 +65,7 @@ def weight_of(module: nn.Module, name: str = "") -> Tensor:
     """
     weight = getattr(module, "weight", None)
     if is_quantised(module) and (not isinstance(weight, Tensor) or not weight.is_floating_point()):
-        weight = _dequantised(module, name)
+        weight = _dequantise(module, name)
     assert isinstance(weight, Tensor)
     if is_conv1d(module):
         weight = weight.T  # (n, m) -> (m, n)
@@ -83,7 +83,7 @@ def bias_of(module: nn.Module) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def _dequantised(module: nn.Module, name: str) -> Tensor:
+def _dequantise(module: nn.Module, name: str) -> Tensor:
     kind = type(module).__name__
     if kind in READABLE:
         try:

@@ -195,7 +195,7 @@ def eigenpairs(
 def _full_eigenpairs(matrix: Tensor, k: int, which: Literal["smallest", "largest"]) -> Eigenpairs:
     n = matrix.shape[0]
     first = 0 if which == "smallest" else n - k
-    values, vectors = _factorised((matrix + matrix.T) / 2, first, first + k)
+    values, vectors = _factorise((matrix + matrix.T) / 2, first, first + k)
     if which == "largest":
         values, vectors = values.flip(0), vectors.flip(1)
     vectors = vectors * canonical_signs(vectors)
@@ -204,7 +204,7 @@ def _full_eigenpairs(matrix: Tensor, k: int, which: Literal["smallest", "largest
     return Eigenpairs(values, vectors, residual / scale if scale > 0 else residual, 0, full=True)
 
 
-def _factorised(matrix: Tensor, first: int, stop: int) -> tuple[Tensor, Tensor]:
+def _factorise(matrix: Tensor, first: int, stop: int) -> tuple[Tensor, Tensor]:
     """Eigenpairs number `first` to `stop − 1`, counted upwards, of a symmetric matrix (n, n): values, vectors (n, stop − first).
 
     On a CPU LAPACK's `syevr` computes no others, in float64: a third of the time of all of them.
@@ -293,7 +293,7 @@ def _gram_svd(matrix: Tensor, r: int, which: Literal["smallest", "largest"]) -> 
     first = n - r if which == "largest" else 0
     # One more pair, on the other side of the cut, tells whether the two sides can be told apart.
     low, high = max(first - (which == "largest"), 0), min(first + r + (which == "smallest"), n)
-    values, vectors = _factorised(squared, low, high)  # ascending, (n, high − low)
+    values, vectors = _factorise(squared, low, high)  # ascending, (n, high − low)
     scale = float(values[-1]) if which == "largest" else float(squared.norm())  # λ_1, or less than √n above it
     floor = 100 * torch.finfo(torch.float64).eps * n * scale
     edge = values[:2] if which == "largest" else values[-2:]  # the pairs on both sides of the cut

@@ -73,7 +73,7 @@ def add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def add_gram_(total: Tensor, a: Tensor) -> None:
-    """`total += aᵀ a`, in place, in blocks of columns on and above the diagonal: `mirrored` gives the rest at the end.
+    """`total += aᵀ a`, in place, in blocks of columns on and above the diagonal: `mirror` gives the rest at the end.
 
     Args:
         total: (p, p) float32 or float64, on the operand's device; entries below the diagonal are undefined.
@@ -90,7 +90,7 @@ def add_gram_(total: Tensor, a: Tensor) -> None:
                 add_product_(total[start:stop, start:], part[:, start:stop], part[:, start:])  # (block, width − start)
 
 
-def mirrored(upper: Tensor) -> Tensor:
+def mirror(upper: Tensor) -> Tensor:
     """The symmetric matrix (p, p) with this upper triangle, in the same memory."""
     return upper.triu_().add_(upper.triu(1).T)
 
@@ -99,7 +99,7 @@ def gram(weight: Tensor) -> Tensor:
     """`weightᵀ weight` (n, n) in float32 (float64) of a weight (m, n) in any dtype."""
     total = weight.new_zeros(weight.shape[1], weight.shape[1], dtype=sum_dtype(weight.dtype))
     add_gram_(total, weight)
-    return mirrored(total)
+    return mirror(total)
 
 
 def sum_of_squares(rows: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -47,7 +47,7 @@ def get(name: str) -> Task:
     """The task with this name.
 
     Raises:
-        HubinitError: there is none; the message names the nearest.
+        HubinitError: there is not one; the message names the nearest.
     """
     if name not in TASKS:
         hint = nearest(name, [*TASKS, *SUITES])

@@ -77,7 +77,7 @@ def train(
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
     optimiser = optimisers.get(recipe.optimiser)
-    with prepared(model, recipe):
+    with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
@@ -95,7 +95,7 @@ def train(
         raise DivergedError("Training diverged: the trained weights are not finite; a lower learning rate may help.")
     remove_checkpoints(output_dir)
     return TrainOutcome(
-        curve=thinned([point for log in trainer.state.log_history if (point := curve_point(log))]),
+        curve=thin([point for log in trainer.state.log_history if (point := curve_point(log))]),
         steps=trainer.state.global_step,
         validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
         seconds=trainer.earlier_seconds + time.perf_counter() - started,
@@ -207,7 +207,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.saved = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Called by the Trainer after each optimiser step, and once more with totals, which are no step."""
+        """Called by the Trainer after each optimiser step, and once more with totals, which are not a step."""
         point = curve_point({"step": state.global_step, **(logs or {})})
         if point is None:
             return
@@ -235,7 +235,7 @@ def curve_point(log: dict[str, Any]) -> CurvePoint | None:
     )
 
 
-def thinned(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
+def thin(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
     """Every k-th point, so that about `CURVE_POINTS` remain, and the last."""
     every = max(1, math.ceil(len(points) / CURVE_POINTS))
     return tuple(point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1)
@@ -258,7 +258,7 @@ def mean_loss(
 
 
 @contextmanager
-def prepared(model: Any, recipe: Recipe) -> Iterator[None]:
+def prepare_training(model: Any, recipe: Recipe) -> Iterator[None]:
     """Sets the model up for training and, however that ends, back for use: evaluation mode, caches for generation.
 
     With `gradient_checkpointing`, activations are recomputed in the backward pass: less memory, about a third more time.

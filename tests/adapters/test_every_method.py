@@ -18,7 +18,7 @@ REFUSED = {("gpt2", "kasa"): "Conv1D", ("gpt2", "neat"): "Conv1D"}
 
 
 @cache
-def prepared(name: str) -> tuple[Any, Any, Any]:
+def prepare(name: str) -> tuple[Any, Any, Any]:
     """One base of each architecture serves all methods, as in a sweep; with its batch and its calibration."""
     base, batches = cases.build(name), cases.batches(name)
     return base, batches[0], hubinit.calibrate(base, batches, methods=DATA_AWARE)
@@ -28,7 +28,7 @@ def prepared(name: str) -> tuple[Any, Any, Any]:
 @pytest.mark.filterwarnings("ignore:all-linear leaves out")
 @pytest.mark.parametrize("name", cases.EVERYTHING)
 def test_starts_where_it_promises(name: str, method: str) -> None:
-    base, batch, calibration = prepared(name)
+    base, batch, calibration = prepare(name)
     before = snapshot(base)
     if reason := REFUSED.get((name, method)):
         with pytest.raises(InitialisationError, match=reason):
@@ -59,7 +59,7 @@ def test_trains_and_reloads(method: str, dtype: torch.dtype, train_a: bool, tmp_
 
 
 def test_a_calibration_must_be_of_this_model_and_these_targets_and_hold_what_is_needed() -> None:
-    base, _, calibration = prepared("llama")
+    base, _, calibration = prepare("llama")
     other = cases.build("llama", seed=1)
     with pytest.raises(CalibrationError, match="another model"):
         hubinit.initialize(other, "filet", rank=4, calibration=calibration)

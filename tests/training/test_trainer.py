@@ -14,7 +14,7 @@ from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import trainer as training
-from hubinit.training.trainer import TrainOutcome, thinned, train
+from hubinit.training.trainer import TrainOutcome, thin, train
 from tests.texts import language_model, tokenizer
 
 # Completions of very different lengths: a mean of means is far from the mean over tokens.
@@ -173,10 +173,10 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 
 def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
     points = [CurvePoint(step=step, loss=1.0) for step in range(1, 1001)]
-    kept = thinned(points)
+    kept = thin(points)
     assert len(kept) <= training.CURVE_POINTS + 1
     assert (kept[0].step, kept[1].step, kept[-1].step) == (1, 6, 1000)
-    assert thinned(points[:7]) == tuple(points[:7])
+    assert thin(points[:7]) == tuple(points[:7])
 
 
 def test_an_image_classifier_learns_with_its_head(tmp_path: Path) -> None:

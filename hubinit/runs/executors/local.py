@@ -68,7 +68,7 @@ class LocalExecutor:
                 pipe.close()
 
     def _worker(self, logs: Path) -> "subprocess.Popen[bytes]":
-        """The worker process, started if there is none that lives."""
+        """The worker process, started unless one lives."""
         if self.process is not None and self.process.poll() is None:
             return self.process
         self.close()
