@@ -46,12 +46,14 @@ def record(out: Path) -> None:
     """Writes the results, the table as a picture, and the README's block, with the machine they were measured on."""
     from rich.console import Console
 
+    from hubinit.leaderboard.ranking import rank
+    from hubinit.leaderboard.render import Terminal, markdown
+    from hubinit.leaderboard.table import table
     from hubinit.records import ResultStore
-    from leaderboard import aggregate, render
 
     RECORDS.mkdir(parents=True, exist_ok=True)
     results = list(ResultStore(out).results())
-    ranking = aggregate.rank(aggregate.table(results))
+    ranking = rank(table(results))
     machine, versions = hardware(), results[-1].provenance.versions
     facts = {
         "command": "hubinit " + " ".join(BENCH),
@@ -63,13 +65,13 @@ def record(out: Path) -> None:
     }
     (RECORDS / "quickstart.json").write_text(json.dumps(facts, indent=1) + "\n")
     screen = Console(record=True, width=100, file=io.StringIO())
-    screen.print(render.terminal(ranking))
+    screen.print(Terminal(ranking))
     screen.save_svg(str(RECORDS / "quickstart.svg"), title="make bench")
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}, no GPU"
     software = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "lm-eval"))
     block = (
         "![The leaderboard that make bench prints](benchmarks/results/quickstart.svg)\n\n"
-        f"{render.markdown(ranking)}\n\n"
+        f"{markdown(ranking)}\n\n"
         f"Measured by `make bench` on {where}; {software}. Costs and curves: `benchmarks/results/quickstart.json`.\n"
     )
     readme = ROOT / "README.md"
