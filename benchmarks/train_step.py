@@ -13,6 +13,7 @@ PEFT would train it: the adapter and its frozen anchor both active.
 import argparse
 import copy
 import json
+import math
 import shlex
 import statistics
 import sys
@@ -28,11 +29,14 @@ from torch import Tensor, nn
 
 import hubinit
 from hubinit.adapters.base import adapted_layers
+<<<<<<< HEAD
 from hubinit.cli.environment import connect
+=======
+>>>>>>> gpu
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.models.layers import shape_of, target_layers
-from hubinit.runs.costs import provenance
+from hubinit.runs.costs import peak_memory, provenance, reset_peak_memory
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TWO_ADAPTERS = "two adapters"
@@ -55,6 +59,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--device", help="cpu or cuda; default: a GPU when there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for everything; no method starts after that")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
@@ -68,7 +73,13 @@ def main() -> int:
         if options.model is None:
             record = measure(options)
         else:
+<<<<<<< HEAD
             with connect(options.hub):
+=======
+            from hubinit.cli.environment import connected
+
+            with connected(options.hub):
+>>>>>>> gpu
                 record = measure(options)
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -82,6 +93,7 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The whole run: a record with one row per method."""
+    end = time.perf_counter() + options.seconds
     names = options.methods.split(",")
     if unknown := set(names) - METHODS.keys():
         raise HubinitError(f"Not a registered method: {', '.join(sorted(unknown))}.")
@@ -106,9 +118,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     rows = {}
     for name, make in made.items():
+        if time.perf_counter() > end:
+            print(f"  {name:14} not measured: the time of the whole run was over")
+            continue
         loop = Loop(make(), batch)
         anchored = name == TWO_ADAPTERS or loop.model.hubinit_report.anchor != "none"
-        loop.step(), plain.step()
+        reset_peak_memory()
+        loop.step()
+        peak = peak_memory()
+        plain.step()
         pairs = [(plain.step(), loop.step()) for _ in range(options.rounds)]
         ratios = [own / beside for beside, own in pairs]
         rows[name] = {
@@ -117,6 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "fastest_ratio": min(own for _, own in pairs) / min(beside for beside, _ in pairs),
             "median_ratio": statistics.median(ratios),
             "ratio_range": [min(ratios), max(ratios)],
+            "peak_bytes": peak,  # weights included, and the adapter of plain LoRA that is beside it
             "anchored": anchored,
         }
         print(

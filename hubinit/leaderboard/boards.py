@@ -217,7 +217,11 @@ def _title(row: "pd.Series") -> str:
         parts.append(f"trained on {row['train_data']}{samples}")
     recipe = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
     if recipe:
-        length = f"{recipe['steps']} steps" if recipe.get("steps") else f"{recipe.get('epochs', 1):g} epochs"
+        length = (
+            f"{recipe['steps']} steps"
+            if recipe.get("steps")
+            else f"{recipe.get('epochs', 1):g} epoch{'' if recipe.get('epochs', 1) == 1 else 's'}"
+        )
         parts.append(f"{length} of {recipe.get('batch_size')}")
     parts.append("zero-shot" if row["shots"] == 0 else f"{row['shots']}-shot")
     return ", ".join(parts)
