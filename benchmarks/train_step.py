@@ -29,10 +29,6 @@ from torch import Tensor, nn
 
 import hubinit
 from hubinit.adapters.base import adapted_layers
-<<<<<<< HEAD
-from hubinit.cli.environment import connect
-=======
->>>>>>> gpu
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.models.layers import shape_of, target_layers
@@ -73,13 +69,9 @@ def main() -> int:
         if options.model is None:
             record = measure(options)
         else:
-<<<<<<< HEAD
-            with connect(options.hub):
-=======
-            from hubinit.cli.environment import connected
+            from hubinit.cli.environment import connect
 
-            with connected(options.hub):
->>>>>>> gpu
+            with connect(options.hub):
                 record = measure(options)
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)
