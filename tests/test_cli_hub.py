@@ -413,8 +413,8 @@ def test_offline_publications_wait_and_are_sent_once(chats, tmp_path, home):
 def test_a_benchmark_offline_queues_its_adapters_and_rows(tmp_path, home, monkeypatch):
     from hubinit.hub import outbox
     from hubinit.hub.outbox import sync, waiting
-    from hubinit.hub.publisher import Publisher
     from hubinit.records import ResultStore
+    from hubinit.runs.publishing import Publisher
     from tests.hub.builders import run, run_folder
 
     monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))

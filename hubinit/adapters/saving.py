@@ -11,7 +11,6 @@ A' = [A; A₀], B' = [s·B, −s·B₀] (rank 2r), or rank r where there is no a
 
 import copy
 import errno
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from hubinit.adapters.mark import read_mark
 from hubinit.adapters.provenance import write_manifest
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import HubinitError
+from hubinit.paths import sha256_of
 from hubinit.records import MANIFEST
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -234,13 +234,8 @@ def list_saved(directory: Path, rank: int) -> SavedAdapter:
     """Hashes and sizes of the adapter files in a folder."""
     paths = [directory / name for name in (CONFIG, WEIGHTS, f"{ANCHOR}/{CONFIG}", f"{ANCHOR}/{WEIGHTS}")]
     paths = [path for path in paths if path.is_file()]
-    files = {path.relative_to(directory).as_posix(): _sha256(path) for path in paths}
+    files = {path.relative_to(directory).as_posix(): sha256_of(path) for path in paths}
     return SavedAdapter(directory, files, files[WEIGHTS], sum(path.stat().st_size for path in paths), rank)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def head_size(weights: Path) -> int | None:

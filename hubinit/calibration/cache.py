@@ -2,14 +2,21 @@
 
 import hashlib
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pydantic import ByteSize, TypeAdapter
 
 from hubinit.calibration.result import FORMAT, MANIFEST, Calibration
 from hubinit.errors import CalibrationError
 from hubinit.numerics.statistics import Statistic
+
+LIMIT = TypeAdapter(ByteSize)
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -45,6 +52,8 @@ def load_or_compute(
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
     missing = needed if stored is None else needed - stored.statistics
     if stored is not None and not missing:
+        with suppress(OSError):
+            (path / MANIFEST).touch()  # in use: `prune` begins with what was not used for longest
         return stored
     computed = compute(missing)
     if stored is not None:
@@ -55,6 +64,25 @@ def load_or_compute(
             computed = compute(needed)
     try:
         computed.save(path)
+        prune(Path(folder), keep=path)
     except OSError as error:  # a full disk costs the next run a pass, not this run its work
         warnings.warn(f"The calibration could not be kept in {path}: {error}.", stacklevel=2)
     return computed
+
+
+def prune(folder: Path, keep: Path) -> None:
+    """Deletes calibrations, the longest unused first, until all together are within `HUBINIT_CALIBRATIONS` (default 50 GB).
+
+    One that another process is reading is computed again there, with a warning.
+
+    Args:
+        folder: where calibrations are kept.
+        keep: the one that stays whatever its size.
+    """
+    limit = LIMIT.validate_python(os.environ.get("HUBINIT_CALIBRATIONS", "50GB"))
+    found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda manifest: -manifest.stat().st_mtime)
+    total = 0
+    for manifest in found:
+        total += sum(file.stat().st_size for file in manifest.parent.iterdir())
+        if total > limit and manifest.parent != keep:
+            shutil.rmtree(manifest.parent, ignore_errors=True)

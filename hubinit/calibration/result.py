@@ -16,6 +16,7 @@ from hubinit.calibration.clock import Work, add_up
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import is_quantised, linear_layers, shape_of
 from hubinit.numerics.statistics import LayerStatistics, Statistic
+from hubinit.paths import sha256_of
 
 MANIFEST = "calibration.json"
 FORMAT = 2  # 1: one count of tokens for both sides; G of label positions only
@@ -160,7 +161,7 @@ class Calibration:
                 sums.setdefault(name, {})[str(kind)] = key
         temporary = folder / f".{uuid.uuid4().hex}.safetensors"
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
         file = folder / f"sums-{digest[:16]}.safetensors"
         temporary.replace(file)
         manifest = {
@@ -208,7 +209,7 @@ class Calibration:
             if manifest["format"] != FORMAT:
                 raise CalibrationError(f"{folder} holds a calibration of another version of hubinit: calibrate again.")
             file = folder / Path(manifest["file"]).name
-            if _sha256(file) != manifest["sha256"]:
+            if sha256_of(file) != manifest["sha256"]:
                 raise CalibrationError(f"the calibration in {folder} is damaged ({file.name}): calibrate again.")
             tensors = load_file(file)
             layers = {
@@ -264,8 +265,3 @@ def fingerprint(model: nn.Module) -> str:
     if samples:
         digest.update(torch.cat(samples).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,7 +14,6 @@ from hubinit import tasks
 from hubinit.cli.console import console, errors, say, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.hub.access import check_write
-from hubinit.hub.publisher import Publisher
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
@@ -22,6 +21,7 @@ from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.estimate import estimate
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
+from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.target import load_target

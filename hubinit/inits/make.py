@@ -6,27 +6,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from peft import PeftModel
-from torch import OutOfMemoryError, Tensor
 
-from hubinit import adapters, methods, tasks
-from hubinit.adapters import gates
-from hubinit.adapters.calibrating import need_of
-from hubinit.calibration import Calibration
-from hubinit.calibration.shared import Need, calibrate_shared
+from hubinit import adapters, tasks
+from hubinit.calibration.shared import Need
 from hubinit.data import chat
 from hubinit.data.encode import Example
-from hubinit.errors import HubinitError, InitialisationError, first_line
+from hubinit.errors import HubinitError
 from hubinit.hub.manifest import CARD, read_manifest
 from hubinit.hub.publication import base_licence, card_of, describe
 from hubinit.inits.plan import PlannedStart
 from hubinit.models import base
 from hubinit.models.base import Loaded
-from hubinit.models.kinds import KINDS, start_of
+from hubinit.models.kinds import start_of
 from hubinit.paths import home
 from hubinit.records import MANIFEST, Manifest, RunResult
+from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.stages import Pool, attach_start, gate_batch
+from hubinit.runs.stages import Pool
 from hubinit.specs import RunSpec
 
 Report = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
@@ -54,10 +50,8 @@ def read_start(folder: Path, spec: RunSpec) -> Manifest | None:
 def load_base(spec: RunSpec, watch: Stopwatch, report: Report) -> Loaded:
     """Loads the base of a start point, with the head of its task for a labelled kind."""
     report(f"loading {spec.model.id} in {spec.model.dtype}", 0, 0)
-    labelled = KINDS[spec.model.kind].labelled and spec.data is not None
-    labels = tasks.labels(spec.data.tasks[0], spec.data.revisions[0]) if labelled and spec.data else None
     with watch.stage("load"):
-        return base.load(spec.model, labels=labels)
+        return base.load(spec.model, labels=tasks.head_labels(spec))
 
 
 def pool_of(planned: PlannedStart, loaded: Loaded, samples: int) -> Pool:
@@ -106,29 +100,32 @@ def make_start(
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
     spec = start.spec
-    calibration = calibrate_start(spec, loaded, pool, needs, watch, report)
+    calibration = None
+    if spec.calibration is not None:
+        calibration = stages.calibrate_start(
+            spec,
+            loaded,
+            pool,
+            needs,
+            home() / "calibrations",
+            watch,
+            on_batch=lambda done, total: report("calibrating", done, total),
+            on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
+        )
     report(f"initialising {spec.method.name} at rank {spec.rank}", 0, 0)
-    batch = gate_batch(pool, loaded)
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
-        with watch.stage("initialise"):
-            model = attach_start(spec, loaded, calibration, population=start.population)
-        measured = check_gate(spec, model, batch)
-        saved = adapters.save_initialized(model, temporary, base=spec.model.id, revision=spec.model.revision)
-        printed = gates.check_printed(model, temporary, batch, methods.get(spec.method.name).start)
+        made = stages.make_start(spec, loaded, calibration, pool, temporary, watch, population=start.population)
         result = RunResult(
             key=spec.key,
             spec=spec,
             status="ok",
             costs=watch.costs,
-            calibration_examples=calibration.examples if calibration is not None else None,
-            left_out=model.hubinit_report.left_out,
-            trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-            adapter_bytes=saved.bytes,
-            adapter_sha256=saved.sha256,
-            gates={"start": measured} | ({"printed": printed} if printed is not None else {}),
-            initialisation=model.hubinit_report.summary(),
+            adapter_bytes=made.saved.bytes,
+            adapter_sha256=made.saved.sha256,
+            gates=made.gates,
             provenance=provenance(command),
+            **made.facts(calibration),
         )
         manifest = write_about(result, temporary, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,46 +134,6 @@ def make_start(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         adapters.detach(loaded.model)
-
-
-def check_gate(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> float:
-    """The deviation that the start gate measures.
-
-    Raises:
-        HubinitError: the start is not the promised one, or an adapter of PEFT does not run on this model.
-    """
-    method = methods.get(spec.method.name)
-    try:
-        return gates.check_start(model, batch, method.start)
-    except (RuntimeError, ValueError, AttributeError) as error:
-        if method.factors is not None or isinstance(error, OutOfMemoryError):
-            raise
-        raise InitialisationError(
-            f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
-            "try --dtype float32, or choose another method."
-        ) from error
-
-
-def calibrate_start(
-    spec: RunSpec, loaded: Loaded, pool: Pool, needs: Sequence[Need], watch: Stopwatch, report: Report
-) -> Calibration | None:
-    """The statistics that a start point is made from; None for weight-only methods."""
-    if spec.calibration is None:
-        return None
-    with watch.stage("calibrate"):
-        calibration = calibrate_shared(
-            loaded,
-            pool,
-            spec.calibration,
-            needs,
-            home() / "calibrations",
-            target_modules=spec.target_modules,
-            on_batch=lambda done, total: report("calibrating", done, total),
-            on_plan=lambda plan: report(f"memory plan: {plan.summary}", 0, 0),
-        )
-    needed = need_of(spec.method, spec.calibration).statistics
-    watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
-    return calibration
 
 
 def write_about(result: RunResult, directory: Path, final: Path) -> Manifest:

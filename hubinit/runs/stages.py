@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from hubinit import adapters, methods, tasks
 from hubinit.adapters import gates
 from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
-from hubinit.calibration.shared import calibrate_shared
+from hubinit.calibration.memory import MemoryPlan
+from hubinit.calibration.shared import Need, calibrate_shared
 from hubinit.data.encode import Example, ImageExample, TokenExample, batches
-from hubinit.errors import HubinitError, first_line
+from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.paths import sha256_of
 from hubinit.records import ResultStore, RunResult, Score
@@ -90,16 +92,10 @@ def train_adapter(
     spec = job.spec
     assert spec.data is not None and spec.recipe is not None
     examples, validation = tasks.training_examples(spec.data, spec.seed)
-    batch = gate_batch(examples, loaded)
     calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
     report(Progress(key=spec.key, stage="initialise"))
-    with watch.stage("initialise"):
-        model = attach_start(spec, loaded, calibration, population=len(examples))
-    start = methods.get(spec.method.name).start
-    measured = {"start": gates.check_start(model, batch, start)}
-    adapters.save_initialized(model, folder / "init")
-    if (printed := gates.check_printed(model, folder / "init", batch, start)) is not None:
-        measured["printed"] = printed
+    start = make_start(spec, loaded, calibration, examples, folder / "init", watch, population=len(examples))
+    model = start.model
     if job.force:
         ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
         remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
@@ -119,19 +115,16 @@ def train_adapter(
             ),
         )
     watch.charge("train", outcome.seconds)
-    measured["trained"] = gates.check_trained(model, batch)
+    trained = gates.check_trained(model, start.batch)
     exported = adapters.export(model, folder / "adapter")
-    measured["reload"] = gates.check_reload(model, folder / "adapter", batch)
+    reload = gates.check_reload(model, folder / "adapter", start.batch)
     return model, {
+        **start.facts(calibration),
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
-        "calibration_examples": calibration.examples if calibration is not None else None,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,
-        "gates": measured,
-        "initialisation": model.hubinit_report.summary(),
-        "left_out": model.hubinit_report.left_out,
+        "gates": {**start.gates, "trained": trained, "reload": reload},
     }
 
 
@@ -140,22 +133,110 @@ def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) ->
     spec = job.spec
     assert spec.calibration is not None and spec.data is not None
     report(Progress(key=spec.key, stage="calibrate"))
-    needs = [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None]
-    pool, _ = tasks.training_examples(spec.data, spec.calibration.seed)
+    return calibrate_start(
+        spec,
+        loaded,
+        tasks.training_examples(spec.data, spec.calibration.seed)[0],
+        [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None],
+        job.store / "calibrations",
+        watch,
+        on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
+        on_plan=print,  # into the run's log
+    )
+
+
+def calibrate_start(
+    spec: RunSpec,
+    loaded: Loaded,
+    pool: Pool,
+    needs: Sequence[Need],
+    kept_in: Path,
+    watch: Stopwatch,
+    *,
+    on_batch: Callable[[int, int], None],
+    on_plan: Callable[[MemoryPlan], None],
+) -> Calibration:
+    """The statistics for one start; it is charged what it needs of them, whoever needed the rest."""
+    assert spec.calibration is not None
     with watch.stage("calibrate"):
         calibration = calibrate_shared(
             loaded,
             pool,
             spec.calibration,
             needs,
-            job.store / "calibrations",
+            kept_in,
             target_modules=spec.target_modules,
-            on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
-            on_plan=print,  # into the run's log
+            on_batch=on_batch,
+            on_plan=on_plan,
         )
     needed = need_of(spec.method, spec.calibration).statistics
     watch.charge("calibrate", calibration.seconds_for(needed), shared=calibration.seconds)
     return calibration
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start that is attached, saved, and checked in memory and as it is printed."""
+
+    model: PeftModel
+    saved: adapters.SavedAdapter
+    batch: dict[str, Tensor]  # what the gates look at
+    gates: dict[str, float]
+
+    def facts(self, calibration: Calibration | None) -> dict[str, Any]:
+        """The fields of a result that a start decides."""
+        return {
+            "calibration_examples": calibration.examples if calibration is not None else None,
+            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "initialisation": self.model.hubinit_report.summary(),
+            "left_out": self.model.hubinit_report.left_out,
+        }
+
+
+def make_start(
+    spec: RunSpec,
+    loaded: Loaded,
+    calibration: Calibration | None,
+    pool: Pool,
+    folder: Path,
+    watch: Stopwatch,
+    *,
+    population: int | None,
+) -> Start:
+    """Attaches the adapter that a run starts from, saves it, and holds it to what its method promises.
+
+    Raises:
+        GateError: the start is not the promised one.
+        HubinitError: the method cannot initialise this model, or PEFT's own does not run on it.
+    """
+    promised = methods.get(spec.method.name).start
+    batch = gate_batch(pool, loaded)
+    with watch.stage("initialise"):
+        model = attach_start(spec, loaded, calibration, population=population)
+    measured = {"start": check_start(spec, model, batch)}
+    saved = adapters.save_initialized(model, folder, base=spec.model.id, revision=spec.model.revision)
+    if (printed := gates.check_printed(model, folder, batch, promised)) is not None:
+        measured["printed"] = printed
+    return Start(model, saved, batch, measured)
+
+
+def check_start(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> float:
+    """The deviation that the start gate measures.
+
+    Raises:
+        GateError: the start is not the promised one.
+        InitialisationError: an adapter of PEFT does not run on this model.
+    """
+    method = methods.get(spec.method.name)
+    try:
+        return gates.check_start(model, batch, method.start)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        if method.factors is not None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InitialisationError(
+            f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
+            "try --dtype float32, or choose another method."
+        ) from error
 
 
 def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
@@ -165,7 +246,7 @@ def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
 
 
 def attach_start(
-    spec: RunSpec, loaded: Loaded, calibration: Calibration | None, *, population: int | None = None
+    spec: RunSpec, loaded: Loaded, calibration: Calibration | None, *, population: int | None
 ) -> PeftModel:
     """The base with the adapter that a run starts from; `population` is the length of its training set, where known."""
     return adapters.initialize(

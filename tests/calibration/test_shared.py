@@ -1,9 +1,11 @@
 """One calibration shared by methods that ask for different numbers of examples and different sums."""
 
+import os
+
 import pytest
 import torch
 
-from hubinit.calibration import calibrate
+from hubinit.calibration import cache, calibrate
 from hubinit.calibration.shared import Need, calibrate_shared, segment_ends
 from hubinit.data import encode as data
 from hubinit.data.encode import Example
@@ -67,3 +69,17 @@ def test_segments_end_where_a_need_does():
     assert segment_ends(needs, 7, 9) == [4, 7]
     assert segment_ends(needs, 100, 9) == [4, 7, 9]
     assert segment_ends([], 5, 9) == [5]
+
+
+def test_the_longest_unused_calibrations_go_first_and_the_new_one_stays(tmp_path, monkeypatch) -> None:
+    for age, name in enumerate(("new", "used", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sums.safetensors").write_bytes(bytes(600))
+        (tmp_path / name / cache.MANIFEST).write_text("{}")
+        os.utime(tmp_path / name / cache.MANIFEST, (1000 - age, 1000 - age))
+    monkeypatch.setenv("HUBINIT_CALIBRATIONS", "1.5KB")
+    cache.prune(tmp_path, keep=tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
+    monkeypatch.setenv("HUBINIT_CALIBRATIONS", "1B")
+    cache.prune(tmp_path, keep=tmp_path / "used")
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]

@@ -18,12 +18,12 @@ from safetensors.numpy import save_file
 from hubinit.errors import HubError, first_line
 from hubinit.hub.outbox import queue_rows
 from hubinit.hub.publication import of_adapter
-from hubinit.hub.publisher import Publisher
 from hubinit.hub.send import send
 from hubinit.hub.tables import LEADERBOARD, publish, read
 from hubinit.leaderboard.table import merge, table
 from hubinit.paths import sha256_of
 from hubinit.records import Manifest, ResultStore
+from hubinit.runs.publishing import Publisher
 from hubinit.tasks import TASKS
 from tests.hub.builders import adapter_files, logits, publish_run, publish_tiny_llama, run, run_folder, visible_adapter
 
