@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.spec import Executor
 from hubinit.runs.job import Died, Event, Finished, Job
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import RunSpec
+from hubinit.specs import MethodSpec, RunSpec
 
 LOADS = 2  # workers that may die while they load one base; after that its other runs fail without another try
 
@@ -75,12 +75,13 @@ def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: 
     """One job per run that is not cached; runs that share what is in memory follow each other."""
     todo = sorted((run for run in planned if run.state != "cached"), key=lambda run: in_memory(run.spec))
     command = command_line()
+    together = peers(run.spec for run in todo)
     return [
         Job(
             store=store.root,
             spec=run.spec,
             evaluations=run.evaluations,
-            peers=peers(run.spec, [other.spec for other in todo]),
+            peers=together.get(pass_of(run.spec), ()),
             eval_batch_size=eval_batch_size,
             command=command,
             force=force,
@@ -95,28 +96,28 @@ def in_memory(spec: RunSpec) -> tuple[str, str]:
     return spec.model.key, spec.data.key if labelled and spec.data is not None else ""
 
 
-def peers(spec: RunSpec, others: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
-    """The runs whose statistics come from the same pass as this one's, one for each way to calibrate."""
+def peers(specs: Iterable[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
+    """By `pass_of`: runs whose statistics come from one pass, one run for each way to calibrate."""
+    found: dict[str, dict[tuple[str, str], RunSpec]] = {}
+    for spec in specs:
+        if spec.calibration is not None:
+            found.setdefault(pass_of(spec), {}).setdefault((spec.method.key, spec.calibration.key), spec)
+    return {shared: tuple(ways.values()) for shared, ways in found.items()}
+
+
+def pass_of(spec: RunSpec) -> str:
+    """Names the calibration pass that a run takes part in: everything but the method and the number of examples."""
     if spec.calibration is None:
-        return ()
-    found: dict[str, RunSpec] = {}
-    for other in (spec, *others):
-        if shares_pass(spec, other) and other.calibration is not None:
-            found.setdefault(f"{other.method.key} {other.calibration.key}", other)
-    return tuple(found.values())
-
-
-def shares_pass(spec: RunSpec, other: RunSpec) -> bool:
-    """Whether two runs calibrate on the same data in the same way; the number of examples may differ."""
-    if spec.calibration is None or other.calibration is None:
-        return False
-    same_number = other.calibration.model_copy(update={"samples": spec.calibration.samples})
-    return (spec.model, spec.data, spec.target_modules, spec.calibration) == (
-        other.model,
-        other.data,
-        other.target_modules,
-        same_number,
-    )
+        return ""
+    return RunSpec(
+        model=spec.model,
+        method=MethodSpec(name="any"),
+        rank=0,
+        alpha=0,
+        target_modules=spec.target_modules,
+        data=spec.data,
+        calibration=spec.calibration.model_copy(update={"samples": 1}),
+    ).key
 
 
 def command_line() -> str:
