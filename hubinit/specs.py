@@ -161,6 +161,11 @@ class EvalSpec(Spec):
     shots: int = Field(default=0, ge=0)
 
 
+def default_alpha(rank: int) -> float:
+    """Twice the rank, the commonest choice of the published recipes (LLM-Adapters, LoRA-GA, LoRA-One, LoRA-DA)."""
+    return 2.0 * rank
+
+
 class Protocol(Spec):
     """A recipe for many runs, read from `registry/protocols/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
 
@@ -190,7 +195,7 @@ class Protocol(Spec):
     @property
     def alpha_or_default(self) -> float:
         """Alpha, or twice the rank."""
-        return self.alpha if self.alpha is not None else 2.0 * self.rank
+        return self.alpha if self.alpha is not None else default_alpha(self.rank)
 
     @model_validator(mode="after")
     def _samples_have_one_place(self) -> "Protocol":

@@ -16,9 +16,10 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 
-from hubinit.adapters.base import adapted_layers, base_of, refuse_to_save, tied_layers
+from hubinit.adapters.base import adapted_layers, refuse_to_save, tied_layers
 from hubinit.adapters.mark import name_mark, read_mark, set_mark
 from hubinit.adapters.product import add_update
+from hubinit.models.layers import base_of
 
 ADAPTER = "default"
 ANCHOR = "anchor"
@@ -47,7 +48,10 @@ class Anchored(LoraVariant):  # type: ignore[misc]
         if self._is_active(module):
             return result + _output(module, active_adapter, dropout(x))
         dropped = module.training and isinstance(dropout, nn.Dropout)
-        if dropped or module.r[active_adapter] != module.r[ANCHOR]:
+        plain = (
+            type(module.lora_A[active_adapter]) is nn.Linear
+        )  # FSDP's wrappers gather weights in their own forward only
+        if dropped or not plain or module.r[active_adapter] != module.r[ANCHOR]:
             return result + (_output(module, active_adapter, dropout(x)) + _output(module, ANCHOR, x))
         return add_update(result, x, _factors(module, active_adapter), _factors(module, ANCHOR))
 

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from hubinit import methods
 from hubinit.adapters.anchor import ADAPTER, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, is_residual, remember_trainable, tied_layers
 from hubinit.adapters.configs import classification_heads, lora_config
@@ -21,6 +22,7 @@ from hubinit.calibration.result import Calibration
 from hubinit.errors import CalibrationError, InitialisationError
 from hubinit.methods.spec import Method, MethodOptions
 from hubinit.models.layers import is_quantised, left_out, shape_of, target_layers
+from hubinit.specs import default_alpha
 
 
 def initialize(
@@ -76,7 +78,7 @@ def initialize(
     started = time.perf_counter()
     _check_base(model)
     method, parsed = _resolve(method, options)
-    alpha = float(2 * rank if alpha is None else alpha)
+    alpha = default_alpha(rank) if alpha is None else float(alpha)
     layers = target_layers(model, target_modules)
     unused = left_out(model) if target_modules == "all-linear" else {}
     check_rank(rank, alpha, layers)
@@ -175,8 +177,6 @@ def settle_magnitudes(peft_model: PeftModel) -> None:
 
 
 def _resolve(method: str | Method, options: dict[str, Any]) -> tuple[Method, MethodOptions]:
-    from hubinit import methods
-
     found = methods.get(method) if isinstance(method, str) else method
     return found, methods.parse_options(found, options)
 

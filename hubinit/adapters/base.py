@@ -5,19 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from hubinit.errors import HubinitError
-
-
-def base_of(model: nn.Module) -> nn.Module:
-    """The transformers model under a PeftModel (still holding the adapter layers), or the model itself."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(base, nn.Module)
-    return base
+from hubinit.models.layers import base_of
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def finish_files(adapter: Path, start: Path, directory: Path) -> SavedAdapter:
         HubinitError: the adapter was trained from another start, has no plain LoRA form, or cannot be read; or `directory` is
             one of the two.
     """
-    if directory.resolve() in (adapter.resolve(), start.resolve()):
+    taken = {folder.resolve() for source in (adapter, start) for folder in (source, source / ANCHOR)}
+    if taken & {directory.resolve(), (directory / ANCHOR).resolve()}:
         raise HubinitError(f"{directory} holds what is to be read: choose another folder for the result.")
     trained, initial = read_adapter(adapter), read_adapter(start)
     check_same_start(trained, initial)
@@ -71,6 +72,10 @@ def finish_files(adapter: Path, start: Path, directory: Path) -> SavedAdapter:
         anchor = read_adapter(start / ANCHOR)
         check_own_anchor(adapter, anchor)
         return _write(stack_factors(trained, anchor), initial.config, directory)
+    if (adapter / ANCHOR / CONFIG).is_file():
+        raise HubinitError(
+            f"{adapter} has an {ANCHOR}/ and the start {start} has not: give the start that the training loaded."
+        )
     prepare(directory).mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG):  # last: PEFT looks for the configuration first
         shutil.copyfile(adapter / name, directory / name)

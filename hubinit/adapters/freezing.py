@@ -1,25 +1,31 @@
 """What a method keeps frozen, and freezing it again after a reload: PEFT stores no `requires_grad`.
 
-Three places say what is frozen. `hubinit.json` names the method and its options. The saved configuration's `auto_mapping`, which
-PEFT keeps as it is, carries it into folders and Trainer checkpoints without a `hubinit.json`. In memory, PEFT's own list
+Three places say what is frozen. `hubinit.json` names the method and its options. A mark in the saved configuration (see
+`hubinit.adapters.mark`; for adapters that are not LoRA, an entry of `auto_mapping`, which PEFT rewrites for models without a
+task) carries it into folders and Trainer checkpoints without a `hubinit.json`. In memory, PEFT's own list
 (`frozen_peft_weight_names`) holds through `set_adapter`, `enable_adapter_layers` and the Trainer's resume.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, PeftType
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType
 
 from hubinit import methods
 from hubinit.adapters.anchor import ADAPTER
 from hubinit.adapters.base import adapted_layers
+from hubinit.adapters.mark import set_mark
 from hubinit.errors import HubinitError
 from hubinit.methods.spec import Method
+from hubinit.records import MANIFEST
 
 FROZEN = "hubinit_frozen"  # key in `auto_mapping`: parameter names, separated by commas
-MANIFEST = "hubinit.json"
+MARK = "hubinit-frozen-"  # before the parameter names, joined by hyphens, in a key of `alpha_pattern`
+MARKED = re.compile(MARK + r"([A-Za-z_-]+)")
+FREEZABLE = {"lora_B", *(method.a_parameter for method in methods.METHODS.values() if method.a_parameter)}
 
 
 def frozen_factors(method: Method, train_a: bool) -> tuple[str, ...]:
@@ -50,13 +56,19 @@ def freeze(peft_model: PeftModel, parameters: Iterable[str]) -> None:
         for parameter in own:
             getattr(layer, parameter)[ADAPTER].requires_grad_(False)
     config = peft_model.peft_config[ADAPTER]
-    config.auto_mapping = {**(config.auto_mapping or {}), FROZEN: ",".join(parameters)}
+    if isinstance(config, LoraConfig):
+        set_mark(config, MARK + "-".join(parameters), min(adapted_layers(peft_model)))
+    else:
+        config.auto_mapping = {**(config.auto_mapping or {}), FROZEN: ",".join(parameters)}
 
 
 def frozen_in(directory: Path, config: PeftConfig) -> tuple[str, ...]:
     """What the adapter in a folder keeps frozen, by its configuration or its `hubinit.json`; both may be from someone else."""
+    marks = (found[1] for key in getattr(config, "alpha_pattern", None) or {} if (found := MARKED.search(str(key))))
+    if (marked := next(marks, None)) is not None:
+        return tuple(name for name in marked.split("-") if name in FREEZABLE)
     if isinstance(config.auto_mapping, dict) and FROZEN in config.auto_mapping:
-        return tuple(name for name in str(config.auto_mapping[FROZEN]).split(",") if name.isidentifier())
+        return tuple(name for name in str(config.auto_mapping[FROZEN]).split(",") if name in FREEZABLE)
     try:
         made = json.loads((directory / MANIFEST).read_text())["result"]["spec"]["method"]
         frozen = frozen_by(made["name"], made["options"])

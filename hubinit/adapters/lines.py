@@ -22,7 +22,7 @@ def start_lines(source: str, *, anchored: bool, tied: bool, frozen: Sequence[str
         tied: the anchor reaches a head that is tied to the embedding.
         frozen: parameters that are never trained, such as `lora_A`.
     """
-    where = json.dumps(source)
+    where = json.dumps(source, ensure_ascii=False)  # JSON would write 🙂 as two half characters
     lines: list[str] = []
     if anchored and tied:
         lines += UNTIE

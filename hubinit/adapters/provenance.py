@@ -12,8 +12,8 @@ from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from hubinit import methods
-from hubinit.adapters.base import base_of
 from hubinit.models.kinds import start_of
+from hubinit.models.layers import base_of
 from hubinit.records import MANIFEST, Manifest, Provenance, RunResult
 from hubinit.specs import MethodSpec, ModelSpec, RunSpec
 

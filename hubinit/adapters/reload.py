@@ -11,12 +11,13 @@ from torch import nn
 
 from hubinit.adapters.anchor import ANCHOR, add_anchor, fold_anchors, has_anchor, set_factors
 from hubinit.adapters.base import adapted_layers, remember_trainable
-from hubinit.adapters.freezing import MANIFEST, freeze, frozen_in
+from hubinit.adapters.freezing import freeze, frozen_in
 from hubinit.adapters.mark import check_anchor_kept
 from hubinit.adapters.passthrough import keep_base, rewrites_base
 from hubinit.adapters.saving import CONFIG, WEIGHTS
 from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.models.layers import is_quantised, target_layers
+from hubinit.records import MANIFEST
 
 
 def load_initialized(

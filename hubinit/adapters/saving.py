@@ -27,12 +27,13 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored, has_anchor
-from hubinit.adapters.base import adapted_layers, base_of
+from hubinit.adapters.base import adapted_layers
 from hubinit.adapters.configs import lora_config, write_config
 from hubinit.adapters.mark import read_mark
 from hubinit.adapters.provenance import write_manifest
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import HubinitError
+from hubinit.models.layers import base_of
 from hubinit.paths import sha256_of
 from hubinit.records import MANIFEST
 

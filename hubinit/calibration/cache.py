@@ -1,6 +1,5 @@
 """Calibrations on disk, reused across methods, ranks and seeds."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,11 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from hubinit.calibration.result import FORMAT, MANIFEST, Calibration
 from hubinit.errors import CalibrationError
 from hubinit.numerics.statistics import Statistic
+from hubinit.specs import key_of
 
 LIMIT = TypeAdapter(ByteSize)
 
@@ -22,7 +22,7 @@ LIMIT = TypeAdapter(ByteSize)
 def cache_key(parts: Mapping[str, Any]) -> str:
     """16 hex digits of the sha256 of what a calibration depends on, as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return key_of(text)
 
 
 def load_or_compute(
@@ -79,10 +79,15 @@ def prune(folder: Path, keep: Path) -> None:
         folder: where calibrations are kept.
         keep: the one that stays whatever its size.
     """
-    limit = LIMIT.validate_python(os.environ.get("HUBINIT_CALIBRATIONS", "50GB"))
+    asked = os.environ.get("HUBINIT_CALIBRATIONS", "50GB")
+    try:
+        limit = LIMIT.validate_python(asked)
+    except ValidationError:
+        raise CalibrationError(f"HUBINIT_CALIBRATIONS wants a size such as 50GB, not '{asked}'.") from None
     found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda manifest: -manifest.stat().st_mtime)
     total = 0
     for manifest in found:
-        total += sum(file.stat().st_size for file in manifest.parent.iterdir())
+        with suppress(OSError):  # another process was faster
+            total += sum(file.stat().st_size for file in manifest.parent.iterdir())
         if total > limit and manifest.parent != keep:
             shutil.rmtree(manifest.parent, ignore_errors=True)

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hubinit.data.encode import IGNORED
 from hubinit.errors import CalibrationError
+from hubinit.models.layers import base_of
 from hubinit.numerics.products import sum_dtype
 
-IGNORED = -100  # the label that masks a position
 CHUNK_BYTES = 1 << 28  # float32 logits handled at a time
 CHUNK_BYTES_CPU = 1 << 22  # small enough to stay in the cache
 UNSHIFTED = re.compile(r"MaskedLM|TokenClassification")  # models whose logits at t belong to the label at t, not t + 1
@@ -57,7 +58,7 @@ def model_inputs(
     because the head is a target layer itself. Left-padded batches get explicit position ids, since models with learned
     positions would count the padding.
     """
-    accepted = inspect.signature(_inner(model).forward).parameters
+    accepted = inspect.signature(base_of(model).forward).parameters
     inputs: dict[str, Any] = {key: value for key, value in batch.items() if key != "labels"}
     mask = batch.get("attention_mask")
     if mask is not None and "position_ids" in accepted and "position_ids" not in batch and not bool(mask[:, 0].all()):
@@ -77,11 +78,6 @@ def model_inputs(
 def is_encoder_decoder(model: nn.Module) -> bool:
     """True for sequence-to-sequence models (T5)."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    base = getattr(model, "get_base_model", None)
-    return base() if callable(base) else model
 
 
 def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Supervision:
@@ -115,7 +111,7 @@ def supervise(model: nn.Module, batch: Batch, *, all_logits: bool = False) -> Su
     if (
         not all_logits
         and 0 < len(columns) < 0.9 * valid.shape[1]
-        and "logits_to_keep" in inspect.signature(_inner(model).forward).parameters
+        and "logits_to_keep" in inspect.signature(base_of(model).forward).parameters
     ):
         keep = columns
         valid, labels = valid[:, columns], labels[:, columns]
@@ -139,7 +135,7 @@ def predicting_positions(model: nn.Module, batch: Batch) -> Tensor:
 
 def _shifts(model: nn.Module) -> bool:
     """Whether the logits at t belong to the label at t + 1: in causal language models."""
-    return not is_encoder_decoder(model) and not UNSHIFTED.search(type(_inner(model)).__name__)
+    return not is_encoder_decoder(model) and not UNSHIFTED.search(type(base_of(model)).__name__)
 
 
 def loss_gradient(logits: Tensor, supervision: Supervision, uniform: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hubinit.calibration.clock import Work, add_up
 from hubinit.errors import CalibrationError
-from hubinit.models.layers import is_quantised, linear_layers, shape_of
+from hubinit.models.layers import base_of, is_quantised, linear_layers, shape_of
 from hubinit.numerics.statistics import LayerStatistics, Statistic
 from hubinit.paths import sha256_of
 
@@ -120,7 +120,8 @@ class Calibration:
         layers = {}
         for name, mine in self.layers.items():
             theirs = other.layers[name]
-            if (mine.tokens, mine.examples) != (theirs.tokens, theirs.examples):
+            saw = [(one.tokens, one.tokens_of(Statistic.OUTPUT_MOMENT), one.examples) for one in (mine, theirs)]
+            if saw[0] != saw[1]:
                 raise CalibrationError(
                     f"two calibrations to be merged saw different data: {mine.tokens} and {theirs.tokens} tokens at {name}."
                 )
@@ -250,8 +251,7 @@ def fingerprint(model: nn.Module) -> str:
     Weights are compared after rounding to bfloat16, so that a calibration in bfloat16 serves the float32 model of the same
     checkpoint. A PeftModel has the fingerprint of its base.
     """
-    base = getattr(model, "get_base_model", None)
-    inner = base() if callable(base) else model
+    inner = base_of(model)
     digest = hashlib.sha256()
     digest.update(type(inner).__name__.encode())
     digest.update(str(getattr(getattr(inner, "config", None), "model_type", "")).encode())

@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hubinit.calibration.loss import IGNORED, Batch, Supervision, is_encoder_decoder, predicting_positions
+from hubinit.calibration.loss import Batch, Supervision, is_encoder_decoder, predicting_positions
+from hubinit.data.encode import IGNORED
 from hubinit.errors import CalibrationError
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hubinit.calibration.cache import load_or_compute
 from hubinit.calibration.engine import calibrate
-from hubinit.calibration.loss import Batch
 from hubinit.calibration.memory import MemoryPlan
 from hubinit.calibration.result import Calibration
 from hubinit.data import encode
@@ -14,6 +13,8 @@ from hubinit.data.encode import Example, ImageExample, TokenExample
 from hubinit.models.base import Loaded
 from hubinit.numerics.statistics import Statistic
 from hubinit.specs import CalibrationSpec
+
+Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Need:
 
 def calibrate_shared(
     loaded: Loaded,
-    pool: Sequence[Example | TokenExample] | Sequence[ImageExample],
+    pool: Pool,
     settings: CalibrationSpec,
     needs: Sequence[Need],
     folder: Path,
@@ -61,9 +62,9 @@ def calibrate_shared(
             "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
             "target_modules": target_modules,
         }
-        batches = encode.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
 
-        def compute(missing: frozenset[Statistic], batches: list[Batch] = batches) -> Calibration:
+        def compute(missing: frozenset[Statistic], segment: Pool = segment) -> Calibration:
+            batches = encode.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
             return calibrate(
                 loaded.model,
                 batches,

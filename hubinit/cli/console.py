@@ -1,5 +1,7 @@
 """What commands print with: answers on standard output, everything else on standard error."""
 
+import json
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,12 +11,12 @@ errors = Console(stderr=True)
 
 def say(line: object) -> None:
     """Prints one line as it is: no markup, no wrapping."""
-    console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def warn(line: str) -> None:
     """Prints one line to standard error as it is."""
-    errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    errors.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def folding(*columns: str) -> Table:
@@ -23,3 +25,8 @@ def folding(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def say_json(value: object) -> None:
+    """Prints a value as JSON for scripts; what JSON has no form for is printed as text."""
+    print(json.dumps(value, indent=1, default=str))

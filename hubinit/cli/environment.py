@@ -16,7 +16,7 @@ HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
 
 @contextmanager
 def connect(hub: str | None) -> Iterator[str]:
-    """Points every Hub library of this process and its children at a Hub for the time of the block.
+    """Points every Hub library of this process and its children at a Hub from here on.
 
     Args:
         hub: None: `HF_ENDPOINT`, or huggingface.co when unset. `embedded`: start the embedded Hub under `home()` on a free

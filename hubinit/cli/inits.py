@@ -7,6 +7,7 @@ import typer
 
 from hubinit.cli.environment import connect
 from hubinit.cli.options import (
+    DryRun,
     Dtype,
     Hub,
     Json,
@@ -30,7 +31,6 @@ Seed = Annotated[
         min=0, help="Seed of random factors. (`--set calibration.seed=1` chooses other calibration examples.)"
     ),
 ]
-Plan = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, and do nothing.")]
 
 
 @app.command()
@@ -59,6 +59,7 @@ def init(
         str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
     ] = None,
     dtype: Dtype = "auto",
+    protocol: Protocol = "default",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the method as key=value, e.g. selection=M. Repeatable.")
     ] = None,
@@ -69,8 +70,11 @@ def init(
         str | None, typer.Option(help="Repository (or namespace, which gives it a name) to publish it to.")
     ] = None,
     public: Public = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another start point that the repository holds.")
+    ] = False,
     hub: Hub = None,
-    dry_run: Plan = False,
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Compute a pre-initialised adapter for your model and data: load it with plain PEFT and train.
@@ -97,9 +101,10 @@ def init(
             max_length=max_length,
             target_modules=names(target_modules, "--target-modules") if target_modules is not None else (),
             dtype=dtype,
+            protocol=protocol,
             overrides=tuple(set_ or ()),
         )
-        run_init(request, out=out, push=push, public=public, dry_run=dry_run, as_json=json_)
+        run_init(request, out=out, push=push, public=public, force=force, dry_run=dry_run, as_json=json_)
 
 
 @app.command("publish-inits")
@@ -118,7 +123,7 @@ def publish_inits(
     ] = None,
     public: Public = False,
     hub: Hub = None,
-    dry_run: Plan = False,
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Publish pre-initialised adapters for many models, methods, tasks and ranks, and a catalogue of them.

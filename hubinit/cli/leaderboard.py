@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hubinit.cli.console import console, say, warn
+from hubinit.cli.console import console, say, say_json, warn
 from hubinit.cli.environment import connect
 from hubinit.cli.options import Hub, Json, Public
 from hubinit.errors import HubinitError
@@ -55,7 +55,7 @@ def leaderboard(
                 "failures": json.loads(failures(runs).to_json(orient="records")),
                 "published": asdict(done) if done else None,
             }
-            print(json.dumps(summary, indent=1, default=str))
+            say_json(summary)
             return
         console.print(Terminal(ranking, failures(runs)))
         if done:

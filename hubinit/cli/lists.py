@@ -1,12 +1,11 @@
 """What there is to choose from: models, methods, tasks, protocols."""
 
-import json
 from typing import Annotated
 
 import typer
 import yaml
 
-from hubinit.cli.console import console, folding, say
+from hubinit.cli.console import console, folding, say, say_json
 from hubinit.cli.options import Json
 
 app = typer.Typer()
@@ -18,7 +17,7 @@ def list_models(json_: Json = False) -> None:
     from hubinit.models.names import registry
 
     if json_:
-        say(json.dumps({alias: {"id": spec.id, "kind": spec.kind} for alias, spec in registry().items()}, indent=1))
+        say_json({alias: {"id": spec.id, "kind": spec.kind} for alias, spec in registry().items()})
         return
     table = folding("alias", "Hub id", "kind")
     for alias, spec in registry().items():
@@ -45,7 +44,7 @@ def list_methods(json_: Json = False) -> None:
             }
             for name, method in METHODS.items()
         }
-        say(json.dumps(rows, indent=1, default=str))
+        say_json(rows)
         return
     table = folding("method", "source", "starts at", "needs data", "options")
     for name, method in METHODS.items():
@@ -61,10 +60,11 @@ def list_methods(json_: Json = False) -> None:
 @app.command("tasks")
 def list_tasks(json_: Json = False) -> None:
     """List the tasks and suites with their data sets."""
+    from hubinit.scoring.evaluate import SCORERS
     from hubinit.tasks import SUITES, TASKS, datasets
 
     if json_:
-        say(json.dumps({"tasks": datasets(), "suites": dict(SUITES)}, indent=1))
+        say_json({"tasks": datasets(), "suites": dict(SUITES)})
         return
     table = folding("task", "kind", "data set", "scorer", "primary metric")
     for name, task in TASKS.items():
@@ -72,6 +72,8 @@ def list_tasks(json_: Json = False) -> None:
     console.print(table)
     for name, members in SUITES.items():
         say(f"suite {name}: {', '.join(members)}")
+    for scorer in SCORERS.values():
+        say(f"scorer {scorer.name}: {scorer.title}")
 
 
 @app.command("protocols")
@@ -83,16 +85,19 @@ def list_protocols(
     Example: `hubinit protocols default`
     """
     from hubinit.runs.protocol import protocol_names, read_protocol
+    from hubinit.training.optimisers import OPTIMISERS
 
     if name is not None:
         settings = read_protocol(name).model_dump(mode="json")
-        say(json.dumps(settings, indent=1) if json_ else yaml.safe_dump(settings, sort_keys=False).rstrip())
+        say_json(settings) if json_ else say(yaml.safe_dump(settings, sort_keys=False).rstrip())
         return
     protocols = {known: read_protocol(known) for known in protocol_names()}
     if json_:
-        say(json.dumps({known: one.model_dump(mode="json") for known, one in protocols.items()}, indent=1))
+        say_json({known: one.model_dump(mode="json") for known, one in protocols.items()})
         return
     table = folding("protocol", "what", "source")
     for known, one in protocols.items():
         table.add_row(known, one.description, one.source)
     console.print(table)
+    for optimiser in OPTIMISERS.values():
+        say(f"recipe.optimiser={optimiser.name}: {optimiser.title} ({optimiser.source})")

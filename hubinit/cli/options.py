@@ -10,7 +10,12 @@ import typer
 from hubinit.errors import HubinitError
 
 Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`).")]
-Methods = Annotated[str, typer.Option(help="Comma-separated methods, `none` (the base), `all`, or `peft:<type>`.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated methods, `none` (the base), `all` (those that train as their source does), or `peft:<type>`."
+    ),
+]
 Tasks = Annotated[
     str | None,
     typer.Option(
@@ -42,9 +47,7 @@ Hub = Annotated[
 ]
 PushTo = Annotated[str | None, typer.Option(help="Namespace to publish adapters and the leaderboard data set under.")]
 Public = Annotated[bool, typer.Option("--public", help="Publish public repositories instead of private ones.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the runs, what is cached and the estimated time; do nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done, and do nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
@@ -103,7 +106,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
                 found.append(finite(float(part), option))
         except ValueError:
             raise HubinitError(f"{option} wants numbers separated by commas; '{part}' is not one.") from None
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def whole_numbers(text: str, option: str, least: int) -> tuple[int, ...]:

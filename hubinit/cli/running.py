@@ -1,6 +1,7 @@
 """What bench, train and eval do and print."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from hubinit import tasks
-from hubinit.cli.console import console, errors, say, warn
+from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.hub.access import check_write
+from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
@@ -40,6 +42,9 @@ def run_bench(
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
+    if push_to:
+        for model in dict.fromkeys(run.spec.model.id for run in planned):
+            require_hub_id(model)
     if dry_run:
         print_plan(planned, store, as_json)
         return len(lost)
@@ -55,7 +60,7 @@ def run_bench(
             on_result=publisher or (lambda result: None),
         )
     if publisher:
-        publisher.finish(results, cached=[run.spec.key for run in planned if run.state == "cached"])
+        publisher.finish(results, cached={run.spec.key for run in planned if run.state == "cached"})
     published, failures = (publisher.published, publisher.failures) if publisher else ([], [])
     if as_json:
         print_json(results, published, [*lost, *failures])
@@ -88,7 +93,7 @@ def print_json(results: Sequence[RunResult], published: Sequence[str], problems:
         "published": list(published),
         "errors": list(problems),
     }
-    say(json.dumps(summary, indent=1))
+    say_json(summary)
 
 
 def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[str]) -> None:
@@ -101,9 +106,8 @@ def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[s
     if any(result.status == "failed" for result in results):
         say("The same command tries failed runs again, and only those.")
     elif not published:
-        say(
-            f"Next: hubinit leaderboard --out {out} --push-to NAMESPACE, or more --seeds and --lrs: only new runs are done."
-        )
+        say(f"Next: hubinit leaderboard --out {out} --push-to NAMESPACE")
+    say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
 
 def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
@@ -121,7 +125,7 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
     with SweepDisplay(planned, errors) as display:
         results = sweep(planned, store, force=force, on_event=display)
     if as_json:
-        say(json.dumps([json.loads(result.model_dump_json()) for result in results], indent=1))
+        say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:
         if result.status in {"failed", "diverged"}:
             warn(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}")
@@ -130,9 +134,8 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
             seconds = sum(cost.seconds for cost in result.costs.values())
             say(f"Trained in {duration(seconds)}: {folder / 'adapter'}")
             say(f"Its starting point: {folder / 'init'}")
-            say(
-                f"Next: hubinit eval {folder / 'adapter'} --tasks {', '.join(result.spec.data.tasks if result.spec.data else ())}"
-            )
+            names = ",".join(result.spec.data.tasks if result.spec.data else ())
+            say(f"Next: hubinit eval {shlex.quote(str(folder / 'adapter'))} --tasks {names}")
     return sum(result.status in {"failed", "diverged"} for result in results)
 
 
@@ -160,7 +163,7 @@ def run_eval(
 
             scores += evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
     if as_json:
-        say(json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1))
+        say_json([json.loads(score.model_dump_json()) for score in scores])
     else:
         console.print(score_table(scores))
 
@@ -193,9 +196,10 @@ def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool)
             }
             for run, about in zip(planned, seconds, strict=True)
         ]
-        say(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     console.print(plan_table(planned, seconds))
     todo = [run for run in planned if run.state != "cached"]
     total = sum(second or 0 for second in seconds)
     say(f"{len(planned)} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
+    say("Next: the same command without --dry-run.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, is_offline_mode
 
 from hubinit import methods
-from hubinit.cli.console import say
+from hubinit.cli.console import say, say_json
 from hubinit.errors import HubinitError
 from hubinit.hub.cards import loading_snippet
 from hubinit.hub.find import find
@@ -35,7 +35,7 @@ def run_push(
         commit = push(api, directory, repo_id, create_pr=create_pr, public=public, force=force)
         done = Delivered.to_hub(api, repo_id, "model", commit)
     if as_json:
-        print(json.dumps(asdict(done), indent=1, default=str))
+        say_json(asdict(done))
     else:
         say(done)
 
@@ -54,7 +54,7 @@ def run_pull(repo_id: str, *, out: Path | None, revision: str | None, as_json: b
             "snippet": snippet,
             "manifest": json.loads(pulled.manifest.model_dump_json()),
         }
-        print(json.dumps(summary, indent=1))
+        say_json(summary)
         return
     say(f"{pulled.manifest.kind} adapter, every file checked: {pulled.folder.resolve()}")
     say(f"\nLoad it with transformers and peft:\n\n{snippet}")
@@ -84,7 +84,7 @@ def run_find(
     base = resolve(model).id if model else None
     found = find(HfApi(), model=base, tasks=tasks, method=method, kind=kind)
     if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        say_json([asdict(one) for one in found])
         return len(found)
     if not found:
         say("No adapter on the Hub fits; make one with `hubinit init`.")
@@ -114,7 +114,7 @@ def run_sync(*, as_json: bool) -> None:
         if not as_json:
             say(sent[-1])
     if as_json:
-        print(json.dumps([asdict(done) for done in sent], indent=1, default=str))
+        say_json([asdict(done) for done in sent])
     elif not sent:
         say("Nothing waits to be sent.")
 
@@ -125,7 +125,7 @@ def run_finish(adapter: Path, init: str, out: Path, *, push: str | None, public:
     saved = finish(adapter, init, out, api=api)
     done = deliver(api, of_folder(api, out, push), private=not public, replace=False) if push else None
     if as_json:
-        say(json.dumps({**asdict(saved), "published": asdict(done) if done else None}, indent=1, default=str))
+        say_json({**asdict(saved), "published": asdict(done) if done else None})
         return
     say(f"Exact on the untouched base: {out.resolve()}")
     say(f"It has rank {saved.rank}: vLLM needs --max-lora-rank {saved.rank} or more.")

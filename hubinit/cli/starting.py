@@ -1,4 +1,4 @@
-"""What `hubinit init` and `publish-inits` do, without the parsing."""
+"""What `hubinit init` and `publish-inits` do and print."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,23 +12,23 @@ from rich.progress import Progress
 from rich.text import Text
 
 from hubinit.adapters.calibrating import need_of
-from hubinit.cli.console import console, errors, folding, say, warn
+from hubinit.cli.console import console, errors, folding, say, say_json, warn
 from hubinit.data.encode import encode
 from hubinit.hub.access import check_write
 from hubinit.hub.cards import loading_snippet
 from hubinit.hub.outbox import Delivered
-from hubinit.hub.publication import num_labels, repo_name
-from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
+from hubinit.hub.publication import num_labels, repo_name, require_hub_id
+from hubinit.inits.make import Tell, load_base, make_start, pool_of, read_start
 from hubinit.inits.matrix import CATALOGUE, MatrixRequest, Publishing, plan_matrix, publish_matrix
 from hubinit.inits.plan import PlannedStart, StartRequest, plan_start
-from hubinit.inits.publish import check_base, publish_start, repo_of
+from hubinit.inits.publish import publish_start, repo_of
 from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
 
 
 @contextmanager
-def progress() -> Iterator[Report]:
+def progress() -> Iterator[Tell]:
     """Shows what goes on: a bar on a terminal, else a line per stage; always on standard error."""
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None)
@@ -65,14 +65,24 @@ class Made:
 
 
 def run_init(
-    request: StartRequest, *, out: Path | None, push: str | None, public: bool, dry_run: bool, as_json: bool
+    request: StartRequest,
+    *,
+    out: Path | None,
+    push: str | None,
+    public: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Makes a start point, publishes it when asked to, and says what to do next."""
+    """Makes a start point, publishes it when asked to, and says what to do next.
+
+    A repo that the user names is not given another start point without `force`; one that is named after its content is.
+    """
     planned = plan_start(request)
     repo_id = repo_of(planned, push) if push else None
     api = HfApi()
     if push:
-        check_base(planned.spec.model.id)
+        require_hub_id(planned.spec.model.id)
         check_write(api, push)
     if out is None:
         name = repo_name(planned.spec, "initialised", "me", planned.suite).removeprefix("me/")
@@ -81,7 +91,10 @@ def run_init(
         print_planned_init(planned, out, repo_id, as_json)
         return
     manifest, cut = start_in(planned, out, request)
-    delivered = publish_start(api, planned, manifest, out, repo_id, private=not public) if repo_id else None
+    delivered = None
+    if repo_id:
+        replace = force or repo_id != push
+        delivered = publish_start(api, planned, manifest, out, repo_id, private=not public, replace=replace)
     print_made(Made(manifest, out, cut, delivered), repo_id, as_json)
 
 
@@ -130,9 +143,9 @@ def print_made(made: Made, repo_id: str | None, as_json: bool) -> None:
             "truncated_examples": made.cut,
             "result": json.loads(result.model_dump_json()),
         }
-        print(json.dumps(summary, indent=1))
+        say_json(summary)
         return
-    say(f"Start point: {folder} ({(result.adapter_bytes or 0) / 1e6:.1f} MB)")
+    say(f"Start point: {folder} ({(result.adapter_bytes or 0) / 1e6:.1f} MB), made in {result.spec.model.dtype}")
     if done:
         say(done)
     say(
@@ -160,7 +173,7 @@ def print_planned_init(planned: PlannedStart, out: Path, repo_id: str | None, as
             "examples": rows,
             "columns": planned.own.form if planned.own else None,
         }
-        print(json.dumps(plan, indent=1))
+        say_json(plan)
         return
     spec = planned.spec
     say(f"{spec.method.name} at rank {spec.rank} for {spec.model.id} at {spec.model.revision} in {spec.model.dtype}")
@@ -180,13 +193,16 @@ def run_publish_inits(request: MatrixRequest, namespace: str, *, public: bool, d
     Returns:
         How many things failed.
     """
-    planned = plan_matrix(request)
+    lost: list[str] = []
+    planned = plan_matrix(request, lost.append)
+    for reason in lost:
+        warn(reason)
     for base in dict.fromkeys(start.spec.model.id for start in planned):
-        check_base(base)
+        require_hub_id(base)
     check_write(HfApi(), namespace)
     if dry_run:
         print_planned_matrix(planned, as_json)
-        return 0
+        return len(lost)
 
     def note(line: str) -> None:
         warn(line) if as_json else say(line)
@@ -194,10 +210,10 @@ def run_publish_inits(request: MatrixRequest, namespace: str, *, public: bool, d
     with progress() as report:
         outcome = publish_matrix(planned, Publishing(namespace, not public, command_line(), report, note))
     if as_json:
-        print(json.dumps({**asdict(outcome), "catalogue": f"{namespace}/{CATALOGUE}"}, indent=1))
+        say_json({**asdict(outcome), "catalogue": f"{namespace}/{CATALOGUE}"})
     elif outcome.failures:
         warn(f"{len(outcome.failures)} failed, see above; {len(outcome.published)} are published.")
-    return len(outcome.failures)
+    return len(lost) + len(outcome.failures)
 
 
 def print_planned_matrix(planned: Sequence[PlannedStart], as_json: bool) -> None:
@@ -214,7 +230,7 @@ def print_planned_matrix(planned: Sequence[PlannedStart], as_json: bool) -> None
         for start in planned
     ]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     table = folding(*rows[0])
     for row in rows:

@@ -121,10 +121,7 @@ def of_adapter(
             result scored, or a base that is not on a Hub.
     """
     spec = result.spec
-    if not is_hub_id(spec.model.id):
-        raise HubError(
-            f"{spec.model.id} is not a model on a Hub, so nobody could load an adapter for it; push it first."
-        )
+    require_hub_id(spec.model.id)
     paths = _adapter_files(folder)
     if missing := {"adapter_config.json", "adapter_model.safetensors"} - paths.keys():
         raise HubError(f"{folder} is not a PEFT adapter: {' and '.join(sorted(missing))} is missing.")
@@ -222,6 +219,16 @@ def num_labels(model: ModelSpec, folder: Path) -> int | None:
 def content_hash(content: bytes | Path) -> str:
     """Hex sha256 of a file or of bytes."""
     return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def require_hub_id(model: str) -> None:
+    """Checks that others can have the base of what is published.
+
+    Raises:
+        HubError: it is a folder of this machine.
+    """
+    if not is_hub_id(model):
+        raise HubError(f"{model} is not a model on a Hub, so nobody could load an adapter for it; push it first.")
 
 
 def is_hub_id(name: str) -> bool:

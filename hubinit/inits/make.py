@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hubinit import adapters, tasks
-from hubinit.calibration.shared import Need
+from hubinit.calibration.shared import Need, Pool
 from hubinit.data import chat
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError
@@ -22,10 +22,9 @@ from hubinit.paths import home
 from hubinit.records import MANIFEST, Manifest, RunResult
 from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.stages import Pool
 from hubinit.specs import RunSpec
 
-Report = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
+Tell = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
 ANY_TEXT = Example(
     "The sky on a clear day is", " blue, and at night it is black."
 )  # for the gate of methods without data
@@ -47,7 +46,7 @@ def read_start(folder: Path, spec: RunSpec) -> Manifest | None:
     raise HubinitError(f"{folder} holds something else than this start point; delete it or choose another folder.")
 
 
-def load_base(spec: RunSpec, watch: Stopwatch, report: Report) -> Loaded:
+def load_base(spec: RunSpec, watch: Stopwatch, report: Tell) -> Loaded:
     """Loads the base of a start point, with the head of its task for a labelled kind."""
     report(f"loading {spec.model.id} in {spec.model.dtype}", 0, 0)
     with watch.stage("load"):
@@ -80,7 +79,7 @@ def make_start(
     *,
     watch: Stopwatch,
     command: str,
-    report: Report,
+    report: Tell,
 ) -> Manifest:
     """Calibrates (with what other methods need of the same data), initialises, checks and writes one start point.
 
@@ -99,7 +98,7 @@ def make_start(
     Raises:
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
-    spec = start.spec
+    spec, folder = start.spec, folder.resolve()  # `.` has no name of its own
     calibration = None
     if spec.calibration is not None:
         calibration = stages.calibrate_start(

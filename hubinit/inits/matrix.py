@@ -8,25 +8,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-import torch
 from huggingface_hub import HfApi
 
 from hubinit import methods as registry
 from hubinit.adapters.calibrating import need_of
-from hubinit.errors import HubinitError, first_line
+from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.hub import tables
 from hubinit.hub.outbox import deliver_rows
 from hubinit.hub.tables import CatalogueRow, catalogue_row
-from hubinit.inits.make import Report, load_base, make_start, pool_of, read_start
-from hubinit.inits.plan import PlannedStart, check_examples, check_methods, chosen_model, task_data
+from hubinit.inits.make import Tell, load_base, make_start, pool_of, read_start
+from hubinit.inits.plan import PlannedStart, check_examples, check_methods, task_data
 from hubinit.inits.publish import publish_start, repo_of
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
-from hubinit.runs.plan import groups_for, run_spec
+from hubinit.runs.plan import check_options, chosen_model, groups_for, run_spec
 from hubinit.runs.preflight import check_targets
 from hubinit.runs.protocol import DEFAULT, read_protocol
+from hubinit.runs.sweep import pass_of, peers
 from hubinit.specs import Dtype, RunSpec
 
 CATALOGUE = "hubinit-catalogue"
@@ -56,10 +56,11 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
+def plan_matrix(request: MatrixRequest, on_lost: Callable[[str], None] = lambda reason: None) -> list[PlannedStart]:
     """All start points, those that share a base in memory and data next to each other.
 
-    Methods that look at the weights only have one start per model and rank, whatever the tasks.
+    Methods that look at the weights only have one start per model and rank, whatever the tasks. A model that cannot be had
+    costs its own start points only; `on_lost` is told why.
 
     Raises:
         HubinitError: an unknown or malformed name or option, a task of another kind than a model's, a rank above a layer, too
@@ -67,11 +68,18 @@ def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
     """
     methods = check_methods(request.methods)
     protocol = read_protocol(request.protocol, request.overrides)
+    check_options(protocol, methods)
     if request.calibration_samples is not None:
         protocol = protocol.model_copy(update={"calibration_samples": request.calibration_samples})
     planned: dict[str, PlannedStart] = {}
+    lost: HubError | None = None
     for name in request.models:
-        model = chosen_model(name, request.dtype)
+        try:
+            model = chosen_model(name, request.dtype)
+        except HubError as error:  # gated, missing, unreachable: the other models go on
+            lost = error
+            on_lost(str(error))
+            continue
         groups = groups_for(request.tasks, model)
         many = len(request.models) * len(groups) * len(methods) * len(request.ranks)
         if many > MOST:
@@ -89,6 +97,8 @@ def plan_matrix(request: MatrixRequest) -> list[PlannedStart]:
                     check_examples(data, None, protocol.calibration_samples)
                 for spec in specs:
                     planned.setdefault(spec.key, PlannedStart(spec, group if spec.data else None))
+    if lost is not None and not planned:
+        raise lost
     return sorted(planned.values(), key=shares)
 
 
@@ -114,7 +124,7 @@ class Publishing:
     namespace: str
     private: bool
     command: str
-    report: Report
+    report: Tell
     say: Callable[[str], None]
     api: HfApi = field(default_factory=HfApi)
 
@@ -134,15 +144,22 @@ def publish_matrix(planned: Sequence[PlannedStart], publishing: Publishing) -> O
 class Base:
     """A base model that is loaded when the first start point has to be made, and what that cost."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Tell) -> None:
         self.report = report
         self.watch = Stopwatch()
         self._loaded: Loaded | None = None
+        self._broken: HubinitError | None = None
 
     def loaded(self, spec: RunSpec) -> Loaded:
         """The model in memory."""
+        if self._broken is not None:  # missing or gated for one start is missing for all
+            raise self._broken
         if self._loaded is None:
-            self._loaded = load_base(spec, self.watch, self.report)
+            try:
+                self._loaded = load_base(spec, self.watch, self.report)
+            except HubinitError as error:
+                self._broken = error
+                raise
         return self._loaded
 
 
@@ -157,8 +174,16 @@ def publish_safely(
     try:
         manifest = read_start(start.default_folder, start.spec) or make_one(start, group, base, publishing)
         repo_id = repo_of(start, publishing.namespace)
-        done = publish_start(publishing.api, start, manifest, start.default_folder, repo_id, private=publishing.private)
-    except (HubinitError, OSError, torch.OutOfMemoryError) as error:
+        done = publish_start(
+            publishing.api,
+            start,
+            manifest,
+            start.default_folder,
+            repo_id,
+            private=publishing.private,
+            replace=True,  # the name is ours, made from what is in it
+        )
+    except Exception as error:  # the boundary: one start must not end the matrix
         outcome.failures.append(f"{describe(start)}: {first_line(error)}.")
         publishing.say(outcome.failures[-1])
         return None
@@ -169,14 +194,8 @@ def publish_safely(
 
 def make_one(start: PlannedStart, group: Sequence[PlannedStart], base: Base, publishing: Publishing) -> Manifest:
     """Makes one start point; its calibration is shared with all of the group that can use it."""
-    settings = start.spec.calibration
-    needs = [
-        need_of(other.spec.method, other.spec.calibration)
-        for other in group
-        if settings is not None
-        and other.spec.calibration is not None
-        and other.spec.calibration.model_copy(update={"samples": settings.samples}) == settings
-    ]
+    together = peers(other.spec for other in group).get(pass_of(start.spec), ())
+    needs = [need_of(one.method, one.calibration) for one in together if one.calibration is not None]
     loaded = base.loaded(start.spec)
     watch = Stopwatch()
     watch.costs = dict(base.watch.costs)

@@ -13,11 +13,9 @@ from hubinit import tasks
 from hubinit.data import own as own_data
 from hubinit.data.own import UserData
 from hubinit.errors import HubinitError
-from hubinit.models import names
-from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home
-from hubinit.runs.plan import data_spec, expand_methods, run_spec
+from hubinit.runs.plan import check_options, chosen_model, data_spec, expand_methods, run_spec
 from hubinit.runs.preflight import check_samples, check_targets
 from hubinit.runs.protocol import DEFAULT, read_protocol
 from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
@@ -90,6 +88,7 @@ def plan_start(request: StartRequest) -> PlannedStart:
     """
     check_methods((request.method,))
     protocol = start_protocol(request)
+    check_options(protocol, (request.method,))
     model = chosen_model(request.model, request.dtype)
     data, own = data_of(request, model, protocol)
     spec = start_of(run_spec(model, request.method, data, protocol).model_copy(update={"seed": request.seed}))
@@ -100,18 +99,6 @@ def plan_start(request: StartRequest) -> PlannedStart:
     check_targets(spec)
     used = spec.data is not None
     return PlannedStart(spec, request.task if used else None, own if used else None)
-
-
-def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
-    """The model that a name means, at one revision and in one floating-point type.
-
-    Raises:
-        HubinitError: an unknown name, or a Hub that does not answer.
-    """
-    model = names.pin(names.resolve(name))
-    if dtype != "auto":
-        model = model.model_copy(update={"dtype": dtype})
-    return model.model_copy(update={"dtype": choose_dtype(model)})
 
 
 def start_protocol(request: StartRequest) -> Protocol:

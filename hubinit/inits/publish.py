@@ -4,9 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hubinit.errors import HubError
 from hubinit.hub.outbox import Delivered, deliver
-from hubinit.hub.publication import base_licence, is_hub_id, of_adapter, repo_name
+from hubinit.hub.publication import base_licence, of_adapter, repo_name
 from hubinit.inits.plan import PlannedStart
 from hubinit.records import Manifest
 
@@ -16,23 +15,22 @@ def repo_of(start: PlannedStart, where: str) -> str:
     return where if "/" in where else repo_name(start.spec, "initialised", where, start.suite)
 
 
-def check_base(model: str) -> None:
-    """Checks before the work that others can have the base.
-
-    Raises:
-        HubError: it is a folder of this machine.
-    """
-    if not is_hub_id(model):
-        raise HubError(f"{model} is not a model on a Hub, so nobody could load an adapter for it; push it first.")
-
-
 def publish_start(
-    api: HfApi, start: PlannedStart, manifest: Manifest, folder: Path, repo_id: str, *, private: bool
+    api: HfApi, start: PlannedStart, manifest: Manifest, folder: Path, repo_id: str, *, private: bool, replace: bool
 ) -> Delivered:
     """Publishes (or queues) the start point in a folder.
 
+    Args:
+        api: client with a token.
+        start: what it is.
+        manifest: of the folder.
+        folder: where it lies.
+        repo_id: where it goes.
+        private: whether a new repo is private.
+        replace: whether another start point may be replaced that the repo holds.
+
     Raises:
-        HubError: the Hub refuses.
+        HubError: the Hub refuses, or the repo holds another start point.
     """
     publication = of_adapter(
         manifest.result,
@@ -41,4 +39,4 @@ def publish_start(
         repo_id,
         licence=base_licence(api, start.spec),
     )
-    return deliver(api, publication, private=private)
+    return deliver(api, publication, private=private, replace=replace)

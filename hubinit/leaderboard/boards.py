@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hubinit.leaderboard.ranking import METHOD, TRAINING
+from hubinit.specs import Recipe
 from hubinit.text import one_line
 
 NOTHING = "–"
 BOARD = ["model", "revision", "dtype", "limit", "shots", *TRAINING]  # what the lines of one table share
-TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules"]  # in a title only where two would be the same
+# In a title only where two would be the same.
+TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe"]
 SEEDS, SAMPLING, BOTH = "± seeds", "± sampling", "± both"
 LEGEND = {
     SEEDS: "the standard deviation over seeds",
@@ -172,6 +174,9 @@ def _labels(methods: list["pd.Series"]) -> list[str]:
         if _differ(alike, "calibration_samples"):
             samples = one["calibration_samples"]
             parts.append("no calibration" if pd.isna(samples) else f"{int(samples)} calibration examples")
+        if _differ(alike, "calibration"):
+            settings = json.loads(one["calibration"] or "{}") if pd.notna(one["calibration"]) else {}
+            parts += [f"{name}={value}" for name, value in settings.items()] or ["default calibration"]
         labels.append(one["method"] + (f" ({', '.join(parts)})" if parts else ""))
     return labels
 
@@ -205,6 +210,11 @@ def _setting(row: "pd.Series", name: str) -> str:
             return "all test examples" if pd.isna(row["limit"]) else f"the first {int(row['limit'])} test examples"
         case "target_modules":
             return f"on {row['target_modules']}"
+        case "validation_samples":
+            return f"{row['validation_samples']} held out"
+        case "recipe":
+            settings = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
+            return ", ".join(f"{name} {value}" for name, value in settings.items())
         case _:
             return f"revision {str(row['revision'])[:8]}"
 
@@ -215,14 +225,11 @@ def _title(row: "pd.Series") -> str:
     if pd.notna(row["train_data"]):
         samples = f" ({int(row['train_samples'])} examples)" if pd.notna(row["train_samples"]) else ""
         parts.append(f"trained on {row['train_data']}{samples}")
-    recipe = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
-    if recipe:
-        length = (
-            f"{recipe['steps']} steps"
-            if recipe.get("steps")
-            else f"{recipe.get('epochs', 1):g} epoch{'' if recipe.get('epochs', 1) == 1 else 's'}"
-        )
-        parts.append(f"{length} of {recipe.get('batch_size')}")
+    if pd.notna(row["recipe"]):
+        recipe = Recipe().model_dump() | json.loads(row["recipe"])
+        epochs = f"{recipe['epochs']:g} epoch{'' if recipe['epochs'] == 1 else 's'}"
+        parts.append(f"{recipe['steps']} steps" if recipe["steps"] else epochs)
+        parts[-1] += f" of {recipe['batch_size']}"
     parts.append("zero-shot" if row["shots"] == 0 else f"{row['shots']}-shot")
     return ", ".join(parts)
 

@@ -18,8 +18,17 @@ EVALUATION = [
     "shots",
     "metric",
 ]  # what one ranking compares
-TRAINING = ["rank", "alpha", "rslora", "target_modules", "train_data", "train_samples", "recipe"]  # of one table
-METHOD = ["method", "method_version", "options", "calibration_samples"]  # what makes one line of it
+TRAINING = [
+    "rank",
+    "alpha",
+    "rslora",
+    "target_modules",
+    "train_data",
+    "train_samples",
+    "validation_samples",
+    "recipe",
+]  # of one table
+METHOD = ["method", "method_version", "options", "calibration_samples", "calibration"]  # what makes one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
 RANKING = [

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from hubinit.records import RunResult, Score
+from hubinit.records import Provenance, RunResult, Score
+from hubinit.specs import CalibrationSpec, Recipe
 
 SCHEMA = pa.schema(
     [
@@ -32,9 +33,11 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("train_data", pa.string()),  # task names joined by "+"
         ("train_samples", pa.int64()),
-        ("recipe", pa.string()),  # JSON
+        ("validation_samples", pa.int64()),
+        ("recipe", pa.string()),  # JSON, without what changes no number and without defaults
         ("steps", pa.int64()),
         ("calibration_samples", pa.int64()),  # examples the pass saw; hubinit 0.1: that were asked for
+        ("calibration", pa.string()),  # JSON of its other settings, without defaults
         ("unadapted", pa.int64()),  # target modules that the method left without an adapter
         ("task", pa.string()),  # null in the one row of a run without scores
         ("data_revision", pa.string()),
@@ -61,12 +64,17 @@ SCHEMA = pa.schema(
     ]
 )
 COLUMNS = list(SCHEMA.names)
+ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "metric"]  # what makes a row the same row
 
 
 def rows(results: Iterable[RunResult]) -> list[dict[str, Any]]:
     """One row per run, task and metric; a run without scores gives one row with its status and reason."""
-    return [{**_run(result), **_score(score)} for result in results for score in (result.scores or (None,))]
+    return [
+        {**_run(result), **_provenance((score and score.provenance) or result.provenance), **_score(score)}
+        for result in results
+        for score in (result.scores or (None,))
+    ]
 
 
 def table(results: Iterable[RunResult]) -> pd.DataFrame:
@@ -76,9 +84,21 @@ def table(results: Iterable[RunResult]) -> pd.DataFrame:
 
 def frame(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pd.DataFrame:
     """Rows as a data frame with the columns and types of `schema`; unknown columns are left out, missing ones are null."""
-    rows = pa.Table.from_pylist([dict(record) for record in records], schema=schema)
+    plain = [dict(record) for record in records]
+    for record in plain:
+        if record.get("recipe"):
+            record["recipe"] = _without_defaults(record["recipe"])
+    rows = pa.Table.from_pylist(plain, schema=schema)
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     return pd.DataFrame(rows.to_pandas(types_mapper=nullable.get))
+
+
+def _without_defaults(recipe: str) -> str:
+    """A recipe as this version writes it; version 0.1 wrote every field, which would split its rows from new ones."""
+    try:
+        return Recipe.model_validate_json(recipe).canonical_json()
+    except ValueError:  # of a newer version
+        return recipe
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +117,7 @@ def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _run(result: RunResult) -> dict[str, Any]:
-    spec, provenance = result.spec, result.provenance
+    spec, calibration = result.spec, result.spec.calibration
     memory = [cost.peak_memory_bytes for cost in result.costs.values() if cost.peak_memory_bytes is not None]
     targets = spec.target_modules
     return {
@@ -119,9 +139,13 @@ def _run(result: RunResult) -> dict[str, Any]:
         "seed": spec.seed,
         "train_data": "+".join(spec.data.tasks) if spec.data else None,
         "train_samples": spec.data.samples if spec.data else None,
-        "recipe": _json(spec.recipe.model_dump(mode="json")) if spec.recipe else None,
+        "validation_samples": spec.data.validation_samples if spec.data else None,
+        "recipe": spec.recipe.canonical_json() if spec.recipe else None,
         "steps": _steps(result),
         "calibration_samples": result.calibrated_on,
+        "calibration": calibration.model_copy(update={"samples": ANY_SAMPLES}).canonical_json()
+        if calibration
+        else None,
         "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
@@ -129,6 +153,11 @@ def _run(result: RunResult) -> dict[str, Any]:
         "trainable_parameters": result.trainable_parameters,
         "adapter_bytes": result.adapter_bytes,
         "adapter_sha256": result.adapter_sha256,
+    }
+
+
+def _provenance(provenance: Provenance) -> dict[str, Any]:
+    return {
         "versions": _json(provenance.versions),
         "hardware": _json(provenance.hardware),
         "git_sha": provenance.git_sha,

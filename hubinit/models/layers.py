@@ -103,7 +103,7 @@ def _dequantise(module: nn.Module, name: str) -> Tensor:
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every linear layer by its name in the base model; a layer wrapped by a PEFT tuner is given by its base layer."""
-    return {name: module for name, module in _walk(_base(model)) if is_linear(module)}
+    return {name: module for name, module in _walk(base_of(model)) if is_linear(module)}
 
 
 def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-linear") -> dict[str, nn.Module]:
@@ -124,7 +124,7 @@ def target_layers(model: nn.Module, target_modules: str | Sequence[str] = "all-l
     """
     layers = linear_layers(model)
     if target_modules == "all-linear":
-        heads, excluded = _head_modules(_base(model)), left_out(model)
+        heads, excluded = _head_modules(base_of(model)), left_out(model)
         found = {name: module for name, module in layers.items() if id(module) not in heads and name not in excluded}
         for reason in dict.fromkeys(excluded.values()):
             names = [name for name, other in excluded.items() if other == reason]
@@ -152,7 +152,7 @@ def left_out(model: nn.Module) -> dict[str, str]:
     Mixture-of-experts weights are 3-D parameters, one matrix per expert, without a linear layer. The router beside them (one
     output per expert) and every linear layer with a single output or input have no use for a low rank.
     """
-    base = _base(model)
+    base = base_of(model)
     heads = _head_modules(base)
     experts = {
         name: parameter.shape[0]
@@ -175,7 +175,7 @@ def left_out(model: nn.Module) -> dict[str, str]:
 
 def output_heads(model: nn.Module) -> list[str]:
     """Names of the linear layers of the model's output head, or tied to an embedding."""
-    heads = _head_modules(_base(model))
+    heads = _head_modules(base_of(model))
     return [name for name, module in linear_layers(model).items() if id(module) in heads]
 
 
@@ -195,8 +195,8 @@ def _no_match(target_modules: str | Iterable[str], names: list[str]) -> str:
     return f"target_modules matches no linear layer of this model. {hints}"
 
 
-def _base(model: nn.Module) -> nn.Module:
-    """The model under a PeftModel, or the model itself."""
+def base_of(model: nn.Module) -> nn.Module:
+    """The transformers model under a PeftModel (still holding the adapter layers), or the model itself."""
     inner = getattr(model, "get_base_model", None)
     base = inner() if callable(inner) else model
     assert isinstance(base, nn.Module)

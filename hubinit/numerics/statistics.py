@@ -62,7 +62,3 @@ class LayerStatistics:
         if self.gradient_tokens is None or statistic not in OF_GRADIENTS:
             return self.tokens
         return self.gradient_tokens
-
-    def per_token(self, statistic: Statistic) -> Tensor:
-        """The sum divided by the number of tokens that it counts, e.g. `S_X` from INPUT_MOMENT."""
-        return self.sums[statistic] / self.tokens_of(statistic)

@@ -4,7 +4,8 @@ An estimate to decide by, not a promise: the FLOP count assumes half-filled sequ
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import torch
 from huggingface_hub import HfApi
@@ -24,7 +25,7 @@ SCORED_TOKENS = 400  # tokens of one scored example, all its answers together
 def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> list[float | None]:
     """Seconds for each planned run; 0 for cached ones, None where even the model's size is unknown."""
     here = hardware()
-    history = [result for result in store.results() if result.provenance.hardware == here]
+    history = latest(result for result in store.results() if result.provenance.hardware == here)
     speed: float | None = None
     seconds: list[float | None] = []
     for run in planned:
@@ -39,19 +40,17 @@ def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> list[float | 
     return seconds
 
 
-def from_history(run: PlannedRun, history: Sequence[RunResult]) -> float | None:
+def latest(results: Iterable[RunResult]) -> dict[tuple[str, str], RunResult]:
+    """The newest complete result of each model and method."""
+    complete = sorted((r for r in results if r.status == "ok"), key=lambda result: result.provenance.created)
+    return {(result.spec.model.id, result.spec.method.name): result for result in complete}
+
+
+def from_history(run: PlannedRun, history: Mapping[tuple[str, str], RunResult]) -> float | None:
     """What the same method and model took per trained and per scored example, times what is planned."""
-    alike = [
-        result
-        for result in history
-        if result.spec.model.id == run.spec.model.id
-        and result.spec.method.name == run.spec.method.name
-        and result.status == "ok"
-        and (result.spec.recipe is None) == (run.spec.recipe is None)
-    ]
-    if not alike:
+    last = history.get((run.spec.model.id, run.spec.method.name))
+    if last is None:
         return None
-    last = max(alike, key=lambda result: result.provenance.created)
     once = ("load", "calibrate", "initialise") if run.state == "run" else ("load",)  # before the first step or answer
     seconds = sum(last.costs[stage].seconds for stage in once if stage in last.costs)
     if run.state == "run" and "train" in last.costs:
@@ -83,6 +82,7 @@ def flops(run: PlannedRun, size: int) -> float:
     return total
 
 
+@cache
 def parameters(model: ModelSpec) -> int | None:
     """Parameters of a model, as the Hub counted them in its safetensors files; None when unknown."""
     try:
@@ -93,7 +93,7 @@ def parameters(model: ModelSpec) -> int | None:
 
 
 def matmul_speed() -> float:
-    """FLOP/s of a matrix product on the device and in the dtype that would be used, measured for a moment."""
+    """FLOP/s of a matrix product on this device, in the type that is fast on it, measured for a moment."""
     device = default_device()
     dtype = getattr(
         torch, choose_dtype(ModelSpec(id="any"))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from hubinit.models.kinds import KINDS
 from hubinit.specs import EvalSpec, RunSpec
 
 
@@ -78,3 +79,9 @@ class Died(Message):
 
 Event = Annotated[Loading | Progress | Finished | Died, Field(discriminator="type")]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def in_memory(spec: RunSpec) -> tuple[str, str]:
+    """Runs with the same value share a loaded base: one model and, where it has a head of its own, one set of classes."""
+    labelled = KINDS[spec.model.kind].labelled and spec.data is not None
+    return spec.model.key, spec.data.key if labelled and spec.data is not None else ""

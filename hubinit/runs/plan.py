@@ -11,7 +11,7 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.protocol import DEFAULT, read_protocol
+from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
 from hubinit.training import optimisers
 
@@ -50,10 +50,8 @@ class Request:
             "seeds": self.seeds,
             "calibration_samples": self.calibration_samples,
         }
-        return Protocol.model_validate(
-            protocol.model_dump(exclude_unset=True)
-            | {name: value for name, value in changed.items() if value is not None}
-        )
+        values = {name: value for name, value in changed.items() if value is not None}
+        return check_protocol(protocol.model_dump(exclude_unset=True) | values, "the command")
 
 
 @dataclass(frozen=True)
@@ -122,17 +120,13 @@ def plan(
     lost: HubError | None = None
     for name in request.models:
         model = names.resolve(name)
-        groups = task_groups(request, model)
         try:
-            model = names.pin(model)
+            model = chosen_model(name, request.dtype)
         except HubError as error:  # gated, missing, unreachable: the other models go on
             lost = error
             on_lost(str(error))
             continue
-        if request.dtype != "auto":
-            model = model.model_copy(update={"dtype": request.dtype})
-        model = model.model_copy(update={"dtype": choose_dtype(model)})
-        for group in groups:
+        for group in task_groups(request, model):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
             for spec in run_specs(model, tasks.members(group), methods, protocol, pin_task):
                 stored = None if force else store.readable(spec.key, on_note)
@@ -142,17 +136,28 @@ def plan(
     return merge_same_key(planned)
 
 
+def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
+    """The model that a name means, at one revision and in one floating-point type.
+
+    Raises:
+        HubinitError: an unknown name, or a Hub that does not answer.
+    """
+    model = names.pin(names.resolve(name))
+    if dtype != "auto":
+        model = model.model_copy(update={"dtype": dtype})
+    return model.model_copy(update={"dtype": choose_dtype(model)})
+
+
 def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
     """Refuses options for a method that does not exist.
 
     Raises:
-        HubinitError: there is one.
+        HubinitError: there is one; the message names the nearest method or part of a protocol.
     """
     for name in protocol.methods:
         if name not in methods and name not in known_methods():
-            raise HubinitError(
-                f"The options of --set name the unknown method '{name}': {nearest(name, known_methods())}"
-            )
+            hint = nearest(name, [*Protocol.model_fields, *known_methods()])
+            raise HubinitError(f"--set names '{name}', which is neither a method nor a part of a protocol: {hint}")
 
 
 def task_groups(request: Request, model: ModelSpec) -> list[str]:
@@ -261,7 +266,9 @@ def merge_same_key(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
             merged[run.spec.key] = run
         else:
             evaluations = tuple(dict.fromkeys((*before.evaluations, *run.evaluations)))
-            merged[run.spec.key] = PlannedRun(run.spec, f"{before.group}, {run.group}", evaluations, run.stored)
+            merged[run.spec.key] = PlannedRun(
+                run.spec, ", ".join(dict.fromkeys((*before.group.split(", "), run.group))), evaluations, run.stored
+            )
     return list(merged.values())
 
 

@@ -13,7 +13,7 @@ from hubinit.adapters.passthrough import attach_config
 from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
-from hubinit.specs import DataSpec, RunSpec
+from hubinit.specs import DataSpec, Recipe, RunSpec
 
 
 def check_targets(spec: RunSpec) -> None:
@@ -77,7 +77,7 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
     shapes, sizes = set[str](), set[DataSpec]()
     for spec in specs:
         start = spec.model_copy(
-            update={"learning_rate": 0.0, "seed": 0, "data": None, "calibration": None, "recipe": None}
+            update={"learning_rate": 0.0, "seed": 0, "data": None, "calibration": None, "recipe": attached(spec.recipe)}
         )
         with suppress(HubError):
             if start.key not in shapes:
@@ -86,3 +86,8 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
             if asked is not None and spec.calibration is not None and spec.data is not None and spec.data not in sizes:
                 sizes.add(spec.data)
                 check_samples(asked, tasks.training_size(spec.data), ", ".join(spec.data.tasks))
+
+
+def attached(recipe: Recipe | None) -> Recipe | None:
+    """What of a recipe is in the adapter: its dropout."""
+    return Recipe(lora_dropout=recipe.lora_dropout) if recipe is not None else None

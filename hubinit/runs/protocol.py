@@ -32,16 +32,26 @@ def read_protocol(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Protoco
     values = _read_yaml(name)
     for override in overrides:
         apply_override(values, override)
+    return check_protocol(values, f"protocol '{name}'")
+
+
+def check_protocol(values: dict[str, Any], whose: str) -> Protocol:
+    """The protocol that the values make.
+
+    Raises:
+        HubinitError: an unknown setting, or a value that does not fit.
+    """
     try:
         return Protocol.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        setting = f"Setting '{where}' of {whose}" if where else f"A setting of {whose}"
         message = first["msg"].removeprefix("Value error, ")
         hint = ""
         if first["type"] == "extra_forbidden":
             hint = nearest(str(first["loc"][-1]), _fields_at(first["loc"][:-1]))
-        raise HubinitError(f"Setting '{where}' of protocol '{name}' is wrong: {message}. {hint}".strip()) from error
+        raise HubinitError(f"{setting} is wrong: {message}. {hint}".strip()) from error
 
 
 def _read_yaml(name: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Publisher:
 
         self._attempt(publish)
 
-    def finish(self, results: list[RunResult], cached: list[str]) -> None:
+    def finish(self, results: list[RunResult], cached: set[str]) -> None:
         """Publishes what was finished before this command, then the leaderboard data set."""
         for result in results:
             if result.key in cached and result.key not in self._done:

@@ -15,8 +15,8 @@ from hubinit.adapters import gates
 from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
 from hubinit.calibration.memory import MemoryPlan
-from hubinit.calibration.shared import Need, calibrate_shared
-from hubinit.data.encode import Example, ImageExample, TokenExample, batches
+from hubinit.calibration.shared import Need, Pool, calibrate_shared
+from hubinit.data.encode import batches
 from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.paths import sha256_of
@@ -28,12 +28,11 @@ from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
 from hubinit.training.trainer import remove_checkpoints, train
 
-Report = Callable[[Progress], None]
-Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
+OnProgress = Callable[[Progress], None]
 
 
 def run_stages(
-    job: Job, loaded: Loaded, store: ResultStore, watch: Stopwatch, report: Report, empty: RunResult
+    job: Job, loaded: Loaded, store: ResultStore, watch: Stopwatch, report: OnProgress, empty: RunResult
 ) -> RunResult:
     """Takes one run through the stages that it still needs.
 
@@ -50,13 +49,14 @@ def run_stages(
     """
     spec, folder = job.spec, store.folder(job.spec.key)
     stored = None if job.force else store.readable(spec.key)
+    if stored is not None and stored.status not in {"ok", "partial"}:
+        stored = None
     result = empty
     if spec.method.name == "none":
         model: Any = loaded.model
-    elif stored is not None and stored.status in {"ok", "partial"}:
+    elif stored is not None:
         model = reload_adapter(loaded, folder, stored)
     else:
-        stored = None
         model, trained = train_adapter(job, loaded, folder, watch, report)
         result = result.model_copy(update=trained)
     if stored is not None:
@@ -78,7 +78,7 @@ def run_stages(
 
 
 def train_adapter(
-    job: Job, loaded: Loaded, folder: Path, watch: Stopwatch, report: Report
+    job: Job, loaded: Loaded, folder: Path, watch: Stopwatch, report: OnProgress
 ) -> tuple[Any, dict[str, Any]]:
     """Calibrates, initialises, trains and exports one adapter, with the gates between the stages.
 
@@ -91,6 +91,7 @@ def train_adapter(
     """
     spec = job.spec
     assert spec.data is not None and spec.recipe is not None
+    report(Progress(key=spec.key, stage="read data"))
     examples, validation = tasks.training_examples(spec.data, spec.seed)
     calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
     report(Progress(key=spec.key, stage="initialise"))
@@ -128,7 +129,7 @@ def train_adapter(
     }
 
 
-def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: Report) -> Calibration:
+def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:
     """The statistics for one run, from the pass over the calibration examples that its peers share."""
     spec = job.spec
     assert spec.calibration is not None and spec.data is not None
@@ -277,7 +278,7 @@ def reload_adapter(loaded: Loaded, folder: Path, stored: RunResult) -> PeftModel
 
 
 def score(
-    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, report: Report
+    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, report: OnProgress
 ) -> tuple[list[Score], list[str]]:
     """Evaluates task by task; a task that fails costs only its own scores.
 

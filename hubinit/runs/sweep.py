@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.remote import redact
 from hubinit.runs.costs import provenance
 from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.spec import Executor
-from hubinit.runs.job import Died, Event, Finished, Job
+from hubinit.runs.job import Died, Event, Finished, Job, in_memory
 from hubinit.runs.plan import PlannedRun
 from hubinit.specs import MethodSpec, RunSpec
 
@@ -67,7 +66,7 @@ def sweep(
 def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
     """Marks partial results `ok` that by now hold everything asked of them."""
     for run in planned:
-        if run.state == "cached" and run.stored is not None and run.stored.status == "partial":
+        if run.state == "cached" and run.evaluations and run.stored is not None and run.stored.status == "partial":
             store.write(run.stored.model_copy(update={"status": "ok", "reason": None}))
 
 
@@ -88,12 +87,6 @@ def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: 
         )
         for run in todo
     ]
-
-
-def in_memory(spec: RunSpec) -> tuple[str, str]:
-    """Runs with the same value share a loaded base: one model and, where it has a head of its own, one set of classes."""
-    labelled = KINDS[spec.model.kind].labelled and spec.data is not None
-    return spec.model.key, spec.data.key if labelled and spec.data is not None else ""
 
 
 def peers(specs: Iterable[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:

@@ -20,9 +20,8 @@ from hubinit.models import base
 from hubinit.records import Cost, ResultStore, RunResult, Stage
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.job import Event, Finished, Job, Loading
+from hubinit.runs.job import Event, Finished, Job, Loading, in_memory
 from hubinit.runs.stages import run_stages
-from hubinit.runs.sweep import in_memory
 
 Emit = Callable[[Event], None]
 
@@ -101,10 +100,11 @@ class Worker:
 
 def main() -> None:
     """Entry point: `python -m hubinit.runs.worker`."""
-    with os.fdopen(os.dup(1), "w", buffering=1) as events:
-        os.dup2(2, 1)  # what libraries print is not an event
+    with os.fdopen(os.dup(0)) as jobs, os.fdopen(os.dup(1), "w", buffering=1) as events:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what libraries read is not a job,
+        os.dup2(2, 1)  # and what they print is not an event
         worker = Worker(lambda event: write_event(event, events))
-        for line in sys.stdin:
+        for line in jobs:
             job = Job.model_validate_json(line)
             log_to(job.store / "logs" / f"{job.spec.key}.log")
             worker.do(job)

@@ -85,6 +85,15 @@ def test_the_printed_lines_and_the_trainers_resume(
     assert trained_factors(resumed) == trained
 
 
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_saved_by_peft_for_a_model_without_a_task(name: str, tmp_path: Path) -> None:
+    """PEFT rewrites `auto_mapping` there."""
+    start("mica", {}, name).save_pretrained(str(tmp_path))
+    trained = trained_factors(hubinit.load_initialized(cases.build(name), tmp_path))
+    assert "lora_A" in trained
+    assert "lora_B" not in trained
+
+
 @pytest.mark.parametrize("name", ["bert", "gpt2", "vit"])
 def test_other_architectures_with_heads(name: str, tmp_path: Path) -> None:
     hubinit.save_initialized(start("mica", {}, name), tmp_path)

@@ -38,6 +38,11 @@ def stale(layer: Any) -> None:
     layer.lora_A[ANCHOR].weight.data = layer.lora_A[ANCHOR].weight.data.flip(0)
 
 
+def unset(layer: Any) -> None:
+    """The trained factor was never set, and the anchor stands alone."""
+    layer.lora_B["default"].weight.data.zero_()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("method", ["lora", "pissa", RESIDUAL, MINUTE], ids=["lora", "pissa", "visible", "minute"])
@@ -50,7 +55,7 @@ def test_right_starts_pass_and_nothing_is_changed(method: Any, name: str, dtype:
     assert any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("sabotage", [forget, flip, stale])
+@pytest.mark.parametrize("sabotage", [forget, flip, stale, unset])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("method", [RESIDUAL, MINUTE], ids=["visible", "minute"])

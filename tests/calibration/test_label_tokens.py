@@ -8,7 +8,7 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from hubinit.calibration import Calibration, Statistic, calibrate
+from hubinit.calibration import Calibration, LayerStatistics, Statistic, calibrate
 from hubinit.errors import CalibrationError
 from hubinit.models.layers import is_conv1d, target_layers
 from tests import cases
@@ -19,6 +19,10 @@ OF_INPUTS = frozenset({Statistic.INPUT_SUM, Statistic.INPUT_MOMENT, Statistic.FI
 OF_TRANSFORMERS = 1e-6  # its own loss is float32 even for a float64 model
 Seen = dict[str, tuple[Tensor, Tensor]]
 Mask = Callable[[str, cases.Batch], Tensor]
+
+
+def mean(layer: LayerStatistics, statistic: Statistic) -> Tensor:
+    return layer.sums[statistic] / layer.tokens_of(statistic)
 
 
 def label_positions(layer: str, row: cases.Batch) -> Tensor:
@@ -226,7 +230,13 @@ def test_the_fisher_diagonal_and_the_gradient_are_those_of_lora_da_s_label_mode(
             squares[key] = squares[key] + output.grad[before].square().sum(0)
     for key, module in layers.items():
         layer = found.layers[key]
-        assert error_of(layer.per_token(Statistic.MEAN_OUTPUT_DIAGONAL), squares[key] / count) < OF_TRANSFORMERS
+        assert (
+            error_of(
+                mean(layer, Statistic.MEAN_OUTPUT_DIAGONAL),
+                squares[key] / count,
+            )
+            < OF_TRANSFORMERS
+        )
         assert (
             error_of(layer.sums[Statistic.GRADIENT] / layer.examples, module.weight.grad / len(rows)) < OF_TRANSFORMERS
         )
@@ -243,7 +253,13 @@ def test_adding_and_storing_keep_both_counts(tmp_path) -> None:
         for key, layer in whole.layers.items():
             for kind in EVERY:
                 assert layer.tokens_of(kind) == other.layers[key].tokens_of(kind)
-                assert error_of(other.layers[key].per_token(kind), layer.per_token(kind)) < 1e-9
+                assert (
+                    error_of(
+                        mean(other.layers[key], kind),
+                        mean(layer, kind),
+                    )
+                    < 1e-9
+                )
     forward = calibrate(model, data, statistics=OF_INPUTS, tokens="labels")
     merged = forward.merge(calibrate(model, data, statistics=EVERY - OF_INPUTS, tokens="labels"))
     assert_same(merged, whole)

@@ -179,3 +179,10 @@ def test_an_image_model_gets_a_seeded_head_for_the_labels(tmp_path: Path) -> Non
 def test_the_cpu_is_asked_for_bfloat16_and_not_timed(monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "bf16 by name only", **capabilities})
     assert dtype.bfloat16_is_fast() is fast
+
+
+def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, bool] = {}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.update(how) or False)
+    assert dtype.choose_dtype(ModelSpec(id="a/b"), torch.device("cuda")) == "float32"
+    assert asked == {"including_emulation": False}

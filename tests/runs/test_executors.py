@@ -4,7 +4,10 @@ import io
 import sys
 
 import pytest
+import torch
 
+from hubinit.errors import HubError
+from hubinit.models.base import Loaded
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.costs import provenance
 from hubinit.runs.executors.local import LocalExecutor
@@ -58,7 +61,7 @@ def run_sweep(store, executor, seeds):
 def test_a_killed_worker_costs_one_run(tmp_path, executor):
     results, events = run_sweep(ResultStore(tmp_path), executor, [0, 1, 2, 5])
     assert {seed: r.status for seed, r in results.items()} == {0: "ok", 1: "failed", 2: "failed", 5: "ok"}
-    assert "killed by SIGKILL (often: out of memory)" in results[1].reason
+    assert "was killed (Killed) (often: out of memory)" in results[1].reason
     assert "exit code 7" in results[2].reason
     assert f"logs/{results[2].key}.log" in results[2].reason
     assert [e.status for e in events if isinstance(e, Finished)] == ["ok", "failed", "failed", "ok"]
@@ -93,7 +96,7 @@ def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, 
     results, events = run_sweep(store, executor, [1])
     assert results[1].status == events[-1].status == "partial"
     assert results[1].scores == before.scores
-    assert "SIGKILL" in results[1].reason
+    assert "was killed" in results[1].reason
 
 
 def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
@@ -116,3 +119,31 @@ def test_messages_survive_the_way_between_processes(tmp_path):
     assert Job.model_validate_json(job.model_dump_json()) == job
     told = Progress(key="k", stage="train", step=1, steps=2, loss=float("inf"))
     assert Progress.model_validate_json(told.model_dump_json()) == told
+
+
+def test_a_base_that_does_not_load_costs_its_own_runs_only_and_is_tried_once(tmp_path, monkeypatch):
+    from hubinit.runs import worker
+
+    asked = []
+
+    def load(spec, *_, **__):
+        asked.append(spec.id)
+        if spec.id == "org/gone":
+            raise HubError("Cannot download org/gone: access to it is gated.")
+        return Loaded(torch.nn.Linear(1, 1), None, spec, torch.device("cpu"), torch.float32)
+
+    monkeypatch.setattr(worker.base, "load", load)
+    monkeypatch.setattr(worker, "run_stages", lambda job, *_: _[-1].model_copy(update={"status": "ok"}))
+    specs = [
+        RunSpec(model=ModelSpec(id=name), method=MethodSpec(name="lora"), rank=rank, alpha=8)
+        for name, rank in (("org/gone", 1), ("org/gone", 2), ("org/here", 1))
+    ]
+    told = []
+    doer = worker.Worker(told.append)
+    for spec in specs:
+        doer.do(Job(store=tmp_path, spec=spec))
+    assert [event.status for event in told if isinstance(event, Finished)] == ["failed", "failed", "ok"]
+    assert [event.reason for event in told if isinstance(event, Finished)][:2] == [
+        "Cannot download org/gone: access to it is gated."
+    ] * 2
+    assert asked == ["org/gone", "org/here"]

@@ -9,7 +9,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.methods import METHODS
 from hubinit.models import dtype, names
 from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
-from hubinit.runs.estimate import from_history
+from hubinit.runs.estimate import from_history, latest
 from hubinit.runs.plan import MOST_RUNS, Request, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
 from hubinit.runs.sweep import command_line
@@ -136,7 +136,13 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"overrides": ("recipe.batch_size=6",)}, "batch_size 6 is not a multiple of micro_batch_size 4"),
         ({"overrides": ("recipe.stepz=1",)}, "did you mean steps"),
         ({"overrides": ("recipe.optimiser=sgdd",)}, "Unknown optimiser 'sgdd'"),
-        ({"overrides": ("filett.selection=M",)}, "unknown method 'filett'"),
+        (
+            {"learning_rates": (1e9,)},
+            "'learning_rates.0' of the command is wrong: Input should be less than or equal to 1",
+        ),
+        ({"seeds": ()}, "'seeds' of the command"),
+        ({"overrides": ("recpie.steps=3",)}, "neither a method nor a part of a protocol: did you mean recipe"),
+        ({"overrides": ("filett.selection=M",)}, "neither a method nor a part of a protocol: did you mean filet"),
         ({"overrides": ("filet.selektion=M",)}, "selektion"),
     ],
 )
@@ -185,6 +191,7 @@ def test_the_estimate_follows_the_latest_run_and_counts_what_is_left(store):
         return finished(run).model_copy(update={"costs": stages, "provenance": provenance, "scores": ()})
 
     history = [took(5.0, "2026-03-01T00:00:00+00:00"), took(1.0, "2026-02-01T00:00:00+00:00")]
+    history = latest(history)
     assert from_history(run, history) == pytest.approx(20.0)  # load, calibrate, initialise, train
     trained = replace(run, stored=finished(run).model_copy(update={"scores": ()}))
     assert trained.state == "evaluate"
@@ -228,6 +235,13 @@ def test_one_set_of_tasks_to_train_on_and_another_to_score_on(store):
         plan(replace(request, eval_tasks=("digits",)), store)
     with pytest.raises(HubinitError, match="head with the classes of 'digits' can be scored on 'digits' only"):
         plan(Request(models=("vit-b32",), methods=("lora",), tasks=("digits",), eval_tasks=("dtd",)), store)
+
+
+def test_what_is_asked_twice_is_planned_once_and_named_once(store):
+    request = Request(models=("smollm2-135m",), methods=("none", "lora", "lora"), tasks=("arc-easy", "arc-easy"))
+    planned = plan(replace(request, seeds=(0, 0)), store)
+    assert [run.spec.method.name for run in planned] == ["none", "lora"]
+    assert {run.group for run in planned} == {"arc-easy"}
 
 
 def test_a_plan_that_is_too_large_is_refused_at_once(store):

@@ -3,8 +3,9 @@
 import pytest
 
 from hubinit.adapters.base import adapted_layers
-from hubinit.errors import HubinitError
+from hubinit.errors import HubError, HubinitError
 from hubinit.models.shapes import empty_model
+from hubinit.runs import preflight
 from hubinit.runs.preflight import check_samples, check_targets
 from hubinit.specs import MethodSpec, ModelSpec, RunSpec
 from tests import cases
@@ -54,3 +55,20 @@ def test_only_a_number_that_was_asked_for_can_be_too_high():
     check_samples(None, 12, "own.jsonl")
     with pytest.raises(HubinitError, match=r"own.jsonl has 12 examples, and 13 are asked for"):
         check_samples(13, 12, "own.jsonl")
+
+
+def test_what_cannot_be_had_for_checking_does_not_stop_the_others(model, monkeypatch):
+    gone = spec(ModelSpec(id="org/gone"), rank=99)
+    seen = []
+
+    def shapes(asked):
+        seen.append(asked.id)
+        if asked.id == "org/gone":
+            raise HubError("Cannot read the configuration of org/gone.")
+        return empty_model(asked)
+
+    monkeypatch.setattr(preflight, "empty_model", shapes)
+    preflight.check_runs([gone, spec(model), spec(model, learning_rate=0.5)], None)
+    assert seen == ["org/gone", model.id], "each shape is looked at once"
+    with pytest.raises(HubinitError, match="rank 17 is above"):
+        preflight.check_runs([gone, spec(model, rank=17)], None)

@@ -1,9 +1,9 @@
 """What a sweep hands out: one job per run, runs of one base one after another, and who shares a calibration pass."""
 
-from hubinit.records import Provenance, ResultStore, RunResult
+from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.sweep import jobs, sweep
-from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, RunSpec
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
 
 
 def spec(method="filet", model="org/one", samples=8, tasks=("arc-easy",), **changes) -> RunSpec:
@@ -45,5 +45,10 @@ def test_a_partial_result_that_by_now_holds_everything_is_ok(tmp_path):
     provenance = Provenance(versions={}, hardware={}, command="x", created="2026-01-01")
     partial = RunResult(key=spec().key, spec=spec(), status="partial", reason="piqa: gone", provenance=provenance)
     store.write(partial)
-    (result,) = sweep([PlannedRun(spec(), "arc-easy", (), partial)], store)
+    (trained_only,) = sweep([PlannedRun(spec(), "arc-easy", (), partial)], store)
+    assert trained_only.status == "partial", "who asks for no scores does not say that all are there"
+    score = Score(task="piqa", metric="acc", value=0.5, n=1, eval=EvalSpec(task="piqa"))
+    whole = partial.model_copy(update={"scores": (score,)})
+    store.write(whole)
+    (result,) = sweep([PlannedRun(spec(), "arc-easy", (EvalSpec(task="piqa"),), whole)], store)
     assert (result.status, result.reason) == ("ok", None)

@@ -1,4 +1,5 @@
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,10 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     (tmp_path / "broken" / "checkpoints" / "notes.txt").touch()
     again = adapted()
     seen: list[int] = []
+    started = time.perf_counter()
     outcome = run(again, tmp_path / "broken", seed=3, on_log=lambda step, steps, loss: seen.append(step))
     assert seen == [3, 4]
+    assert outcome.seconds > time.perf_counter() - started, "the seconds before the interruption count"
     assert equal(trained(again), trained(straight))
     assert outcome.curve == expected.curve
     assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == ["notes.txt"]

@@ -88,5 +88,5 @@ def describe_end(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
         return f"stopped with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
+    name = signal.strsignal(-code) or f"signal {-code}"
+    return f"was killed ({name})" + (" (often: out of memory)" if code == -signal.SIGKILL else "")
