@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
+from hubinit.errors import HubinitError
 from tests import texts
 
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
@@ -280,6 +281,10 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
         (("init", BASE, "--method", "filet", "--data", "x.csv", "--columns", "prompt"), "--columns wants pairs"),
         (("init", BASE, "--method", "kasa"), "'kasa' has no start point"),
         (
+            ("init", BASE, "--method", "pissa", "--set", "recpie.steps=3"),
+            "neither a method nor a part of a protocol: did you mean recipe",
+        ),
+        (
             ("init", BASE, "--method", "pissa", "--push", "bob", "--dry-run"),
             "alice may publish under alice, not under bob",
         ),
@@ -462,6 +467,24 @@ def test_push_replaces_another_start_when_forced(tmp_path):
     with pytest.raises(HubError, match="replace it with --force"):
         here("push", tmp_path / "2" / "init", "alice/forced")
     assert json.loads(here("push", tmp_path / "2" / "init", "alice/forced", "--force", "--json"))["changed"]
+
+
+def test_init_replaces_another_start_in_a_named_repository_when_forced(tmp_path):
+    command = ("init", BASE, "--method", "lora", "--rank", "2", "--push", "alice/kept-init", "--json")
+    here(*command, "--out", tmp_path / "0")
+    with pytest.raises(HubinitError, match="alice/kept-init holds another start point"):
+        here(*command, "--seed", "1", "--out", tmp_path / "1")
+    there = json.loads(here("pull", "alice/kept-init", "--json"))["manifest"]
+    assert there["result"]["spec"]["seed"] == 0
+    here(*command, "--seed", "1", "--out", tmp_path / "1", "--force")
+    there = json.loads(here("pull", "alice/kept-init", "--json"))["manifest"]
+    assert there["result"]["spec"]["seed"] == 1
+
+
+def test_a_benchmark_that_nobody_may_publish_is_refused_before_the_work(tmp_path):
+    command = ("bench", "--models", BASE, "--methods", "lora", "--tasks", "arc-easy", "--out", tmp_path, "--dry-run")
+    with pytest.raises(HubinitError, match="alice may publish under alice"):
+        here(*command, "--push-to", "bob")
 
 
 def test_the_leaderboard_of_a_folder(tmp_path):
