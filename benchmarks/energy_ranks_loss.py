@@ -64,7 +64,10 @@ def increases(model: Any, batch: dict[str, Tensor], name: str, directions: int) 
     module = target_layers(model)[name]
     sums = {Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT}
     layer = calibrate(model, [batch], statistics=sums, target_modules=[name]).layers[name]
-    energies = layer.per_token(Statistic.FISHER_INPUT) * layer.per_token(Statistic.FISHER_OUTPUT)  # (n,)
+    x, y = (
+        layer.sums[kind] / layer.tokens_of(kind) for kind in (Statistic.FISHER_INPUT, Statistic.FISHER_OUTPUT)
+    )  # (n,)
+    energies = x * y  # (n,)
     spread = torch.logspace(float(energies.min().log10()), float(energies.max().log10()), directions)  # (directions,)
     chosen = (energies.log10()[:, None] - spread.log10()).abs().argmin(0).unique()  # (≤ directions,)
     W = weight_of(module, name)  # (m, n)

@@ -122,7 +122,9 @@ def stream_output(weight: Tensor, h: Tensor, scratch: int) -> Tensor:
         return _sum_squares(h, gram(weight).to(weight.dtype))
     total = weight.new_zeros(weight.shape[1], dtype=torch.promote_types(weight.dtype, torch.float32))
     for part in h.split(ROWS):
-        total += sum_of_squares(matmul(matmul(part, weight.T), weight))  # (rows, n)
+        # In bfloat16 the second product rounds the first anyway; so it need not be written in float32 before.
+        linear = part @ weight.T if weight.dtype == torch.bfloat16 else matmul(part, weight.T)  # (rows, m)
+        total += sum_of_squares(matmul(linear, weight))  # (rows, n)
     return total
 
 
