@@ -87,7 +87,7 @@ def benchmark(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")  # PEFT's and transformers' advice would drown the table
-    started, load = time.perf_counter(), os.getloadavg()
+    started, load, source = time.perf_counter(), os.getloadavg(), provenance(options)
     what = subject(options)
     device = what.model.device
     size = f"{what.facts['parameters'] / 1e6:.0f} M"
@@ -95,7 +95,7 @@ def benchmark(options: argparse.Namespace) -> int:
     clock = Clock(device, say, started + options.seconds)
     angles = measure(clock, what, options)
     record = {
-        **provenance(options),
+        **source,
         "load_average": {"before": load, "after": os.getloadavg()},
         "threads": torch.get_num_threads(),
         "subject": {**what.facts, "rank": options.rank, "rounds": options.rounds, "limit": options.limit},
