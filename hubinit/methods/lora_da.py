@@ -31,7 +31,7 @@ from hubinit.numerics.statistics import Statistic
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 
 # One extreme value alone is iterated on from this dimension on.
-SMALL = 64
+FULL_UP_TO = 64
 
 
 class LoraDaOptions(MethodOptions):
@@ -183,7 +183,7 @@ def _guidance(layer: Layer, options: LoraDaOptions, use: Settings) -> tuple[Guid
         report["population_size"] = float(population)
         if not options.raw_gradient:
             delta = -inverse.solve((D[:, None] * gradient).T).T  # (m, n)
-    scale = float(top_svd(delta, 1, layer.generator, small=SMALL).S[0]) or 1.0
+    scale = float(top_svd(delta, 1, layer.generator, small=FULL_UP_TO).S[0]) or 1.0
     report["displacement_norm"] = scale if delta.any() else 0.0
     return Guidance(delta / scale, scale, variance / scale**2, Z, inverse), report
 
@@ -259,7 +259,8 @@ def _preconditioner(layer: Layer, guidance: Guidance) -> Operator | None:
     if Z is None or guidance.inverse is None or variance == 0:
         return None
     widest = layer.once(
-        "widest", lambda: float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2, small=SMALL).values[0])
+        "widest",
+        lambda: float(eigenpairs(Z, 1, "largest", layer.generator, tolerance=1e-2, small=FULL_UP_TO).values[0]),
     )
     if widest <= 0:
         return None

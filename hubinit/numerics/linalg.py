@@ -22,7 +22,7 @@ from hubinit.numerics.products import gram
 Operator = Callable[[Tensor], Tensor]  # (n, k) ↦ (n, k), symmetric and linear
 
 # Up to this dimension a full diagonalisation is as fast as iterating (SmolLM2-135M's layers on one core, r = 32).
-SMALL = 768
+FULL_UP_TO = 768
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def eigenpairs(
     iterations: int = 60,
     tolerance: float | None = None,
     gram: bool = False,
-    small: int = SMALL,
+    small: int = FULL_UP_TO,
 ) -> Eigenpairs:
     """The `k` smallest or largest eigenpairs of a symmetric matrix, by LOBPCG with a full solve to fall back on.
 
@@ -227,7 +227,7 @@ def top_svd(
     *,
     iterations: int = 60,
     tolerance: float | None = None,
-    small: int = SMALL,
+    small: int = FULL_UP_TO,
 ) -> Triples:
     """The `r` largest singular triples by randomised block iterations, checked, else by the Gram matrix or a full SVD.
 

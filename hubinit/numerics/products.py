@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCKS, SMALL = 3, 256  # a symmetric product of at least SMALL columns is formed in BLOCKS × BLOCKS blocks, six of nine
+BLOCKS, BLOCKS_FROM = (
+    3,
+    256,
+)  # a symmetric product of at least BLOCKS_FROM columns is formed in BLOCKS × BLOCKS blocks, six of nine
 ROWS = 4096  # tokens handled at a time, so that no float32 copy of a whole batch of activations is made
 
 
@@ -80,7 +83,7 @@ def add_gram_(total: Tensor, a: Tensor) -> None:
         a: (T, p).
     """
     width = total.shape[0]
-    block = -(-width // BLOCKS) if width >= SMALL else width
+    block = -(-width // BLOCKS) if width >= BLOCKS_FROM else width
     for part in a.split(ROWS):
         low = part.dtype == torch.bfloat16 and not part.is_cuda
         part = part if part.is_cuda else part.to(total.dtype)  # once, not for each block

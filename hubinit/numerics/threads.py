@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 # Up to this dimension LAPACK gains little from a second thread, and loses a lot where the threads wait for a core that another
 # process holds: a QR of 1536 × 96 took 2 ms on one thread and 373 ms on two of a busy machine.
-SMALL = 2048
+SIDE_BY_SIDE_UP_TO = 2048
 WORKERS = 8  # layers solved at once at most: each needs some hundred megabytes
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]  # as `list(map(…))`
@@ -25,7 +25,7 @@ def solvers(size: int, device: torch.device) -> Iterator[Map]:
         device: where they are.
     """
     before = torch.get_num_threads()
-    if size > SMALL or device.type != "cpu":
+    if size > SIDE_BY_SIDE_UP_TO or device.type != "cpu":
         yield lambda work, items: [work(item) for item in items]
         return
     torch.set_num_threads(1)  # new threads inherit it

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from hubinit.numerics.threads import SMALL, solvers
+from hubinit.numerics.threads import SIDE_BY_SIDE_UP_TO, solvers
 
 CPU = torch.device("cpu")
 
@@ -25,13 +25,13 @@ def test_small_layers_are_solved_side_by_side_on_one_thread_each():
         together.wait()
         return item, torch.get_num_threads()
 
-    with solvers(SMALL, CPU) as map_over:
+    with solvers(SIDE_BY_SIDE_UP_TO, CPU) as map_over:
         assert map_over(work, range(4)) == [(item, 1) for item in range(4)]
     assert torch.get_num_threads() == 2
 
 
 def test_large_layers_are_solved_one_by_one_on_all_threads():
-    with solvers(SMALL + 1, CPU) as map_over:
+    with solvers(SIDE_BY_SIDE_UP_TO + 1, CPU) as map_over:
         found = map_over(lambda item: (item, torch.get_num_threads(), threading.current_thread()), range(3))
     assert found == [(item, 2, threading.main_thread()) for item in range(3)]
 
