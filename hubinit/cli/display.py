@@ -1,7 +1,9 @@
 """What a person sees while runs go on: a live table on a terminal, plain lines elsewhere, always on standard error."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -22,6 +24,7 @@ class SweepDisplay:
         self.console = console or Console(stderr=True)
         self._runs = {run.spec.key: run for run in planned}
         self._states = {run.spec.key: "cached" if run.state == "cached" else "waiting" for run in planned}
+        self._touched: dict[str, float] = {}  # when a run was last heard of
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
         self._started = time.monotonic()
         self._last_line: tuple[str, str] | None = None
@@ -41,6 +44,7 @@ class SweepDisplay:
             return
         state = describe(event)
         self._states[event.key] = state
+        self._touched[event.key] = time.monotonic()
         line = (event.key, event.stage if isinstance(event, Progress) else state)
         if not self.console.is_terminal and line != self._last_line:
             self._last_line = line
@@ -51,14 +55,26 @@ class SweepDisplay:
         return f"{seconds // 60:3d}:{seconds % 60:02d}"
 
     def _table(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False)
+        """What fits on the screen: the runs that are going on, then those that ended last, then those that wait."""
+        table = Table(box=None, pad_edge=False, caption=self._counts(), caption_justify="left")
         for column in ("model", "method", "trains on", "lr", "seed", "state"):
             table.add_column(column)
-        for key, run in self._runs.items():
+        order = sorted(self._touched, key=lambda key: (ended(self._states[key]), -self._touched[key]))
+        waiting = (key for key in self._runs if key not in self._touched and self._states[key] == "waiting")
+        for key in islice(chain(order, waiting), max(3, self.console.height - 4)):
             state = self._states[key]
             style = next((STYLES[word] for word in STYLES if state.startswith(word)), "cyan")
-            table.add_row(*run_cells(run), Text(state, style=style))
+            table.add_row(*run_cells(self._runs[key]), Text(state, style=style))
         return table
+
+    def _counts(self) -> str:
+        counts = Counter(state.split(":")[0] if ended(state) else "running" for state in self._states.values())
+        return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def ended(state: str) -> bool:
+    """Whether nothing goes on in a run with this state (it may not have begun)."""
+    return state.startswith(tuple(STYLES))
 
 
 def describe(event: Event) -> str:
