@@ -61,14 +61,14 @@ def run_bench(
         )
     if publisher:
         publisher.finish(results, cached={run.spec.key for run in planned if run.state == "cached"})
-    published, failures = (publisher.published, publisher.failures) if publisher else ([], [])
+    published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
     if as_json:
-        print_json(results, published, [*lost, *failures])
+        print_json(results, published, [*lost, *unpublished])
     else:
         print_ranking(results, out, published)
-    for failure in failures:
+    for failure in unpublished:
         warn(failure)
-    return len(lost) + sum(result.status != "ok" for result in results) + len(failures)
+    return len(lost) + sum(result.status != "ok" for result in results) + len(unpublished)
 
 
 def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[list[PlannedRun], list[str]]:

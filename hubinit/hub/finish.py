@@ -13,7 +13,7 @@ from hubinit.adapters.reload import adapter_folder
 from hubinit.adapters.saving import WEIGHTS, SavedAdapter
 from hubinit.errors import HubError, HubinitError
 from hubinit.hub.manifest import CARD, read_manifest
-from hubinit.hub.publication import base_licence, card_of, describe
+from hubinit.hub.publication import write_about
 from hubinit.records import MANIFEST, SCHEMA_VERSION, Manifest, RunResult
 
 TRAINED_ELSEWHERE = "trained elsewhere from this start, then finished"
@@ -55,16 +55,8 @@ def finish(
     for stale in (MANIFEST, CARD):  # of an earlier result
         (out / stale).unlink(missing_ok=True)
     if manifest is not None:
-        write_about(manifest.result, saved, api or HfApi())
+        write_about(trained_elsewhere(manifest.result, saved), saved.directory, "trained", api or HfApi())
     return saved
-
-
-def write_about(start: RunResult, saved: SavedAdapter, api: HfApi) -> None:
-    """Writes `hubinit.json` and the card of an adapter that was trained elsewhere from a start point."""
-    manifest = describe(trained_elsewhere(start, saved), saved.directory, "trained")
-    licence = base_licence(api, manifest.result.spec)
-    card = card_of(manifest, str(saved.directory), saved.directory, licence=licence)
-    (saved.directory / CARD).write_text(card, encoding="utf-8")
 
 
 def trained_elsewhere(start: RunResult, saved: SavedAdapter) -> RunResult:

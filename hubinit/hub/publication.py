@@ -201,6 +201,27 @@ def repo_name(spec: RunSpec, kind: AdapterKind, namespace: str, suite: str | Non
     return f"{namespace}/{name[:room].rstrip('-.')}{end}"
 
 
+def write_about(
+    result: RunResult, folder: Path, kind: AdapterKind, api: HfApi, *, final: Path | None = None
+) -> Manifest:
+    """Writes `hubinit.json` and the card of an adapter that stays in a folder.
+
+    Args:
+        result: the run it belongs to.
+        folder: the adapter.
+        kind: what the folder holds.
+        api: to ask for the base's licence.
+        final: where the folder will lie, which the card says. Default: where it lies.
+
+    Raises:
+        HubError: a file in the folder must not be published.
+    """
+    manifest = describe(result, folder, kind)
+    card = card_of(manifest, str(final or folder), folder, licence=base_licence(api, result.spec))
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return manifest
+
+
 def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     """`license`, `license_name` and `license_link` as the base model's card states them; empty when it cannot be read."""
     try:

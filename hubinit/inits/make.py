@@ -12,8 +12,8 @@ from hubinit.calibration.shared import Need, Pool
 from hubinit.data import chat
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError
-from hubinit.hub.manifest import CARD, read_manifest
-from hubinit.hub.publication import base_licence, card_of, describe
+from hubinit.hub.manifest import read_manifest
+from hubinit.hub.publication import write_about
 from hubinit.inits.plan import PlannedStart
 from hubinit.models import base
 from hubinit.models.base import Loaded
@@ -126,18 +126,10 @@ def make_start(
             provenance=provenance(command),
             **made.facts(calibration),
         )
-        manifest = write_about(result, temporary, folder)
+        manifest = write_about(result, temporary, "initialised", HfApi(), final=folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(folder)
         return manifest
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         adapters.detach(loaded.model)
-
-
-def write_about(result: RunResult, directory: Path, final: Path) -> Manifest:
-    """Writes the card and `hubinit.json` of a start point that will lie in the folder `final`."""
-    manifest = describe(result, directory, "initialised")
-    card = card_of(manifest, str(final), directory, licence=base_licence(HfApi(), result.spec))
-    (directory / CARD).write_text(card, encoding="utf-8")
-    return manifest
