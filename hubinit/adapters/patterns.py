@@ -15,6 +15,7 @@ from typing import Any
 from hubinit.errors import HubinitError
 from hubinit.text import one_line
 
+MANY = 256  # names and patterns that no base is too small for
 SECONDS = 5.0  # for all patterns on all names; a sane one takes a microsecond per name
 PLAIN = re.compile(r"[\w.^|-]|\\[.\-]")  # names as hubinit writes them; no repeats, no groups
 
@@ -41,14 +42,16 @@ def check_patterns(config: Any, names: Iterable[str], where: object) -> None:
         where: the configuration's file, for the message.
 
     Raises:
-        HubinitError: one is not a regular expression or takes too long, or there are more than modules.
+        HubinitError: one is not a regular expression or takes too long, or there are far more than modules.
     """
     names = list(names)
     fields = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern", "modules_to_save")
     values = {name: getattr(config, name, None) or () for name in (*fields, "rank_pattern", "alpha_pattern")}
     for name, value in values.items():
-        if not isinstance(value, str) and len(value) > len(names) + 8:  # marks are keys too
-            raise HubinitError(f"{where} cannot be used: {name} has {len(value)} entries, more than the base has modules.")
+        if not isinstance(value, str) and len(value) > max(MANY, 2 * len(names)):
+            raise HubinitError(
+                f"{where} cannot be used: {name} has {len(value)} entries, far more than the base has modules."
+            )
     layers = values.pop("layers_pattern")
     whole = [value for value in values.values() if isinstance(value, str)]
     ends = [*values["rank_pattern"], *values["alpha_pattern"], *([layers] if isinstance(layers, str) else layers)]
