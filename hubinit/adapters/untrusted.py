@@ -32,7 +32,7 @@ HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 Names = str | list[str] | None
 Count = Annotated[int, Field(ge=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class StoredConfig(BaseModel):
@@ -61,7 +61,7 @@ class StoredLora(StoredConfig):
     """The same of a LoRA. What PEFT can do besides that hubinit neither writes nor undoes must be off."""
 
     r: Count = 8
-    lora_alpha: Finite = 8
+    lora_alpha: Alpha = 8
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     bias: Literal["none", "all", "lora_only"] = "none"
     use_rslora: bool = False
@@ -69,7 +69,7 @@ class StoredLora(StoredConfig):
     fan_in_fan_out: bool = False
     init_lora_weights: bool | str = True
     rank_pattern: dict[str, Count] | None = None
-    alpha_pattern: dict[str, Finite] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
     layer_replication: None = None
     trainable_token_indices: None = None
     megatron_config: None = None

@@ -26,7 +26,14 @@ from tests.adapters.small import UNEVEN, deviation, logits, train
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # They ask for another computation than W + s·BA and are granted it; hubinit writes them for `peft:lora` with such an option.
-OTHER = {"alora_invocation_tokens", "use_qalora", "qalora_group_size", "monteclora_config", "velora_config", "use_bdlora"}
+OTHER = {
+    "alora_invocation_tokens",
+    "use_qalora",
+    "qalora_group_size",
+    "monteclora_config",
+    "velora_config",
+    "use_bdlora",
+}
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 WORDS = st.sampled_from(
@@ -77,10 +84,13 @@ def update(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def what_the_files_say(folder: Path) -> Tensor:
+def what_the_files_say(folder: Path) -> Tensor | None:
+    """The logits; None with updates so large that float32 cannot tell."""
     model = cases.build("llama", dtype=torch.float64)
     for part in (folder, folder / "anchor"):
         for name, change in update(part).items() if (part / CONFIG).is_file() else ():
+            if change.abs().max() > 1e3:
+                return None
             model.get_submodule(name).weight.data += change
     return logits(model, cases.batches("llama")[0])
 
@@ -95,7 +105,7 @@ def check(folder: Path) -> None:
         assert not hasattr(base, "peft_config")
         return
     expected = what_the_files_say(folder)
-    if expected.isfinite().all() and expected.abs().max() < 1e6:
+    if expected is not None:
         assert deviation(logits(model, cases.batches("llama")[0]), expected) < 1e-4
 
 
