@@ -29,6 +29,7 @@ FILE_BYTES = 64_000_000  # of the file as it is stored
 PAGE_BYTES = 100_000_000  # of its pages, uncompressed
 TEXT_BYTES = 250_000_000  # of all its cells, which may share a page's texts
 ROWS = 200_000
+BAD_ROWS = 5_000
 ROW_GROUPS = 2_000
 COLUMNS = 500
 BATCH = 5_000
@@ -97,6 +98,10 @@ def decode(content: bytes, model: type[BaseModel], required: tuple[str, ...]) ->
             good, worse = split(records, model)
             frames.append(frame((row.model_dump() for row in good), schema_of(model)))
             bad += worse
+            if len(bad) > BAD_ROWS:
+                raise Unreadable(
+                    f"more than {BAD_ROWS} of its rows are not what they should be, such as: {bad[0].reason}"
+                )
         rows = pd.concat(frames, ignore_index=True) if frames else frame([], schema_of(model))
         unknown = sorted({one_line(name)[:50] for name in names} - set(known))
         return Content(rows, tuple(bad), tuple(unknown))
@@ -137,7 +142,7 @@ def _shown(cell: Any) -> Any:
     if isinstance(cell, (bool, int)) or (isinstance(cell, float) and math.isfinite(cell)):
         return cell
     text = cell if isinstance(cell, bytes) else str(cell).encode("utf-8", "replace")
-    return redact(text.decode("utf-8", "replace"))[:SHOWN]
+    return redact(text[: 4 * SHOWN].decode("utf-8", "replace"))[:SHOWN]  # no token is cut before it is looked for
 
 
 def _check_sizes(metadata: pq.FileMetaData, known: set[str]) -> None:

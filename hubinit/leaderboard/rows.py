@@ -23,7 +23,7 @@ def _json_object(text: str) -> str:
     try:
         found = json.loads(text)
     except RecursionError:
-        found = None
+        raise ValueError("is nested too deeply") from None
     except ValueError as error:
         raise ValueError("is not JSON") from error
     if not isinstance(found, dict):
