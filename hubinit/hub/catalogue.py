@@ -11,11 +11,12 @@ from pydantic import Field
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card, initialisation_seconds
+from hubinit.hub.claims import DISPUTES, MANIFEST_BYTES
 from hubinit.hub.manifest import read_manifest
+from hubinit.hub.revisions import fetch
 from hubinit.leaderboard.rows import Amount, Count, Created, JsonObject, Name, Row, Text, schema_of
 from hubinit.leaderboard.table import frame
 from hubinit.records import MANIFEST, Manifest
-from hubinit.remote import read_file
 
 Start = Literal["keep", "shift"]
 PATH = "data/adapters-00000-of-00001.parquet"
@@ -105,7 +106,7 @@ def settle_catalogue(claims: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]
 
 def stated_by_repo(api: HfApi, rows: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows that say what the `hubinit.json` of their repo says."""
-    proven = [_stated(api, str(repo)) for repo in rows["repo"].unique()]
+    proven = [_stated(api, str(repo)) for repo in rows["repo"].unique()[:DISPUTES]]
     stated = {row.repo: row.model_dump() for row in proven if row is not None}
     return rows[[_agrees(row, stated.get(row["repo"])) for row in to_records(rows)]]
 
@@ -126,7 +127,7 @@ def catalogue_markdown(repo_id: str, rows: pd.DataFrame, quarantined: int) -> st
 def _stated(api: HfApi, repo: str) -> CatalogueRow | None:
     """What the manifest of a repo says; None when there is none that this user can read."""
     try:
-        content = read_file(api, repo, MANIFEST)
+        content = fetch(api, repo, MANIFEST, None, limit=MANIFEST_BYTES, repo_type="model")
         return None if content is None else catalogue_row(read_manifest(content, repo), repo, "keep")
     except (HubError, ValueError):
         return None

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
@@ -13,24 +13,15 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi
 from pydantic import BaseModel, TypeAdapter
 
-from hubinit.errors import HubError
 from hubinit.hub import catalogue
 from hubinit.hub.cards import leaderboard_card
 from hubinit.hub.catalogue import CatalogueRow, catalogue_row
+from hubinit.hub.claims import proven_runs
 from hubinit.hub.manifest import CARD, check_text
-from hubinit.hub.quarantine import (
-    QUARANTINE,
-    Quarantined,
-    Source,
-    fetch,
-    history,
-    read_lines,
-    summary,
-    to_bytes,
-    trace,
-    unread,
-)
-from hubinit.hub.untrusted import FILE_BYTES, BadRow, Content, Unreadable, bad_row, decode, split
+from hubinit.hub.quarantine import QUARANTINE, Quarantined, bad_line, read_lines, summary, to_bytes
+from hubinit.hub.recovery import load
+from hubinit.hub.revisions import Source
+from hubinit.hub.untrusted import BadRow, bad_row, split
 from hubinit.leaderboard import table as runs_table
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import markdown
@@ -85,22 +76,7 @@ class Table(Generic[Item]):
 
     def source(self, api: HfApi, repo_id: str) -> Source:
         """Where its rows are on the Hub."""
-        return Source(api, repo_id, self.file, self.row, self.identity)
-
-
-@dataclass(frozen=True)
-class State:
-    """What a data set holds at one commit.
-
-    Attributes:
-        rows: those that are right.
-        lines: what is not, for the quarantine.
-        aside: path ─► content of files to keep there.
-    """
-
-    rows: pd.DataFrame
-    lines: list[Quarantined] = field(default_factory=list)
-    aside: dict[str, bytes] = field(default_factory=dict)
+        return Source(api, repo_id, self.file, self.name, self.row, self.identity)
 
 
 def publish(
@@ -131,9 +107,9 @@ def publish(
     refused: list[Quarantined] = []
 
     def build(parent: str | None) -> list[Operation]:
-        state = load(table, source, parent)
+        state = load(source, parent)
         merged, contenders = _merge(table, source, parent, state.rows, new)
-        refused[:] = [*state.lines, *(_line(table, row) for row in [*bad, *contenders])]
+        refused[:] = [*state.lines, *(bad_line(table.file, row) for row in [*bad, *contenders])]
         known = read_lines(source, parent)
         added = list({line.id: line for line in refused if line.id not in {one.id for one in known}}.values())
         card = table.card(repo_id, merged, len(known) + len(added))
@@ -160,54 +136,7 @@ def read(api: HfApi, table: Table[Any], repo_id: str, revision: str | None = Non
     Raises:
         HubError: it cannot be read, or holds something else.
     """
-    return load(table, table.source(api, repo_id), revision).rows
-
-
-def load(table: Table[Any], source: Source, revision: str | None) -> State:
-    """What a data set holds at one commit; where its file cannot be read, what it held when it last could.
-
-    Raises:
-        HubError: the Hub cannot be read, or the data set never was such a table.
-    """
-    content = None
-    try:
-        content = fetch(source, table.file, revision, FILE_BYTES)
-        found = Content(table.rows([])) if content is None else decode(content, table.row, table.identity)
-    except Unreadable as error:
-        return _recover(table, source, revision, content, error)
-    rows = found.rows
-    lines: list[Quarantined] = []
-    if found.bad:
-        lines, restored = trace(source, revision, found.bad)
-        rows = pd.concat([rows, restored], ignore_index=True) if len(restored) else rows
-    if found.unknown:
-        names = ", ".join(found.unknown[:10])
-        reason = f"columns that this hubinit does not know were left out ({names}); if a newer one wrote them, update hubinit"
-        name = hashlib.sha256(reason.encode()).hexdigest()[:16]
-        lines.append(Quarantined(id=name, file=table.file, reason=reason, commit=revision))
-    return State(rows, lines)
-
-
-def _recover(
-    table: Table[Any], source: Source, revision: str | None, content: bytes | None, error: Unreadable
-) -> State:
-    """The newest revision of a table that can be read, and the unreadable file kept aside."""
-    brought, older = revision, None
-    for sha, older in history(source, revision):
-        if older is not None:
-            break
-        brought = sha
-    if older is None and not error.ours:
-        raise HubError(
-            f"{table.file} of {source.repo_id} is not a {table.name} of this version of hubinit ({error}); "
-            "use another data set."
-        ) from error
-    line = unread(source, content, str(error), brought)
-    return State(
-        table.rows([]) if older is None else older.rows,
-        [line, *(_line(table, row) for row in (older.bad if older else ()))],
-        {line.kept_as: content} if line.kept_as and content is not None else {},
-    )
+    return load(table.source(api, repo_id), revision).rows
 
 
 def _merge(
@@ -225,32 +154,9 @@ def _merge(
     return standing, [bad_row(row, why) for row, why in zip(records, contending.values(), strict=True)]
 
 
-def _line(table: Table[Any], row: BadRow) -> Quarantined:
-    return Quarantined(id=row.id, file=table.file, reason=row.reason, row=row.row)
-
-
 def _records(table: Table[Any], rows: pd.DataFrame) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False).to_pylist()
     return records
-
-
-def claimed_first(source: Source, parent: str | None, rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of the rows that the history of the data set had first, by key."""
-    decisive = [tuple(row) for row in _plain(rows[runs_table.DECISIVE])]
-    first: dict[str, list[int]] = {}
-    for _, content in history(source, parent):
-        if content is not None:
-            held = set(map(tuple, _plain(content.rows.loc[content.rows["key"].isin(rows["key"]), runs_table.DECISIVE])))
-            here: dict[str, list[int]] = {}
-            for position, row in enumerate(decisive):
-                if row in held:
-                    here.setdefault(row[0], []).append(position)
-            first |= here
-    return rows.iloc[[position for positions in first.values() for position in positions]]
-
-
-def _plain(rows: pd.DataFrame) -> list[list[Any]]:
-    return [[None if pd.isna(value) else value for value in row] for row in rows.itertuples(index=False)]
 
 
 def parquet(table: Table[Any], rows: pd.DataFrame) -> bytes:
@@ -293,7 +199,7 @@ LEADERBOARD: Table[RunResult] = Table(
     items=TypeAdapter(list[RunResult]),
     rows=runs_table.table,
     settle=runs_table.settle,
-    prove=claimed_first,
+    prove=proven_runs,
     card=_leaderboard_card,
 )
 CATALOGUE: Table[CatalogueRow] = Table(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from hubinit.hub.outbox import deliver_rows
 from hubinit.hub.tables import CATALOGUE, LEADERBOARD, publish, read
 from hubinit.hub.untrusted import decode
 from hubinit.records import Manifest
-from tests.hub.builders import run
+from tests.hub.builders import publish_run, run, run_folder
 from tests.hub.test_tables import row
 
 TODAY = datetime.now(UTC)
@@ -253,6 +254,23 @@ def test_who_was_first_is_settled_by_the_history(api):
     publish(api, LEADERBOARD, [run(value=0.5)], "alice/edited")
     assert list(read(api, LEADERBOARD, "alice/edited")["value"]) == [0.5]
     assert quarantine(api, "alice/edited")[0]["row"]["value"] == 0.99
+
+
+def test_the_row_of_a_key_changes_with_its_published_adapter(api, tmp_path):
+    """Its weights and its results are what the row says; only who may write to that repo can do it."""
+    publish(api, LEADERBOARD, [run(value=0.5)], "alice/proven")
+    folder = run_folder(tmp_path)
+    weights = sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    again = run(value=0.6).model_copy(update={"adapter_sha256": weights})
+    publish(api, LEADERBOARD, [again], "alice/proven")
+    assert list(read(api, LEADERBOARD, "alice/proven")["value"]) == [0.5]
+    publish_run(api, again, folder, "alice")
+    publish(api, LEADERBOARD, [again], "alice/proven")
+    assert list(read(api, LEADERBOARD, "alice/proven")["value"]) == [0.6]
+    lie = again.model_copy(update={"scores": run(value=0.9).scores})
+    publish(api, LEADERBOARD, [lie, run(value=0.5)], "alice/proven")
+    assert list(read(api, LEADERBOARD, "alice/proven")["value"]) == [0.6]
+    assert {line["row"]["value"] for line in quarantine(api, "alice/proven")} == {0.5, 0.6, 0.9}
 
 
 def test_a_catalogue_row_changes_only_with_its_repo(api):
