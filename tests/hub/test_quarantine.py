@@ -21,7 +21,8 @@ from hubinit.hub.catalogue import catalogue_row
 from hubinit.hub.outbox import deliver_rows
 from hubinit.hub.tables import CATALOGUE, LEADERBOARD, publish, read
 from hubinit.hub.untrusted import decode
-from hubinit.records import Manifest
+from hubinit.records import Manifest, ResultStore
+from hubinit.runs.publishing import Publisher
 from tests.hub.builders import publish_run, run, run_folder
 from tests.hub.test_tables import row
 
@@ -350,3 +351,11 @@ def test_whatever_is_done_to_a_table_publishing_goes_on_and_good_rows_stay(api, 
     for i in set(range(3)) - touched:
         assert found.set_index("key").loc[results[i].key].equals(true.loc[results[i].key])
     assert publish(api, LEADERBOARD, [run(seed=9)], repo) is None, "a second time there is nothing to do"
+
+
+def test_a_benchmark_says_what_was_quarantined_and_does_not_fail(api, tmp_path):
+    publish(api, LEADERBOARD, [run(value=0.5)], "alice/hubinit-leaderboard")
+    publisher = Publisher(ResultStore(tmp_path), "alice", {}, private=True)
+    publisher.finish([run(value=0.9)], cached=set())
+    assert publisher.failures == []
+    assert "1 row is quarantined" in publisher.notes[0]
