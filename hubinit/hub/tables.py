@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from hubinit.hub import catalogue
 from hubinit.hub.cards import leaderboard_card
-from hubinit.hub.catalogue import CatalogueRow, catalogue_row
+from hubinit.hub.catalogue import CatalogueRow
 from hubinit.hub.claims import proven_runs
 from hubinit.hub.manifest import CARD, check_text
 from hubinit.hub.quarantine import QUARANTINE, Quarantined, bad_line, read_lines, summary, to_bytes
@@ -28,9 +28,6 @@ from hubinit.leaderboard.render import markdown
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import RunResult
 from hubinit.remote import Commit, Operation, commit, ensure_repo, show
-
-__all__ = ["CATALOGUE", "LEADERBOARD", "TABLES", "CatalogueRow", "Item", "Table", "catalogue_row", "message", "parquet"]
-__all__ += ["publish", "read", "to_json"]
 
 Item = TypeVar("Item", bound=BaseModel)
 
