@@ -55,8 +55,8 @@ RULES: tuple[re.Pattern[str], ...] = (
     *(re.compile(rule, re.ASCII) for rule in _MORE),
     *(rule for detector in _DETECTORS for rule in detector.denylist),  # type: ignore[attr-defined]  # a property there
 )
-# How JSON, YAML and Python write an ASCII character or a slash otherwise, however often the text was quoted.
-_ESCAPE = re.compile(r"(?<!\\)\\++(?:(?:u00|U000000|x)([0-7][0-9a-fA-F])|/)")
+# How JSON, YAML and Python write an ASCII character, a slash or a quote otherwise, however often the text was quoted.
+_ESCAPE = re.compile(r"(?<!\\)\\++(?:(?:u00|U000000|x)([0-7][0-9a-fA-F])|([/\"']))")
 
 CREDENTIALS = (
     *(".aws", ".docker", ".git", ".gnupg", ".kube", ".ssh"),
@@ -100,4 +100,4 @@ def is_credentials(name: str) -> bool:
 
 
 def _meant(escape: re.Match[str]) -> str:
-    return chr(int(escape[1], 16)) if escape[1] else "/"
+    return chr(int(escape[1], 16)) if escape[1] else escape[2]
