@@ -169,7 +169,7 @@ def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, dige
         repo = _root(local, name).parent.parent  # snapshots/COMMIT/NAME is a link to blobs/ beside it
         if not local.resolve().is_relative_to(repo.resolve()):
             raise HubError(f"{local} in the Hub's cache leads out of {repo}; delete that folder and run this again.")
-        if sha256_of(local) == digest:
+        if local.is_file() and sha256_of(local) == digest:
             return local
     raise HubError(
         f"{name} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
