@@ -54,7 +54,9 @@ def test_a_missing_folder_is_an_error_that_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["a", "README.md", "anchor/adapter_config.json", ".gitattributes", "é.json", "名前.json"])
+@pytest.mark.parametrize(
+    "name", ["a", "README.md", "anchor/adapter_config.json", ".gitattributes", "é.json", "名前.json"]
+)
 def test_names_that_a_file_may_have(name):
     assert name_problem(name) is None
 
@@ -63,8 +65,14 @@ def test_names_that_a_file_may_have(name):
     ("name", "said"),
     [
         *((name, "does not lie in its folder") for name in ("", "/etc/x", "../x", "a/../b", "a//b", "./a", "a/")),
-        *((f"a{c}b.json", "invisible or bidirectional") for c in "\0\n\x1b\x7f\x85\u061c\u200b\u200e\u200f\u2028\ufeff"),
-        *((f"a{c}b.json", "invisible or bidirectional") for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"),
+        *(
+            (f"a{c}b.json", "invisible or bidirectional")
+            for c in "\0\n\x1b\x7f\x85\u061c\u200b\u200e\u200f\u2028\ufeff"
+        ),
+        *(
+            (f"a{c}b.json", "invisible or bidirectional")
+            for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        ),
         ("a\udcffb", "invisible or bidirectional"),  # a byte that is not UTF-8
         ("e\u0301.json", "composed form"),
         ("x" * 201, "too long"),

@@ -73,15 +73,31 @@ def test_hashes_names_and_prose_are_no_secrets():
 def test_nothing_in_this_repository_looks_like_a_secret():
     root = Path(__file__).parents[1]
     folders = ("docs", "leaderboard", "benchmarks", "hubinit", "tests/stored")
-    paths = [path for folder in folders for path in (root / folder).rglob("*") if path.suffix in (".md", ".json", ".py")]
+    paths = [
+        path for folder in folders for path in (root / folder).rglob("*") if path.suffix in (".md", ".json", ".py")
+    ]
     assert len(paths) > 100
     assert [path for path in (*paths, root / "README.md") if holds_secret(path.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(
     "name",
-    ["credentials.json", "a/.env", ".env.local", ".netrc", "x/id_rsa", "ID_ED25519.pub", "server.pem", ".git/config"]
-    + ["token", "token.json", "secrets.yaml", "client_secret_12.json", "service-account.json", ".aws/credentials"],
+    [
+        "credentials.json",
+        "a/.env",
+        ".env.local",
+        ".netrc",
+        "x/id_rsa",
+        "ID_ED25519.pub",
+        "server.pem",
+        ".git/config",
+        "token",
+        "token.json",
+        "secrets.yaml",
+        "client_secret_12.json",
+        "service-account.json",
+        ".aws/credentials",
+    ],
 )
 def test_files_of_credentials_are_known_by_name(name):
     assert is_credentials(name)
@@ -89,8 +105,18 @@ def test_files_of_credentials_are_known_by_name(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["adapter_config.json", "adapter_model.safetensors", "anchor/adapter_config.json", "tokenizer.json", "README.md"]
-    + ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", ".gitattributes", "hubinit.json"],
+    [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "anchor/adapter_config.json",
+        "tokenizer.json",
+        "README.md",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        ".gitattributes",
+        "hubinit.json",
+    ],
 )
 def test_files_of_adapters_are_not(name):
     assert not is_credentials(name)

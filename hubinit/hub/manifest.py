@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from hubinit.errors import HubError
 from hubinit.paths import name_problem, open_regular, sha256_of
-from hubinit.records import MANIFEST, Manifest
+from hubinit.records import ITEMS, MANIFEST, Manifest
 from hubinit.remote import known_tokens, redact
 from hubinit.secrets import holds_secret, is_credentials
 from hubinit.text import one_line
@@ -24,6 +26,7 @@ ALLOWED_SUFFIXES = {".safetensors", ".json", ".yaml", ".yml"}
 ALLOWED_NAMES = {CARD, "LICENSE", ".gitattributes"}
 ALLOWED_HIDDEN_FOLDERS = {".eval_results"}
 MAX_TEXT_BYTES = 64 << 20  # twice the largest tokenizer.json that people keep beside an adapter
+MAX_ROWS_BYTES = 8 * MAX_TEXT_BYTES  # of unpacked item records
 MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
 IN_MEMORY_BYTES = 10 << 20  # above this every file is stored as LFS, where the Hub checks the sha256 that it was told
 
@@ -88,7 +91,7 @@ def list_files(folder: Path) -> dict[str, Content]:
         names = sorted(_names(folder))
         if not names:
             raise HubError(f"{folder} is empty; there is nothing to publish.")
-        return {name: _read(folder / name, name) for name in names}
+        return {name: read_checked(folder / name, name) for name in names}
     except OSError as error:
         raise HubError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
 
@@ -98,6 +101,43 @@ def content_hash(content: Content | Path) -> str:
     if isinstance(content, Weights):
         return content.sha256
     return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def read_checked(path: Path, name: str) -> Content:
+    """Reads a file that is to be published under this name.
+
+    Raises:
+        HubError: it is not what its name says, is too large, or holds what looks like an access token.
+        OSError: it is not a regular file, or cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # the header was read and fits the file
+        except (SafetensorError, OSError) as error:
+            raise HubError(f"{name} is not a safetensors file; save it again as safetensors.") from error
+        with open_regular(path) as file:
+            return _read_weights(file, path, name)
+    with open_regular(path) as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise HubError(
+            f"{name} is larger than {MAX_TEXT_BYTES >> 20} MB, which is too large for text beside an adapter; "
+            "move it out of the folder."
+        )
+    if path.suffix == ".parquet":
+        _check_rows(content, name)
+        return content
+    try:
+        text = content.decode()
+        if "\0" in text:
+            raise ValueError("binary, or UTF-16")
+        if path.suffix == ".json":
+            json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HubError(f"{name} is not readable text (or JSON); repair it before publishing.") from error
+    check_text(text, name)
+    return content
 
 
 def check_text(text: str, name: str) -> None:
@@ -142,9 +182,8 @@ def refusal(name: str) -> str | None:
     if holds_secret(name, known_tokens()):
         return "has a name that looks like an access token"
     hidden = any(part.startswith(".") and part not in ALLOWED_HIDDEN_FOLDERS for part in parts[:-1])
-    expected = parts[-1] in ALLOWED_NAMES or (
-        PurePosixPath(name).suffix in ALLOWED_SUFFIXES and not parts[-1].startswith(".")
-    )
+    allowed = {*ALLOWED_SUFFIXES, ".parquet"} if parts[:-1] == (ITEMS,) else ALLOWED_SUFFIXES
+    expected = parts[-1] in ALLOWED_NAMES or (PurePosixPath(name).suffix in allowed and not parts[-1].startswith("."))
     if hidden or not expected:
         return f"is not a file that hubinit publishes (safetensors, JSON, YAML, {CARD})"
     return None
@@ -155,32 +194,17 @@ def _shown(name: str) -> str:
     return redact(name if name.isprintable() else ascii(name)[1:-1])
 
 
-def _read(path: Path, name: str) -> Content:
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="numpy"):
-                pass  # the header was read and fits the file
-        except (SafetensorError, OSError) as error:
-            raise HubError(f"{name} is not a safetensors file; save it again as safetensors.") from error
-        with open_regular(path) as file:
-            return _read_weights(file, path, name)
-    with open_regular(path) as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        raise HubError(
-            f"{name} is larger than {MAX_TEXT_BYTES >> 20} MB, which is too large for text beside an adapter; "
-            "move it out of the folder."
-        )
+def _check_rows(content: bytes, name: str) -> None:
+    """Checks the text in a parquet file; what it would unpack to is known, and bounded, before it is."""
     try:
-        text = content.decode()
-        if "\0" in text:
-            raise ValueError("binary, or UTF-16")
-        if path.suffix == ".json":
-            json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HubError(f"{name} is not readable text (or JSON); repair it before publishing.") from error
-    check_text(text, name)
-    return content
+        file = pq.ParquetFile(pa.BufferReader(content))
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        if sum(group.total_byte_size for group in groups) > MAX_ROWS_BYTES:
+            raise HubError(f"{name} unpacks to more than {MAX_ROWS_BYTES >> 20} MB; move it out of the folder.")
+        for batch in file.iter_batches():
+            check_text(json.dumps(batch.to_pylist(), ensure_ascii=False, default=str), name)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise HubError(f"{name} is not a parquet file that can be read; move it out of the folder.") from error
 
 
 def _read_weights(file: BinaryIO, path: Path, name: str) -> Content:

@@ -14,10 +14,11 @@ from hubinit.adapters import head_size
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, public_name
 from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
-from hubinit.hub.manifest import CARD, Content, check_text, content_hash, list_files
+from hubinit.hub.manifest import CARD, Content, check_text, content_hash, list_files, read_checked
 from hubinit.methods import METHODS
 from hubinit.models.kinds import KINDS, start_of
-from hubinit.records import MANIFEST, AdapterKind, Manifest, RunResult
+from hubinit.paths import sha256_of
+from hubinit.records import ITEMS, MANIFEST, AdapterKind, Manifest, RunResult, items_name
 from hubinit.remote import HUB_ERRORS
 from hubinit.specs import ModelSpec, RunSpec
 from hubinit.tasks import TASKS, Task
@@ -139,10 +140,26 @@ def of_adapter(
     ours = {CARD: card.encode(), MANIFEST: manifest.json_text().encode()}
     if kind == "trained":
         ours |= eval_files(result, benchmarks or {})
+        files |= item_files(result, folder.parent / ITEMS)
     for name, text in ours.items():
         check_text(text.decode(), name)
     files |= ours
     return Publication(repo_id, files, manifest)
+
+
+def item_files(result: RunResult, folder: Path) -> dict[str, Content]:
+    """The item records that the scores of a run were made from, as far as they are there unchanged.
+
+    Raises:
+        HubError: text in them looks like an access token.
+    """
+    files: dict[str, Content] = {}
+    for score in result.scores:
+        path = folder / items_name(score.eval)
+        if score.items is not None and path.is_file() and not path.is_symlink() and sha256_of(path) == score.items:
+            name = f"{ITEMS}/{path.name}"
+            files[name] = read_checked(path, name)
+    return files
 
 
 def card_of(

@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 from hubinit.errors import HubError
 from hubinit.hub import manifest
 from hubinit.hub.manifest import Weights, content_hash, list_files, read_manifest
+from hubinit.hub.outbox import queue, sync
 from hubinit.hub.publication import describe, of_adapter
 from hubinit.hub.pull import pull
 from hubinit.hub.send import of_folder, push, send
 from hubinit.paths import write_atomically
-from hubinit.records import Manifest
+from hubinit.records import ITEMS, Item, Manifest, items_name, write_items
 from tests.hub.builders import adapter_files, run
 
 TOKEN = "hf_" + "A1b2C3d4" * 4
@@ -187,7 +188,9 @@ def test_large_weights_that_were_changed_after_the_check_are_not_sent(api, folde
         send(api, publication)
 
 
-@pytest.mark.parametrize("name", ["x\u202e.json", "credentials.json", "../x.json", "/x.json", ".git/x.json", "a/run.py"])
+@pytest.mark.parametrize(
+    "name", ["x\u202e.json", "credentials.json", "../x.json", "/x.json", ".git/x.json", "a/run.py"]
+)
 def test_a_manifest_that_lists_what_is_never_published_is_not_used(folder, name):
     text = Manifest(kind="trained", result=run(), files={name: "0" * 64}).json_text()
     with pytest.raises(HubError, match=r"lists .*, which hubinit never publishes: it ") as caught:
@@ -210,3 +213,39 @@ def test_private_paths_and_real_results_are_no_tokens(tmp_path):
     folder = adapter_files(tmp_path / "run" / "adapter", base="/home/someone/models/llama-3")
     publication = of_adapter(run(command="hubinit bench --out /home/someone/hf_runs"), folder, "trained", "alice/x")
     assert {"README.md", "hubinit.json"} <= publication.files.keys()
+
+
+def with_items(folder: Path, output: str):
+    """A result whose scores name item records beside the adapter's folder, as a run leaves them."""
+    result = run(seed=94)
+    [score] = result.scores
+    digest = write_items(folder.parent / ITEMS / items_name(score.eval), [Item(id="1", outputs=(output,))])
+    return result.model_copy(update={"scores": (score.model_copy(update={"items": digest}),)})
+
+
+@pytest.mark.parametrize("output", [TOKEN, f'{{"a": "{ESCAPED}"}}'])
+def test_tokens_are_found_in_item_records(folder, output):
+    with pytest.raises(HubError, match=r"items/.*\.parquet holds what looks like an access token"):
+        of_adapter(with_items(folder, output), folder, "trained", "alice/x")
+
+
+def test_item_records_wait_in_the_outbox_and_are_sent(api, folder, tmp_path):
+    publication = of_adapter(with_items(folder, "B"), folder, "trained", "alice/items-later")
+    [name] = [name for name in publication.files if name.endswith(".parquet")]
+    queue(tmp_path / "outbox", publication)
+    assert len(list(sync(api, tmp_path / "outbox"))) == 1
+    assert Path(api.hf_hub_download("alice/items-later", name)).read_bytes() == publication.files[name]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "items/rows.parquet"])
+def test_other_parquet_files_are_refused(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"PAR1 not")
+    refused(folder, "not a parquet file that can be read" if "/" in name else "not a file that hubinit publishes")
+
+
+def test_rows_that_unpack_to_too_much_are_refused_before_they_are_unpacked(folder, monkeypatch):
+    write_items(folder / "items" / "x.parquet", [Item(id="1", outputs=("x" * 10_000,))])
+    assert "items/x.parquet" in list_files(folder)
+    monkeypatch.setattr(manifest, "MAX_ROWS_BYTES", 1000)
+    refused(folder, r"items/x\.parquet unpacks to more than")

@@ -274,7 +274,9 @@ def entries(draw) -> bytes:
     if kind == 1:
         return json.dumps(draw(JSON)).encode()
     raw = {"repo_id": "alice/fuzz", "repo_type": draw(st.sampled_from(["model", "dataset"])), "private": True}
-    raw["files"] = draw(st.dictionaries(NAMES | st.text(max_size=9), st.text("0aF", min_size=64, max_size=64), max_size=3))
+    raw["files"] = draw(
+        st.dictionaries(NAMES | st.text(max_size=9), st.text("0aF", min_size=64, max_size=64), max_size=3)
+    )
     for field in draw(st.lists(FIELDS, max_size=2)):
         raw[field] = draw(JSON)
     for field in draw(st.lists(FIELDS, max_size=1)):
@@ -282,7 +284,7 @@ def entries(draw) -> bytes:
     return json.dumps(raw).encode(errors="surrogatepass")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=entries())
 def test_no_entry_json_breaks_the_queue_or_sends_what_was_not_queued(fake, tmp_path, text):
     outbox = tmp_path / "outbox"

@@ -86,7 +86,7 @@ def test_a_copy_in_the_cache_that_leads_elsewhere_is_not_used(api, repo, tmp_pat
     cached = pull(api, repo).folder / "adapter_config.json"
     blob = cached.resolve()
     shutil.copy(blob, tmp_path / "same-content.json")
-    target = os.readlink(cached)
+    target = cached.readlink()
     cached.unlink()
     cached.symlink_to(tmp_path / "same-content.json")
     try:
