@@ -194,7 +194,7 @@ def _renew(out: Path, manifest: Manifest, paths: dict[str, Path], texts: dict[st
     before = _described(out)
     if foreign := next(_in_the_way(out, manifest, before), None):
         raise HubError(
-            f"{out / foreign} is in the way: it is not a file that an earlier pull left there unchanged; "
+            f"{one_line(out / foreign)} is in the way: it is not a file that an earlier pull left there unchanged; "
             "move it away or choose another folder."
         )
     new = not out.exists()
