@@ -13,8 +13,9 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
+from hubinit.hub.manifest import content_hash
 from hubinit.hub.outbox import queue, queue_rows, sync, waiting
-from hubinit.hub.publication import content_hash, of_run
+from hubinit.hub.publication import of_run
 from hubinit.hub.pull import pull
 from hubinit.hub.send import send
 from hubinit.hub.tables import LEADERBOARD, publish, read
