@@ -198,6 +198,7 @@ def _is_committed(api: HfApi, entry: Entry, title: str) -> bool:
 
 def _write(outbox: Path, entry: Entry, files: Mapping[str, bytes | Path]) -> Path:
     outbox.mkdir(parents=True, exist_ok=True)
+    outbox.chmod(0o700)  # what waits may be private
     with FileLock(outbox / ".lock"):
         for path in waiting(outbox):
             if _read_entry(path) == entry:
