@@ -72,7 +72,7 @@ def frozen_in(directory: Path, config: PeftConfig) -> tuple[str, ...]:
     try:
         made = json.loads((directory / MANIFEST).read_text())["result"]["spec"]["method"]
         frozen = frozen_by(made["name"], made["options"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()  # not of hubinit
     if config.peft_type == PeftType.LORA:  # as which NEAT's trained adapter is exported
         return tuple(name.replace("peanut_", "lora_") for name in frozen)

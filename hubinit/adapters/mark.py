@@ -70,6 +70,6 @@ def mark_in(path: Path) -> str | None:
     """The mark in an `adapter_config.json`; None without one, or without a readable file."""
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # whoever reads the folder for real says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # whoever reads the folder for real says what is wrong with it
         return None
     return read_mark(config) if isinstance(config, dict) else None

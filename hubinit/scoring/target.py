@@ -85,7 +85,7 @@ def trained_tasks(adapter: str) -> tuple[str, ...]:
     try:
         data = json.loads(file_of(adapter, "hubinit.json").read_bytes())["result"]["spec"]["data"]
         return tuple(str(name) for name in data["tasks"])
-    except (HubError, OSError, ValueError, KeyError, TypeError):
+    except (HubError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
 
 
