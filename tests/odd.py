@@ -61,6 +61,19 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(value[key])
 
 
+EVERYWHERE = [None, 5, 10**400, float("nan"), "", "a", [], [None], {}, *RAW]
+
+
+def with_each_part_odd(valid: Any) -> Iterator[Any]:
+    """A valid value with one part replaced: every part, by each of a few odd values."""
+    for index in range(len(list(places([valid])))):
+        for odd in EVERYWHERE:
+            value = [copy.deepcopy(valid)]
+            container, key = list(places(value))[index]
+            container[key] = copy.deepcopy(odd)
+            yield value[0]
+
+
 @st.composite
 def mutated(draw: st.DrawFn, valid: Any) -> Any:
     """A valid value with one to three of its parts replaced, removed, added to, or itself something else."""

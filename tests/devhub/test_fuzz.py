@@ -17,7 +17,7 @@ from hubinit.devhub import app, cards, lfs
 from hubinit.devhub.evals import eval_results
 from hubinit.devhub.store import Store
 from tests.devhub.routes import EXAMPLES, OID, REPO, body_routes
-from tests.odd import JSON, YAMLS, mutated, written
+from tests.odd import JSON, YAMLS, mutated, with_each_part_odd, written
 
 SERVER = """
 import sys
@@ -89,11 +89,15 @@ def test_no_body_makes_a_route_fail(server, method, path, valid):
         texts | texts | texts | JSON.map(written).map(str.encode) | st.binary(max_size=40) | st.text().map(str.encode)
     )
 
-    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=15, deadline=None, derandomize=True, database=None)
     @given(bodies, st.sampled_from(["application/json", "application/json", "application/x-www-form-urlencoded"]))
     def fuzz(body, kind):
         check(send(server, method, path, body, kind))
 
+    for value in with_each_part_odd(lines):
+        check(
+            send(server, method, path, "\n".join(map(written, value if isinstance(value, list) else [value])).encode())
+        )
     fuzz()
 
 
