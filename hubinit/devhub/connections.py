@@ -16,8 +16,9 @@ class Connection(H11Protocol):
     - The head of a request comes within `idle_seconds` of its first byte, however slowly; so does what is left of a body
       that was answered before its end, and dropped.
     - A client that does not read its answer for `unread_seconds` is disconnected.
-    - When there are more than `max_connections`, the client that has been silent longest is disconnected. Everybody else is
-      served: refusing the newest would let a thousand half-sent requests lock out who is honest.
+    - When there are more than `max_connections`, the client that has been silent longest is disconnected, sooner one that has
+      begun something than one that was answered. Everybody else is served: refusing the newest would let a thousand
+      half-sent requests lock out who is honest.
     """
 
     def __init__(self, settings: Settings, **uvicorns: Any) -> None:
@@ -38,6 +39,11 @@ class Connection(H11Protocol):
         """Whether the client has to send something before anything can go on."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
+    @property
+    def kept_alive(self) -> bool:
+        """Whether all that was begun is finished, and something was."""
+        return self.cycle is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, and give the client its time."""
         super().connection_made(transport)
@@ -45,8 +51,9 @@ class Connection(H11Protocol):
         self._set_deadline()
         others = (other for other in self.connections if isinstance(other, Connection))
         everyone = [other for other in others if not other.transport.is_closing()]
-        if len(everyone) > self.settings.max_connections:  # this one is among them, and was heard last
-            min((other for other in everyone if other.owed), key=lambda other: other.heard).transport.abort()
+        if len(everyone) > self.settings.max_connections:
+            waiting = [other for other in everyone if other.owed and other is not self] or [self]
+            min(waiting, key=lambda other: (other.kept_alive, other.heard)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; what is half a head, or the rest of a dropped body, does not get more time by it."""
@@ -79,8 +86,7 @@ class Connection(H11Protocol):
 
     def _set_deadline(self) -> None:
         """Start the clock when the client has begun something it must finish; stop it when it has."""
-        nothing_begun = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
-        idle = self.timeout_keep_alive_task is not None and nothing_begun  # then uvicorn's own clock runs
+        idle = self.timeout_keep_alive_task is not None and self.kept_alive  # then uvicorn's own clock runs
         if not self.at_rest or not self.owed or idle:
             if self.deadline is not None:
                 self.deadline.cancel()
