@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hubinit.cli.console import console, folding
+from hubinit.cli.environment import SEEDING, SERVING, require_modules
 from hubinit.errors import HubinitError
 from hubinit.paths import home
 
@@ -26,6 +27,7 @@ def serve(
 
     Example: `hubinit hub serve --root ~/my-hub --user alice:hf_alice`
     """
+    require_modules(SERVING)
     from hubinit.devhub.server import serve as run_server
 
     accounts = dict(split_user(text) for text in user) if user else None
@@ -49,6 +51,7 @@ def seed(
 
     Example: `hubinit hub seed smollm2-135m arc`
     """
+    require_modules(SEEDING)
     from hubinit.devhub.seed import SEEDS, seed_folder
     from hubinit.devhub.seed import seed as fill
     from hubinit.devhub.seed.wheels import megabytes
