@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hubinit.cli.console import console, folding, warn
+from hubinit.cli.environment import SEEDING, SERVING, require_modules
 from hubinit.errors import HubinitError
 from hubinit.paths import home
 
@@ -40,6 +41,7 @@ def serve(
 
     Example: `hubinit hub serve --root ~/my-hub --user alice --user bob`
     """
+    require_modules(SERVING)
     from hubinit.devhub.server import serve as run_server
 
     run_server(root or home() / "hub", port=port, users=accounts(user or [], users))
@@ -62,6 +64,7 @@ def seed(
 
     Example: `hubinit hub seed smollm2-135m arc`
     """
+    require_modules(SEEDING)
     from hubinit.devhub.seed import SEEDS, seed_folder
     from hubinit.devhub.seed import seed as fill
     from hubinit.devhub.seed.wheels import megabytes
