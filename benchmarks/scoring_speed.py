@@ -93,7 +93,7 @@ def measure(model: Any, tokenizer: Any, name: str, evaluation: EvalSpec, batch_s
     reset_peak_memory()
     start = time.perf_counter()
     try:
-        scores = evaluate_one(model, tokenizer, evaluation, batch_size=batch_size, on_progress=count)
+        scores = evaluate_one(model, tokenizer, evaluation, batch_size=batch_size, on_progress=count).scores
     except torch.OutOfMemoryError as error:
         return Speed(name, batch_size, reason=f"out of memory ({first_line(error)})")
     seconds = time.perf_counter() - start

@@ -4,7 +4,8 @@ Everything after (cards, leaderboard) reads only these.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 
 SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
 MANIFEST = "hubinit.json"  # beside an adapter
+ITEMS = "items"  # the folder of a run's item records
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
@@ -25,6 +27,18 @@ class Record(BaseModel):
     """Base of stored records: immutable and strict about its fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # JSON itself has no NaN
+
+
+class Item(Record):
+    """One answered question: what it takes to read the answer, to check its score, and to pair two runs."""
+
+    id: str
+    prompt_hash: str = Field(default="", description="16 hex digits of the sha256 of what the model was given")
+    outputs: tuple[str, ...] = Field(default=(), description="what it wrote, sample by sample; or the class it chose")
+    extracted: dict[str, str] = Field(default_factory=dict, description="answer by metric; absent where none is usable")
+    values: dict[str, float] = Field(default_factory=dict, description="by metric; 1 for right and 0 for wrong")
+    log_likelihoods: tuple[float, ...] = Field(default=(), description="of the choices, in their order")
+    detail: str | None = Field(default=None, description="why a program failed, what a judge said")
 
 
 class Score(Record):
@@ -38,6 +52,7 @@ class Score(Record):
     invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
+    items: str | None = Field(default=None, description="sha256 of its item records; None: version 0.2 or earlier")
     provenance: "Provenance | None" = Field(default=None, description="of this evaluation; None: that of its run")
 
 
@@ -179,6 +194,12 @@ class ResultStore:
         write_atomically(folder / "result.json", result.model_dump_json(indent=1) + "\n")
         return result
 
+    def write_items(self, key: str, scored: Sequence[Score], items: Sequence[Item]) -> list[Score]:
+        """Stores the item records of one evaluation of a run; returns its scores, which now name them."""
+        path = self.folder(key) / ITEMS / items_name(scored[0].eval)
+        digest = write_items(path, items)
+        return [score.model_copy(update={"items": digest}) for score in scored]
+
     def forget(self, key: str) -> None:
         """Drops a stored result, before its adapter is made anew."""
         (self.folder(key) / "result.json").unlink(missing_ok=True)
@@ -198,6 +219,65 @@ class ResultStore:
                 yield read_result(path)
             except HubinitError as error:
                 on_problem(str(error))
+
+
+def items_name(evaluation: EvalSpec) -> str:
+    """The file name of the item records of an evaluation."""
+    return f"{re.sub(r'[^a-z0-9-]+', '-', evaluation.task.lower())}-{evaluation.key}.parquet"
+
+
+def write_items(path: Path, items: Sequence[Item]) -> str:
+    """Writes item records as one compressed parquet file, atomically; returns its sha256."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        item.model_dump() | {name: list(getattr(item, name).items()) for name in ("extracted", "values")}
+        for item in items
+    ]
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_items_schema()), content, compression="zstd")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue().to_pybytes())
+    return sha256_of(path)
+
+
+def read_items(path: Path, sha256: str | None = None) -> list[Item]:
+    """Reads item records.
+
+    Args:
+        path: the file.
+        sha256: that it must have, where a score says so.
+
+    Raises:
+        HubinitError: the file is missing, damaged, or not the one that the score was made from.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if sha256 is not None and sha256_of(path) != sha256:
+            raise ValueError("it was changed since")
+        rows = pq.read_table(path, schema=_items_schema()).to_pylist()
+        return [Item.model_validate(row | {name: dict(row[name]) for name in ("extracted", "values")}) for row in rows]
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        raise HubinitError(f"{path} does not hold the item records of this score: {first_line(error)}.") from error
+
+
+def _items_schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "prompt_hash": pa.string(),
+            "outputs": pa.list_(pa.string()),
+            "extracted": pa.map_(pa.string(), pa.string()),
+            "values": pa.map_(pa.string(), pa.float64()),
+            "log_likelihoods": pa.list_(pa.float64()),
+            "detail": pa.string(),
+        }
+    )
 
 
 def read_result(path: Path) -> RunResult:

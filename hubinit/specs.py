@@ -159,6 +159,8 @@ class EvalSpec(Spec):
     revision: str | None = None
     limit: int | None = Field(default=None, ge=1, description="only the first `limit` test examples")
     shots: int = Field(default=0, ge=0)
+    samples: int | None = Field(default=None, ge=1, description="answers per question; None: what the task's rule says")
+    judge: str | None = Field(default=None, description="model that rates the answers, where a task needs one")
 
 
 def default_alpha(rank: int) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hubinit.errors import HubinitError
 from hubinit.paths import write_atomically
-from hubinit.records import Provenance, ResultStore, RunResult, Score, read_result
+from hubinit.records import Item, Provenance, ResultStore, RunResult, Score, read_items, read_result, write_items
 from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
 
 PROVENANCE = Provenance(versions={"torch": "1"}, hardware={"cpu": "x"}, command="hubinit bench", created="2026-01-01")
@@ -117,3 +117,24 @@ def test_what_cannot_be_read_is_passed_over_and_told(tmp_path):
     assert store.readable("abc", problems.append) is None
     assert len(problems) == 2
     assert all("abc" in problem and "delete it" in problem for problem in problems)
+
+
+ITEM_RECORDS = [
+    Item(id="0", prompt_hash="ab", outputs=("a", "é\n"), extracted={"acc": "a"}, values={"acc": 1.0}, detail="why"),
+    Item(id="x", values={"acc": 0.0}, log_likelihoods=(-1.5, -2.0)),
+]
+
+
+def test_item_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "items" / "a.parquet"
+    digest = write_items(path, ITEM_RECORDS)
+    assert read_items(path, digest) == ITEM_RECORDS
+    assert write_items(tmp_path / "b.parquet", ITEM_RECORDS) == digest
+    write_items(path, ITEM_RECORDS[:1])
+    with pytest.raises(HubinitError, match="changed since"):
+        read_items(path, digest)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(HubinitError, match="does not hold the item records"):
+        read_items(path)
+    with pytest.raises(HubinitError, match="does not hold the item records"):
+        read_items(tmp_path / "missing.parquet")

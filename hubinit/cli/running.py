@@ -1,4 +1,4 @@
-"""What bench, train and eval do and print."""
+"""What bench and train do and print."""
 
 import json
 import shlex
@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from rich.progress import Progress, TaskID
-from rich.table import Table
 
-from hubinit import tasks
 from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.hub.access import check_write
@@ -19,15 +16,12 @@ from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
-from hubinit.records import ResultStore, RunResult, Score
+from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
-from hubinit.scoring.evaluate import evaluate_one
-from hubinit.scoring.target import load_target
-from hubinit.specs import Dtype, EvalSpec
 
 
 def run_bench(
@@ -137,49 +131,6 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
             names = ",".join(result.spec.data.tasks if result.spec.data else ())
             say(f"Next: hubinit eval {shlex.quote(str(folder / 'adapter'))} --tasks {names}")
     return sum(result.status in {"failed", "diverged"} for result in results)
-
-
-def run_eval(
-    target: str,
-    groups: Sequence[str],
-    *,
-    limit: int | None,
-    shots: int,
-    batch_size: int,
-    dtype: Dtype,
-    as_json: bool,
-) -> None:
-    """Scores a base model or an adapter in this process and prints the scores."""
-    members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
-    model, processor = load_target(target, members, dtype)
-    evaluations = [EvalSpec(task=name, revision=tasks.pin(name), limit=limit, shots=shots) for name in members]
-    scores: list[Score] = []
-    with Progress(console=errors, disable=not errors.is_terminal) as progress:
-        for evaluation in evaluations:
-            bar = progress.add_task(evaluation.task)
-
-            def report(done: int, total: int, bar: TaskID = bar) -> None:
-                progress.update(bar, completed=done, total=total)
-
-            scores += evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
-    if as_json:
-        say_json([json.loads(score.model_dump_json()) for score in scores])
-    else:
-        console.print(score_table(scores))
-
-
-def score_table(scores: Sequence[Score]) -> Table:
-    """The scores of one model."""
-    table = Table("task", "metric", "value", "± stderr", "n", "invalid")
-    for score in scores:
-        cells = (
-            f"{score.value:.4f}",
-            "-" if score.stderr is None else f"{score.stderr:.4f}",
-            str(score.n),
-            "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
-        )
-        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
-    return table
 
 
 def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool) -> None:

@@ -31,6 +31,7 @@ from hubinit.cli.options import (
     numbers,
     whole_numbers,
 )
+from hubinit.errors import HubinitError
 
 app = typer.Typer()
 
@@ -132,22 +133,39 @@ def train(
 @app.command("eval")
 def evaluate(
     target: Annotated[
-        str, typer.Argument(help="A base model, or an adapter (Hub id or folder); its base is found by itself.")
-    ],
-    tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites.")],
+        str | None,
+        typer.Argument(help="A base model, or an adapter (Hub id or folder); its base is found by itself."),
+    ] = None,
+    tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites.")] = "",
+    outputs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score the answers in a JSON Lines file instead of a model: `output`, and `id` or `document` unless the "
+            "lines follow the test split."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first test examples of each task.")] = None,
     shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question, for pass@k.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
     dtype: Dtype = "auto",
     hub: Hub = None,
     json_: Json = False,
 ) -> None:
-    """Score a base model or an adapter on tasks.
+    """Score a base model or an adapter on tasks, or answers that another tool recorded.
 
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
     groups = names(tasks, "--tasks")
+    if (target is None) == (outputs is None):
+        raise HubinitError("Give either a model or adapter to score, or --outputs with recorded answers.")
     with connect(hub):
-        from hubinit.cli.running import run_eval
+        from hubinit.cli.scoring import run_eval
+        from hubinit.specs import EvalSpec
 
-        run_eval(target, groups, limit=limit, shots=shots, batch_size=batch_size, dtype=dtype, as_json=json_)
+        wanted = EvalSpec(task="", limit=limit, shots=shots, samples=samples)
+        failed = run_eval(
+            target, groups, wanted, outputs=outputs, batch_size=batch_size, dtype=dtype, out=out, as_json=json_
+        )
+    raise typer.Exit(1 if failed else 0)

@@ -18,7 +18,7 @@ from hubinit.hub.manifest import CARD, check_text, list_files
 from hubinit.methods import METHODS
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import sha256_of
-from hubinit.records import MANIFEST, AdapterKind, Manifest, RunResult
+from hubinit.records import ITEMS, MANIFEST, AdapterKind, Manifest, RunResult, items_name
 from hubinit.remote import HUB_ERRORS
 from hubinit.specs import ModelSpec, RunSpec
 from hubinit.tasks import TASKS, Task
@@ -141,8 +141,18 @@ def of_adapter(
         check_text(text, name)
         files[name] = text.encode()
     if kind == "trained":
-        files |= eval_files(result, benchmarks or {})
+        files |= eval_files(result, benchmarks or {}) | item_files(result, folder.parent / ITEMS)
     return Publication(repo_id, files, manifest)
+
+
+def item_files(result: RunResult, folder: Path) -> dict[str, bytes | Path]:
+    """The item records that the scores of a run were made from, as far as they are there unchanged."""
+    files: dict[str, bytes | Path] = {}
+    for score in result.scores:
+        path = folder / items_name(score.eval)
+        if score.items is not None and path.is_file() and sha256_of(path) == score.items:
+            files[f"{ITEMS}/{path.name}"] = path
+    return files
 
 
 def card_of(

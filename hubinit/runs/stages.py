@@ -64,7 +64,7 @@ def run_stages(
         watch.costs = dict(stored.costs)  # the evaluation adds to what it cost before
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
-        scores, reasons = score(model, loaded, missing, job, report)
+        scores, reasons = score(model, loaded, missing, job, store, report)
     if stored is not None:  # these may come from another machine and other versions than the adapter
         scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
     return result.model_copy(
@@ -278,9 +278,9 @@ def reload_adapter(loaded: Loaded, folder: Path, stored: RunResult) -> PeftModel
 
 
 def score(
-    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, report: OnProgress
+    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, store: ResultStore, report: OnProgress
 ) -> tuple[list[Score], list[str]]:
-    """Evaluates task by task; a task that fails costs only its own scores.
+    """Evaluates task by task and stores every answer; a task that fails costs only its own scores.
 
     Returns:
         The scores, and a reason for each task that failed.
@@ -294,9 +294,8 @@ def score(
 
         tell(0, 0)
         try:
-            scores += evaluate_one(
-                model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell
-            )
+            scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
+            scores += store.write_items(job.spec.key, scored.scores, scored.items)
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from hubinit.records import Score
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
-from hubinit.scoring.spec import Progress, Scorer
+from hubinit.scoring.rules import RULES
+from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, ACCURACY)}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, ACCURACY)}
 
 
 def evaluate_one(
     model: Any, processor: Any, evaluation: EvalSpec, *, batch_size: int, on_progress: Progress | None = None
-) -> list[Score]:
+) -> Scored:
     """Scores a model on one task.
 
     Args:
@@ -25,7 +25,7 @@ def evaluate_one(
         on_progress: called with (requests done, requests in all) after every forward pass.
 
     Returns:
-        One score per metric; the task's ranking metric is marked `primary`.
+        One score per metric, the task's ranking metric marked `primary`, and a record of every item.
 
     Raises:
         HubError: the data set cannot be had.

@@ -1,34 +1,59 @@
 """Image classification: plain accuracy."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from hubinit.data.encode import collate_images
-from hubinit.records import Score
-from hubinit.scoring.spec import Progress, Scorer, mean_score
+from hubinit.records import Item
+from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks import images
-from hubinit.tasks.spec import Task
+from hubinit.tasks.spec import Document, Task
 
 
 def score_images(
     task: Task, model: Any, processor: Any, evaluation: EvalSpec, batch_size: int, on_progress: Progress
-) -> list[Score]:
+) -> Scored:
     """Accuracy of an image classifier on the task's test split."""
     split = images.split(task, task.test_split, evaluation.revision)
+    names = images.class_names(task, evaluation.revision)
     total = min(len(split), evaluation.limit or len(split))
     device = next(model.parameters()).device
-    right: list[float] = []
+    items: list[Item] = []
     with torch.no_grad():
         for start in range(0, total, batch_size):
             batch = collate_images(
                 [split.example(row) for row in range(start, min(start + batch_size, total))], processor
             )
-            predicted = model(pixel_values=batch["pixel_values"].to(device)).logits.argmax(-1).cpu()  # (B,)
-            right += (predicted == batch["labels"]).float().tolist()
-            on_progress(len(right), total)
-    return [mean_score(right, task=task, metric="acc", primary=True, evaluation=evaluation)]
+            predicted = model(pixel_values=batch["pixel_values"].to(device)).logits.argmax(-1).tolist()  # (B,)
+            for choice, label in zip(predicted, batch["labels"].tolist(), strict=True):
+                items.append(graded(str(len(items)), names[choice], names[label]))
+            on_progress(len(items), total)
+    return Scored(mean_scores(items, task, evaluation), items)
 
 
-ACCURACY = Scorer(name="accuracy", title="share of images whose likeliest class is theirs", score=score_images)
+def grade_images(
+    task: Task, documents: Mapping[str, Document], outputs: Sequence[Sequence[str]], evaluation: EvalSpec
+) -> Scored:
+    """Accuracy of recorded class names."""
+    names = images.class_names(task, evaluation.revision)
+    items = [
+        graded(key, output.strip(), names[int(document[task.label_column])])
+        for (key, document), (output, *_) in zip(documents.items(), outputs, strict=True)
+    ]
+    return Scored(mean_scores(items, task, evaluation), items)
+
+
+def graded(key: str, chosen: str, right: str) -> Item:
+    """One image with the class that was chosen for it."""
+    return Item(id=key, outputs=(chosen,), extracted={"acc": chosen}, values={"acc": float(chosen == right)})
+
+
+ACCURACY = Scorer(
+    name="accuracy",
+    title="share of images whose likeliest class is theirs",
+    score=score_images,
+    grade=grade_images,
+)

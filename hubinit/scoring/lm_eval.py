@@ -6,14 +6,16 @@ loading is never used: it has scored the bare base silently.
 
 import io
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
 import torch
 
 from hubinit.errors import HubinitError
-from hubinit.records import Score
-from hubinit.scoring.spec import Progress, Scorer, mean_score
+from hubinit.records import Item
+from hubinit.scoring.rules import grade_by_rules, read_answer
+from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks import harness
 from hubinit.tasks.spec import Task
@@ -23,7 +25,7 @@ INVALID = "[invalid]"  # what lm-eval's answer filters return when they find no 
 
 def score_text(
     task: Task, model: Any, tokenizer: Any, evaluation: EvalSpec, batch_size: int, on_progress: Progress
-) -> list[Score]:
+) -> Scored:
     """Scores a language task with lm-eval's definition; standard errors are s/√n of the per-example values."""
     from lm_eval.evaluator import evaluate as run
 
@@ -42,22 +44,44 @@ def score_text(
     except AssertionError as error:  # lm-eval's way to say that the model's context is too short for the task
         raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {error}") from error
     samples = results["samples"][task.harness]
-    scores = []
-    for rule in dict.fromkeys(sample["filter"] for sample in samples):
-        filtered = [sample for sample in samples if sample["filter"] == rule]
-        invalid = [INVALID in sample["filtered_resps"] for sample in filtered]
-        for metric in filtered[0]["metrics"]:
-            scores.append(
-                mean_score(
-                    [float(sample[metric]) for sample in filtered],
-                    task=task,
-                    metric=metric if rule == "none" else f"{metric},{rule}",
-                    primary=f"{metric},{rule}" == task.primary,
-                    evaluation=evaluation,
-                    invalid_rate=sum(invalid) / len(invalid) if definition.OUTPUT_TYPE == "generate_until" else None,
-                )
-            )
-    return scores
+    free = definition.OUTPUT_TYPE == "generate_until"
+    by_document: dict[int, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_document.setdefault(sample["doc_id"], []).append(sample)
+    items = [item_of(of_one, task, free) for _, of_one in sorted(by_document.items())]
+    primary = metric_name(*task.primary.split(","))
+    return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
+
+
+def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Item:
+    """One document from lm-eval's samples of it, one per filter; the task's own rules read the same output."""
+    first = samples[0]
+    extracted, values = {}, {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            name = metric_name(metric, sample["filter"])
+            values[name] = float(sample[metric])
+            if free and INVALID not in sample["filtered_resps"]:
+                extracted[name] = str(sample["filtered_resps"][0])
+    if not free:
+        likelihoods = tuple(float(response[0]) for response in first["filtered_resps"])
+        return Item(
+            id=str(first["doc_id"]), prompt_hash=first["prompt_hash"][:16], values=values, log_likelihoods=likelihoods
+        )
+    outputs = tuple(first["resps"][0])
+    own = read_answer(task, str(first["doc_id"]), first["doc"], outputs)
+    return own.model_copy(
+        update={
+            "prompt_hash": first["prompt_hash"][:16],
+            "extracted": {**extracted, **own.extracted},
+            "values": {**values, **own.values},
+        }
+    )
+
+
+def metric_name(metric: str, rule: str) -> str:
+    """lm-eval's metric and filter as one name."""
+    return metric if rule == "none" else f"{metric},{rule}"
 
 
 def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Progress) -> Any:
@@ -95,4 +119,9 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
     return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
 
 
-LM_EVAL = Scorer(name="lm-eval", title="lm-eval's own definition: prompt, filter, metric", score=score_text)
+LM_EVAL = Scorer(
+    name="lm-eval",
+    title="lm-eval's own definition: prompt, filter, metric",
+    score=score_text,
+    grade=grade_by_rules,  # of the free-text tasks, which have rules
+)

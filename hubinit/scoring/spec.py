@@ -1,17 +1,29 @@
-"""What a scorer is, and what every scorer does with its values."""
+"""What a scorer is, and what every scorer does with its items."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubinit.records import Score
+from hubinit.records import Item, Score
 from hubinit.specs import EvalSpec
-from hubinit.tasks.spec import Task
+from hubinit.tasks.spec import Document, Task
 
 Progress = Callable[[int, int], None]  # requests done, requests in all
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one task, and the record of every item that they come from."""
+
+    scores: list[Score]
+    items: list[Item]
+
+
 # (task, model, tokenizer or image processor, evaluation, batch size, progress) ─► one score per metric, the ranking one `primary`
-Rule = Callable[[Task, Any, Any, EvalSpec, int, Progress], list[Score]]
+Rule = Callable[[Task, Any, Any, EvalSpec, int, Progress], Scored]
+# (task, documents by id, outputs of each in the same order, evaluation) ─► the same, for answers that are already there
+Grade = Callable[[Task, Mapping[str, Document], Sequence[Sequence[str]], EvalSpec], Scored]
 
 
 @dataclass(frozen=True)
@@ -22,11 +34,38 @@ class Scorer:
         name: as in `Task.scorer`.
         title: what it does, for `hubinit tasks`.
         score: the rule; the model is in evaluation mode.
+        grade: how recorded outputs are scored; None where a score is not made from outputs.
     """
 
     name: str
     title: str
     score: Rule
+    grade: Grade | None = None
+
+
+def mean_scores(
+    items: Sequence[Item], task: Task, evaluation: EvalSpec, *, invalid: bool = False, primary: str | None = None
+) -> list[Score]:
+    """One score per metric of the items: its mean with the standard error s/√n (none for a single item).
+
+    Args:
+        items: all with the same metrics.
+        task: what they belong to.
+        evaluation: what was asked for.
+        invalid: whether an item without an extracted answer counts as one without a usable output.
+        primary: the metric that ranks the task. Default: as the task says.
+    """
+    return [
+        mean_score(
+            [item.values[metric] for item in items],
+            task=task,
+            metric=metric,
+            primary=metric == (primary or task.primary.removesuffix(",none")),
+            evaluation=evaluation,
+            invalid_rate=sum(metric not in item.extracted for item in items) / len(items) if invalid else None,
+        )
+        for metric in items[0].values
+    ]
 
 
 def mean_score(
@@ -38,7 +77,7 @@ def mean_score(
     evaluation: EvalSpec,
     invalid_rate: float | None = None,
 ) -> Score:
-    """The mean of per-example values with its standard error s/√n (none for a single example)."""
+    """The mean of per-item values with its standard error s/√n (none for a single item)."""
     n = len(values)
     mean = sum(values) / n
     variance = sum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else None

@@ -154,7 +154,7 @@ def training_size(data: DataSpec) -> int:
 
 def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
     """The training split of each task, and whether they are images."""
-    from hubinit.tasks import harness, images
+    from hubinit.tasks import harness, images, rows
 
     tasks = [get(name) for name in data.tasks]
     kinds = {task.kind for task in tasks}
@@ -164,8 +164,10 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             "task has its own classes."
         )
     revisions = data.revisions or (None,) * len(tasks)
-    source = images if kinds == {"vision"} else harness
-    splits = [source.training_split(task, revision) for task, revision in zip(tasks, revisions, strict=True)]
+    splits: list[Any] = []
+    for task, revision in zip(tasks, revisions, strict=True):
+        source = images if task.kind == "vision" else rows if task.generative else harness
+        splits.append(source.training_split(task, revision))
     size = sum(map(len, splits))
     if data.validation_samples >= size:
         raise HubinitError(

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi
 
 from hubinit.data.encode import Example
-from hubinit.errors import HubError
-from hubinit.remote import DATA_ERRORS, explain
+from hubinit.remote import DATA_ERRORS
+from hubinit.tasks.rows import data_error
 from hubinit.tasks.spec import Task
 
 
@@ -84,8 +83,3 @@ def render(definition: Any, document: dict[str, Any]) -> Example:
     if definition.multiple_input:  # WinoGrande: the choices are prompts, the completion is common to them
         return Example(choices[text], f"{delimiter}{target}")
     return Example(text, f"{delimiter}{choices[target] if isinstance(target, int) else target}")
-
-
-def data_error(task: Task, error: Exception) -> HubError:
-    """The one sentence for a data set that cannot be loaded."""
-    return explain(error, f"load the data set {task.dataset} of task '{task.name}'", HfApi())

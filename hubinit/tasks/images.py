@@ -7,8 +7,7 @@ from typing import Any, overload
 
 from hubinit.data.encode import ImageExample
 from hubinit.errors import HubinitError
-from hubinit.remote import DATA_ERRORS
-from hubinit.tasks.harness import data_error
+from hubinit.tasks.rows import load_rows
 from hubinit.tasks.spec import Task
 
 
@@ -61,14 +60,7 @@ def split(task: Task, name: str, revision: str | None) -> ImageSplit:
         HubError: the data set cannot be had.
         HubinitError: it has no such columns.
     """
-    import datasets
-
-    datasets.config.USE_PARQUET_EXPORT = False  # would ask a second server, the dataset viewer
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(task.dataset, task.config, split=name, revision=revision)
-    except DATA_ERRORS as error:
-        raise data_error(task, error) from error
+    rows = load_rows(task, name, revision)
     missing = {task.image_column, task.label_column} - set(rows.column_names)
     if missing:
         raise HubinitError(f"The data set {task.dataset} has no column {' or '.join(sorted(missing))}.")

@@ -34,7 +34,7 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     split = Dataset.from_dict({"image": images, "label": labels}, features=features)
     folder = save_dataset(tmp_path / tmp_path.name, "default", {"train": split.select([0]), "test": split})
     monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
+    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2).scores
     assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3)
+    (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3).scores
     assert (score.value, score.n) == (pytest.approx(0.75), 4)

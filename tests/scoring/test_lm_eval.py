@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_definition() -> None:
         gold = row["choices"]["label"].index(row["answerKey"])
         plain.append(float(sums.argmax() == gold))
         normalised.append(float((sums / torch.tensor([len(text) for text in texts])).argmax() == gold))
-    acc, acc_norm = evaluate_one(model, tokenizer(), ARC, batch_size=4)
+    acc, acc_norm = evaluate_one(model, tokenizer(), ARC, batch_size=4).scores
     assert plain != normalised  # the two rules differ on these data
     for score, values in ((acc, plain), (acc_norm, normalised)):
         mean = sum(values) / 6
@@ -111,7 +111,7 @@ def test_limit_progress_and_silence(capfd: pytest.CaptureFixture[str]) -> None:
     scores = [
         score
         for evaluation in (spec, ARC)
-        for score in evaluate_one(model, tokenizer(), evaluation, batch_size=3, on_progress=note)
+        for score in evaluate_one(model, tokenizer(), evaluation, batch_size=3, on_progress=note).scores
     ]
     assert [score.n for score in scores] == [2, 2, 6, 6]
     assert [done for done, total in seen if total == 9] == [3, 6, 9]  # four and five answers
@@ -135,7 +135,7 @@ class Parrot:
 def test_generation_counts_right_wrong_and_unusable_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     parrot = Parrot([" 100 + 1 = 101\n#### 101", " I think it is 102", " no idea"])
     monkeypatch.setattr(evaluation, "lm_eval_model", lambda *arguments: parrot)
-    strict, flexible = evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k"), batch_size=4)
+    strict, flexible = evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k"), batch_size=4).scores
     assert (strict.metric, strict.primary) == ("exact_match,strict-match", True)
     assert (strict.value, strict.invalid_rate) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert (flexible.metric, flexible.primary) == ("exact_match,flexible-extract", False)
@@ -155,13 +155,13 @@ def test_shots_are_solved_examples_of_the_training_split(monkeypatch: pytest.Mon
 
 def test_a_real_model_generates(capfd: pytest.CaptureFixture[str]) -> None:
     spec = EvalSpec(task="gsm8k", limit=2)
-    strict, _ = evaluate_one(adapted(), tokenizer(), spec, batch_size=2)
+    strict, _ = evaluate_one(adapted(), tokenizer(), spec, batch_size=2).scores
     assert (strict.n, strict.value, strict.invalid_rate) == (2, 0.0, 1.0)  # its weights are random
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_single_example_has_no_standard_error() -> None:
-    scores = evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 1}), batch_size=4)
+    scores = evaluate_one(language_model(), tokenizer(), ARC.model_copy(update={"limit": 1}), batch_size=4).scores
     assert [score.stderr for score in scores] == [None, None]
 
 

@@ -63,7 +63,7 @@ def test_an_adapter_is_scored_with_the_head_it_was_trained_with(base: Path, adap
     head = load(resolve(str(base)), "cpu", labels=tasks.labels("digits"), seed=7).model.classifier.weight
     found = [value for name, value in model.named_parameters() if "classifier" in name and value.shape == head.shape]
     assert any(torch.equal(value, head) for value in found), "the saved head, not a new one"
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
+    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2).scores
     assert score.n == 3
 
 

@@ -1,0 +1,128 @@
+"""What eval does and prints."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from hubinit import tasks
+from hubinit.cli.console import console, errors, say, say_json, warn
+from hubinit.errors import HubinitError
+from hubinit.paths import write_atomically
+from hubinit.records import ITEMS, Score, items_name, write_items
+from hubinit.scoring.evaluate import evaluate_one
+from hubinit.scoring.outputs import read_outputs, score_outputs
+from hubinit.scoring.spec import Scored
+from hubinit.scoring.target import load_target
+from hubinit.specs import Dtype, EvalSpec
+
+
+def run_eval(
+    target: str | None,
+    groups: Sequence[str],
+    wanted: EvalSpec,
+    *,
+    outputs: Path | None,
+    batch_size: int,
+    dtype: Dtype,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Scores a base model, an adapter or recorded outputs in this process and prints the scores.
+
+    Args:
+        target: model or adapter; None: `outputs` are scored.
+        groups: tasks and suites.
+        wanted: how each of them is evaluated.
+        outputs: file of recorded answers to one task.
+        batch_size: sequences per forward pass.
+        dtype: of the base's weights.
+        out: where scores and answers are kept; None: they are not.
+        as_json: print JSON.
+
+    Returns:
+        How many tasks could not be scored.
+    """
+    members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
+    if target is None:
+        assert outputs is not None
+        if len(members) != 1:
+            raise HubinitError(f"Recorded outputs answer one task, not {', '.join(members)}.")
+        done = {members[0]: score_recorded(members[0], outputs, wanted)}
+        failures: list[str] = []
+    else:
+        done, failures = score_target(target, members, wanted, batch_size, dtype)
+    scores = keep(done, out) if out else [score for scored in done.values() for score in scored.scores]
+    if as_json:
+        say_json([json.loads(score.model_dump_json()) for score in scores])
+    elif scores:
+        console.print(score_table(scores))
+    if out:
+        say(f"Scores and every answer: {out.resolve()}") if not as_json else None
+    for failure in failures:
+        warn(failure)
+    return len(failures)
+
+
+def score_recorded(task: str, outputs: Path, wanted: EvalSpec) -> Scored:
+    """Scores a file of recorded answers."""
+    lines = read_outputs(outputs)
+    own = all("document" in line for line in lines)  # then the data set is not needed
+    revision = None if own else tasks.pin(task)
+    return score_outputs(task, lines, revision=revision, limit=wanted.limit, judge=wanted.judge)
+
+
+def score_target(
+    target: str, members: Sequence[str], wanted: EvalSpec, batch_size: int, dtype: Dtype
+) -> tuple[dict[str, Scored], list[str]]:
+    """Scores a model on tasks; one that fails costs only its own scores.
+
+    Returns:
+        The scores by task, and a reason for each task that failed.
+    """
+    model, processor = load_target(target, members, dtype)
+    done: dict[str, Scored] = {}
+    failures: list[str] = []
+    with Progress(console=errors, disable=not errors.is_terminal) as progress:
+        for name in members:
+            bar = progress.add_task(name)
+
+            def report(finished: int, total: int, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=finished, total=total)
+
+            try:
+                evaluation = wanted.model_copy(update={"task": name, "revision": tasks.pin(name)})
+                done[name] = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+            except HubinitError as error:
+                if len(members) == 1:
+                    raise
+                failures.append(f"{name}: {error}")
+    return done, failures
+
+
+def keep(done: dict[str, Scored], out: Path) -> list[Score]:
+    """Writes `scores.json` and the item records of every task into a folder; returns the scores, which name the records."""
+    scores: list[Score] = []
+    for scored in done.values():
+        digest = write_items(out / ITEMS / items_name(scored.scores[0].eval), scored.items)
+        scores += [score.model_copy(update={"items": digest}) for score in scored.scores]
+    text = json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "scores.json", text)
+    return scores
+
+
+def score_table(scores: Sequence[Score]) -> Table:
+    """The scores of one model."""
+    table = Table("task", "metric", "value", "± stderr", "n", "invalid")
+    for score in scores:
+        cells = (
+            f"{score.value:.4f}",
+            "-" if score.stderr is None else f"{score.stderr:.4f}",
+            str(score.n),
+            "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
+        )
+        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+    return table

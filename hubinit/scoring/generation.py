@@ -1,0 +1,152 @@
+"""Free-text answers: prompts ─► outputs, batched by length, with the base in memory and whatever adapters are active."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from hubinit.data.encode import pad_id
+from hubinit.errors import HubinitError
+from hubinit.scoring.spec import Grade, Progress, Rule, Scored
+from hubinit.specs import EvalSpec
+from hubinit.tasks import rows
+from hubinit.tasks.spec import Decoding, Task
+
+
+def scores_generated(grade: Grade) -> Rule:
+    """The rule of a scorer that lets the model answer and hands the outputs to `grade`."""
+
+    def score(
+        task: Task, model: Any, tokenizer: Any, evaluation: EvalSpec, batch_size: int, on_progress: Progress
+    ) -> Scored:
+        assert task.generative is not None
+        if evaluation.shots:
+            raise HubinitError(f"Task '{task.name}' has a fixed prompt; leave out --shots.")
+        documents = rows.read_documents(task, evaluation.revision, evaluation.limit)
+        prompts = [task.generative.prompt(document) for document in documents.values()]
+        decoding = wanted_decoding(task, evaluation)
+        outputs = generate(model, tokenizer, prompts, decoding, batch_size=batch_size, on_progress=on_progress)
+        graded = grade(task, documents, outputs, evaluation)
+        items = [
+            item.model_copy(update={"prompt_hash": hash_of(prompt)})
+            for item, prompt in zip(graded.items, prompts, strict=True)
+        ]
+        return Scored(graded.scores, items)
+
+    return score
+
+
+def wanted_decoding(task: Task, evaluation: EvalSpec) -> Decoding:
+    """The task's decoding, with as many samples as the evaluation asks for."""
+    assert task.generative is not None
+    decoding = task.generative.decoding
+    if evaluation.samples is None or evaluation.samples == decoding.samples:
+        return decoding
+    if decoding.temperature == 0:
+        raise HubinitError(
+            f"Task '{task.name}' decodes without sampling: all samples would be equal; leave out --samples."
+        )
+    return Decoding(**{**decoding.__dict__, "samples": evaluation.samples})
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    on_progress: Progress = lambda done, total: None,
+) -> list[list[str]]:
+    """Lets a model continue prompts; neither their order nor the batch size changes a greedy answer but by rounding.
+
+    Sampling is seeded per call, so the same command gives the same answers on the same machine.
+
+    Args:
+        model: a language model, with or without PEFT adapters; the active ones count.
+        tokenizer: its tokenizer.
+        prompts: texts.
+        decoding: how.
+        batch_size: prompts per forward pass; each takes `beams` or `samples` rows.
+        on_progress: called with (prompts done, prompts in all).
+
+    Returns:
+        For each prompt its samples, without the stop texts.
+
+    Raises:
+        HubinitError: a prompt leaves too little of the model's context for an answer.
+    """
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    check_room(model, encoded, decoding)
+    order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
+    outputs: list[list[str]] = [[] for _ in prompts]
+    config = generation_config(model, tokenizer, decoding)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            longest = len(encoded[chosen[0]])
+            padding = [longest - len(encoded[index]) for index in chosen]
+            ids = [[pad_id(tokenizer)] * pad + encoded[index] for pad, index in zip(padding, chosen, strict=True)]
+            mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
+            tokens = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),  # (B, T)
+                attention_mask=torch.tensor(mask, device=model.device),  # (B, T)
+                generation_config=config,
+                tokenizer=tokenizer,
+            )  # (B · samples, T + new)
+            texts = tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)
+            for place, index in enumerate(chosen):
+                samples = texts[place * decoding.samples : (place + 1) * decoding.samples]
+                outputs[index] = [cut(text, decoding.stop) for text in samples]
+            on_progress(min(start + batch_size, len(order)), len(order))
+    return outputs
+
+
+def generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:
+    """The decoding as transformers takes it; nothing of what the model's repository prefers but its end-of-sequence tokens."""
+    own = model.generation_config
+    sampled = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=decoding.temperature > 0,
+        num_beams=decoding.beams,
+        num_return_sequences=decoding.samples,
+        length_penalty=decoding.length_penalty,
+        no_repeat_ngram_size=decoding.no_repeat_ngram,
+        stop_strings=list(decoding.stop) or None,
+        repetition_penalty=1.0,
+        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=pad_id(tokenizer),
+        **sampled,
+    )
+
+
+def check_room(model: Any, encoded: Sequence[Sequence[int]], decoding: Decoding) -> None:
+    """Refuses prompts that do not fit, before anything is generated.
+
+    Raises:
+        HubinitError: some do not.
+    """
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is None:
+        return
+    long = [len(ids) for ids in encoded if len(ids) + decoding.max_new_tokens > room]
+    if long:
+        raise HubinitError(
+            f"{len(long)} of {len(encoded)} prompts (up to {max(long)} tokens) and their answers of "
+            f"{decoding.max_new_tokens} tokens do not fit into the model's context of {room}."
+        )
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop text."""
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def hash_of(text: str) -> str:
+    """16 hex digits that name a prompt."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

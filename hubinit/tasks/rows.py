@@ -1,0 +1,72 @@
+"""Rows of data sets as the documents and training examples of tasks that ask by themselves."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from hubinit.data.encode import Example
+from hubinit.errors import HubError
+from hubinit.remote import DATA_ERRORS, explain
+from hubinit.tasks.spec import Document, Generative, Task
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """The training rows of a generative task, rendered one by one on request."""
+
+    generative: Generative
+    rows: Any
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, row: int) -> Example:
+        """The prompt and completion of one row."""
+        return self.generative.training(self.rows[row])
+
+
+def training_split(task: Task, revision: str | None) -> RowSplit:
+    """The split that training and validation examples are drawn from.
+
+    Raises:
+        HubError: the data set cannot be had.
+    """
+    assert task.generative is not None
+    return RowSplit(task.generative, load_rows(task, task.train_split, revision))
+
+
+def read_documents(task: Task, revision: str | None, limit: int | None = None) -> dict[str, Document]:
+    """The first `limit` documents of the test split, by id.
+
+    Raises:
+        HubError: the data set cannot be had.
+    """
+    asks = task.generative
+    rows = list(load_rows(task, task.test_split, revision))
+    documents = (asks.group(rows) if asks and asks.group else rows)[:limit]
+    identify = asks.identify if asks else None
+    return {identify(document) if identify else str(index): document for index, document in enumerate(documents)}
+
+
+@cache
+def load_rows(task: Task, split: str, revision: str | None) -> Any:
+    """One split of a task's data set.
+
+    Raises:
+        HubError: the data set cannot be had.
+    """
+    import datasets
+
+    datasets.config.USE_PARQUET_EXPORT = False  # would ask a second server, the dataset viewer
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(task.dataset, task.config, split=split, revision=revision)
+    except DATA_ERRORS as error:
+        raise data_error(task, error) from error
+
+
+def data_error(task: Task, error: Exception) -> HubError:
+    """The one sentence for a data set that cannot be loaded."""
+    return explain(error, f"load the data set {task.dataset} of task '{task.name}'", HfApi())
