@@ -151,9 +151,13 @@ def run_within(within: Protection, source: str, limits: Limits) -> Outcome:
         tempfile.TemporaryFile() as report,
     ):
         work = folder if within == "none" else WORK
-        job.write(json.dumps({"source": source, "secret": secret, "folder": work, "limits": resources(limits)}).encode())
+        job.write(
+            json.dumps({"source": source, "secret": secret, "folder": work, "limits": resources(limits)}).encode()
+        )
         job.seek(0)
-        code = run_command(COMMANDS[within](Path(folder), limits), limits.seconds, stdin=job.fileno(), output=report.fileno())
+        code = run_command(
+            COMMANDS[within](Path(folder), limits), limits.seconds, stdin=job.fileno(), output=report.fileno()
+        )
         report.seek(0)
         before, started, said = report.read(2000).decode(errors="replace").partition("started\n")
     if not started:
@@ -217,11 +221,34 @@ def bubblewrap(folder: Path, limits: Limits) -> list[str]:
             command += ["--symlink", str(path.readlink()), str(path)]
         else:  # the folders above a file are its owner's alone unless they are made before
             command += ["--dir", str(path.parent), "--ro-bind", str(path), str(path)]
-    command += ["--dev-bind", "/dev/null", "/dev/null", "--perms", "1777", "--size", str(limits.folder_size), "--tmpfs", WORK]
+    command += [
+        "--dir",
+        "/dev",
+        "--dev-bind",
+        "/dev/null",
+        "/dev/null",
+        "--perms",
+        "1777",
+        "--size",
+        str(limits.folder_size),
+        "--tmpfs",
+        WORK,
+    ]
     alone = ["--unshare-user", "--disable-userns"]
     if os.geteuid() != 0:
         return [*command, "--remount-ro", "/", *alone, "--", *python()]
-    become = ["--proc", "/proc", "--dir", "/tmp", "--remount-ro", "/", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    become = [
+        "--proc",
+        "/proc",
+        "--dir",
+        "/tmp",
+        "--remount-ro",
+        "/",
+        "--cap-add",
+        "CAP_SETUID",
+        "--cap-add",
+        "CAP_SETGID",
+    ]
     return [*command, *become, "--", *as_own_user(), program("bwrap"), *alone, "--dev-bind", "/", "/", "--", *python()]
 
 
@@ -233,13 +260,28 @@ def namespaces(folder: Path, limits: Limits) -> list[str]:
     """
     root = shlex.quote(str(folder))
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    lines = [f"PATH={PATH}", "set -e", "umask 022", f"mount -t tmpfs -o mode=755,size=1m hubinit {root}", f"cd {root}", "mkdir dev work"]
+    lines = [
+        f"PATH={PATH}",
+        "set -e",
+        "umask 022",
+        f"mount -t tmpfs -o mode=755,size=1m hubinit {root}",
+        f"cd {root}",
+        "mkdir dev work",
+    ]
     for path in system():
         inner = shlex.quote(f".{path}")
         if path.is_symlink():
             lines.append(f"ln -s {shlex.quote(str(path.readlink()))} {inner}")
         else:
-            lines += [f"mkdir -p {inner}", f"mount --rbind {path} {inner}", f"mount -o remount,bind,ro,nosuid,nodev {inner}"]
+            lines += (
+                [f"mkdir -p {inner}"]
+                if path.is_dir()
+                else [f"mkdir -p {shlex.quote(f'.{path.parent}')}", f"touch {inner}"]
+            )
+            lines += [
+                f"mount --rbind {shlex.quote(str(path))} {inner}",
+                f"mount -o remount,bind,ro,nosuid,nodev {inner}",
+            ]
     drop = as_own_user() if os.geteuid() == 0 else [program("setpriv")]
     drop[1:1] = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     lines += [
@@ -249,7 +291,17 @@ def namespaces(folder: Path, limits: Limits) -> list[str]:
         f"mount -o remount,bind,ro {root}",
         f"chroot . {shlex.join([*drop, *python()])} || exit $?",
     ]
-    command = [program("setpriv"), "--pdeathsig", "KILL", program("unshare"), "--mount", "--pid", "--net", "--ipc", "--uts"]
+    command = [
+        program("setpriv"),
+        "--pdeathsig",
+        "KILL",
+        program("unshare"),
+        "--mount",
+        "--pid",
+        "--net",
+        "--ipc",
+        "--uts",
+    ]
     return [*command, "--cgroup", "--kill-child", *user, "--", program("sh"), "-c", "\n".join(lines)]
 
 
