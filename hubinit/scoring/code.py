@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from hubinit.records import Item
 from hubinit.scoring.generation import scores_generated
-from hubinit.scoring.sandbox import Outcome, active, run_programs
+from hubinit.scoring.sandbox import LIMITS, Outcome, active, run_programs
 from hubinit.scoring.spec import Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Coding, Document, Task
@@ -62,7 +62,7 @@ def run_all(coding: Coding, documents: Sequence[Document], outputs: Sequence[Seq
         if (code := reading.extract(output)) is not None
     ]
     unique = list(dict.fromkeys(wanted))
-    outcomes = run_programs([program for _, _, program in unique])
+    outcomes = run_programs([program for _, _, program in unique], limits=LIMITS)
     return dict(zip(unique, outcomes, strict=True))
 
 

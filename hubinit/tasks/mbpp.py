@@ -19,7 +19,7 @@ def ask(document: Document) -> str:
 
 def answer(document: Document) -> str:
     """The reference solution with the mark of its end."""
-    return document["code"].replace("\r\n", "\n") + "\n[DONE]"
+    return str(document["code"]).replace("\r\n", "\n") + "\n[DONE]"
 
 
 def solved_examples(task: Task, revision: str | None) -> str:

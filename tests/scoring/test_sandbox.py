@@ -43,14 +43,14 @@ def run(within: Protection) -> Run:
         ("import os; os._exit(7)", "ended with exit code 7"),
         ("raise SystemExit(0)", "SystemExit: 0 in: raise SystemExit(0)"),
         ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded in: def f(): f()"),
-        ("import sys; sys.setrecursionlimit(10**9)\nclass A:\n    def __getattr__(self, name): return getattr(self, name)\nA().b", None),
+        ("import sys; sys.setrecursionlimit(10**9)\nclass A:\n    def __getattr__(self, x): return getattr(self, x)\nA().b", None),
         ("import ctypes; ctypes.string_at(0)", "killed by a signal (Segmentation fault)"),
         ("input('a number: ')", "EOFError: EOF when reading a line in: input('a number: ')"),
         ("def f(:", "SyntaxError: invalid syntax (program.py, line 1)"),
         ("def f(n):\n    return n\nassert f(1) == 2", "AssertionError in: assert f(1) == 2"),
         ("class E(Exception):\n    def __str__(self): raise E\nraise E", "E"),
         ("import numpy", "ModuleNotFoundError: No module named 'numpy' in: import numpy"),
-        ("open('big', 'wb').write(bytes(2 << 20))", "OSError: [Errno 27] File too large in: open('big', 'wb').write(bytes(2 << 20))"),
+        ("open('big', 'wb').write(bytes(2 << 20))", "OSError: [Errno 27] File too large"),
         ("for n in range(9): open(f'{n}', 'wb').write(bytes(1 << 20))", "OSError: [Errno 28] No space left on device"),
     ],
 )  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_program_that_fails_has_a_reason(run: Run, source: str, reason: str | 
     [
         "",
         "import collections, hashlib, heapq, itertools, json, math, random, re, ssl, string, typing, zlib",
-        "import os, sys\nassert not os.environ and os.path.expanduser('~/x') == '/x' or not os.path.isdir(os.path.expanduser('~/.cache'))",
+        "import os\nassert not os.environ and not os.path.isdir(os.path.expanduser('~/.cache'))",
         "import sys\nfor _ in range(50): print('x' * 10**6); print('x' * 10**6, file=sys.stderr)",
         "open('file', 'w').write('x'); assert open('file').read() == 'x'",
         "import os, time\nif os.fork() == 0: time.sleep(60)",
@@ -149,8 +149,17 @@ def test_only_its_own_folder_can_be_written_to(run: Run) -> None:
         os.__file__[:-5],
         str(Path.home()),
     ]
-    source = "import os\nfound = []\nfor place in PLACES:\n    try: open(os.path.join(place, 'x'), 'w').close(); found.append(place)\n    except OSError: pass\nassert not found, found"
-    assert run(source.replace("PLACES", repr(places))) == Outcome(True)
+    source = f"""
+import os
+found = []
+for place in {places}:
+    try:
+        open(os.path.join(place, "x"), "w").close()
+        found.append(place)
+    except OSError:
+        pass
+assert not found, found"""
+    assert run(source) == Outcome(True)
 
 
 def test_tokens_and_homes_are_out_of_sight(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +172,10 @@ def test_tokens_and_homes_are_out_of_sight(run: Run, tmp_path: Path, monkeypatch
     outcome = run(f"import os\nassert not os.environ\nopen({str(token)!r}).read()")
     assert outcome.reason is not None and outcome.reason.startswith("FileNotFoundError")
     for home in {Path.home(), Path("~" + (os.environ.get("USER") or "root")).expanduser()}:
-        listing = f"import os\nfound = [name for _, _, names in os.walk({str(home)!r}) for name in names if name == 'token' or name.startswith('.bash')]\nassert not found"
+        listing = f"""
+import os
+names = [name for _, _, names in os.walk({str(home)!r}) for name in names]
+assert not [name for name in names if name == "token" or name.startswith(".bash")]"""
         assert run(listing) == Outcome(True)
 
 
@@ -190,12 +202,11 @@ def test_the_parent_cannot_be_killed(run: Run, target: str) -> None:
 
 
 def test_the_report_cannot_be_flooded_or_forged(run: Run) -> None:
-    flood = "import os\nfor number in range(3, 64):\n    try:\n        while True: os.write(number, b'x' * 65536)\n    except OSError: pass"
+    to_all = "import os\nfor number in range(3, 64):\n    try:\n        {}\n    except OSError: pass\n"
+    flood = to_all.format("while True: os.write(number, b'x' * 65536)")
     outcome = run(flood)
     assert not outcome.ok and outcome.reason is not None and len(outcome.reason) <= 500
-    assert not run(
-        "import os\nfor number in range(3, 64):\n    try: os.write(number, b'started\\npassed')\n    except OSError: pass\nos._exit(0)"
-    ).ok
+    assert not run(to_all.format("os.write(number, b'started\\npassed')") + "os._exit(0)").ok
 
 
 def test_no_further_user_namespace_can_be_made(run: Run) -> None:
