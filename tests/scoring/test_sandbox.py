@@ -16,7 +16,7 @@ from hubinit.errors import HubinitError
 from hubinit.scoring import protections, sandbox
 from hubinit.scoring.sandbox import Limits, Outcome, Protection, run_program, run_programs, run_within
 
-LIMITS = Limits(seconds=5, cpu_seconds=1, memory=256 << 20, file_size=1 << 20, folder_size=4 << 20, processes=8)
+LIMITS = Limits(seconds=30, cpu_seconds=1, memory=256 << 20, file_size=1 << 20, folder_size=4 << 20, processes=8)
 Run = Callable[[str], Outcome]
 
 
@@ -43,7 +43,7 @@ def run(within: Protection) -> Run:
         ("import os; os._exit(7)", "ended with exit code 7"),
         ("raise SystemExit(0)", "SystemExit: 0 in: raise SystemExit(0)"),
         ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded in: def f(): f()"),
-        ("import sys; sys.setrecursionlimit(10**9)\nclass A:\n    def __getattr__(self, x): return getattr(self, x)\nA().b", None),
+        ("import sys; sys.setrecursionlimit(9**9)\nclass A:\n    def __getattr__(self, x): return getattr(self, x)\nA().x", None),
         ("import ctypes; ctypes.string_at(0)", "killed by a signal (Segmentation fault)"),
         ("input('a number: ')", "EOFError: EOF when reading a line in: input('a number: ')"),
         ("def f(:", "SyntaxError: invalid syntax (program.py, line 1)"),
@@ -79,7 +79,7 @@ def test_a_program_that_ends_well_has_passed(run: Run, source: str) -> None:
 
 
 def test_time_ends_a_program_that_only_waits(within: Protection) -> None:
-    outcome = run_within(within, "import time; time.sleep(60)", Limits(seconds=1.5))
+    outcome = run_within(within, "import time; time.sleep(60)", Limits(seconds=3))
     assert outcome == Outcome(False, "timed out")
 
 
@@ -102,8 +102,8 @@ DAEMON = "import os\nif os.fork() == 0:\n    os.setsid()\n    os.execv('/usr/bin
 @pytest.mark.parametrize("then", ["", "while True: pass", "import time; time.sleep(60)", "os._exit(0)", "1 / 0"])
 def test_nothing_that_a_program_started_lives_on(within: Protection, then: str) -> None:
     mark = f"mark-{uuid.uuid4().hex}"
-    run_within(within, DAEMON.format(mark=mark, then=then), Limits(seconds=2, cpu_seconds=1))
-    assert list(processes(mark)) == []
+    run_within(within, DAEMON.format(mark=mark, then=then), Limits(seconds=3, cpu_seconds=1))
+    wait_for(lambda: not list(processes(mark)))  # the kernel ends them a moment later
 
 
 def test_without_protection_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
