@@ -136,9 +136,23 @@ def run_within(within: Protection, source: str, limits: Limits) -> Outcome:
     """Runs one program with the given protection.
 
     Raises:
-        HubinitError: the sandbox itself could not start.
+        HubinitError: the sandbox itself could not start, twice: a machine that is short of something for a moment must not
+            cost an evaluation.
     """
     secret = secrets.token_hex(16)
+    for _ in range(2):
+        code, report = run_once(within, source, limits, secret)
+        before, started, said = report.partition("started\n")
+        if not started:
+            continue
+        if code == 0 and said.startswith(secret):
+            return Outcome(True)
+        return Outcome(False, describe(code, said.replace(secret, "")))
+    raise HubinitError(f"The sandbox ({within}) did not start: {describe(code, last_line(before))}.")
+
+
+def run_once(within: Protection, source: str, limits: Limits, secret: str) -> tuple[int | None, str]:
+    """Runs one program; returns the exit code, as `run_command`, and the beginning of the report."""
     with (
         tempfile.TemporaryDirectory(prefix="hubinit-sandbox-") as folder,
         tempfile.TemporaryFile() as job,  # files rather than pipes: the kernel limits what can be written to them
@@ -151,12 +165,7 @@ def run_within(within: Protection, source: str, limits: Limits) -> Outcome:
         command = COMMANDS[within](Path(folder), limits.folder_size)
         code = run_command(command, limits.seconds, stdin=job.fileno(), output=report.fileno())
         report.seek(0)
-        before, started, said = report.read(2000).decode(errors="replace").partition("started\n")
-    if not started:
-        raise HubinitError(f"The sandbox ({within}) did not start: {describe(code, last_line(before))}.")
-    if code == 0 and said.startswith(secret):
-        return Outcome(True)
-    return Outcome(False, describe(code, said.replace(secret, "")))
+        return code, report.read(2000).decode(errors="replace")
 
 
 def run_command(command: Sequence[str], seconds: float, *, stdin: int, output: int) -> int | None:

@@ -15,15 +15,17 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from typer.testing import CliRunner
 
 from hubinit import cli, tasks
+from hubinit.cli import running
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError
+from hubinit.runs.plan import PlannedRun, Request
 from hubinit.scoring import code, sandbox, score_outputs
 from hubinit.scoring.code import pass_at_k
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.generation import hash_of, wanted_decoding
 from hubinit.scoring.sandbox import Limits
 from hubinit.scoring.spec import Scored
-from hubinit.specs import DataSpec, EvalSpec
+from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
 from hubinit.tasks import humaneval, mbpp
 from hubinit.tasks.coding import FENCED, LORA_GA
 from tests.texts import SHARED, language_model, save_dataset, tokenizer
@@ -228,6 +230,19 @@ def test_a_refusal_comes_before_the_model_has_worked(unprotected: None) -> None:
 
     with pytest.raises(HubinitError, match="isolates nothing here"):
         evaluate_one(Model(), None, EvalSpec(task="humaneval"), batch_size=1)
+
+
+def test_a_benchmark_is_refused_when_it_is_planned(
+    unprotected: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = RunSpec(model=ModelSpec(id="a/b"), method=MethodSpec(name="none"), rank=0, alpha=0)
+    planned = PlannedRun(spec, "humaneval", (EvalSpec(task="humaneval"),), None)
+    monkeypatch.setattr(running, "plan_aloud", lambda *given, **named: ([planned], []))
+    wanted = {"push_to": None, "public": False, "dry_run": True, "force": False, "as_json": True}
+    with pytest.raises(HubinitError, match="isolates nothing here"):
+        running.run_bench(Request(models=("a/b",)), tmp_path, **wanted)
+    sandbox.allow_unprotected()
+    assert running.run_bench(Request(models=("a/b",)), tmp_path, **wanted) == 0
 
 
 def test_recorded_code_runs_unprotected_only_when_it_is_allowed(unprotected: None, tmp_path: Path) -> None:

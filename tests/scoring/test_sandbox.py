@@ -226,7 +226,7 @@ def test_many_run_side_by_side_and_stay_in_order(within: Protection, monkeypatch
 @pytest.fixture
 def unprotected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine whose kernel refuses every namespace."""
-    refuses = lambda folder, limits: [sys.executable, "-c", "raise SystemExit('Operation not permitted')"]  # noqa: E731
+    refuses = lambda folder, folder_size: [sys.executable, "-c", "raise SystemExit('Operation not permitted')"]  # noqa: E731
     for name in ("bubblewrap", "namespaces"):
         monkeypatch.setitem(sandbox.COMMANDS, name, refuses)
     monkeypatch.delenv(sandbox.ALLOW, raising=False)
@@ -259,7 +259,9 @@ def test_without_isolation_limits_still_hold() -> None:
 def test_the_next_protection_is_taken_where_one_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := sandbox.problem("namespaces"):
         pytest.skip(reason)
-    monkeypatch.setitem(sandbox.COMMANDS, "bubblewrap", lambda folder, limits: [protections.program("no-such-bwrap")])
+    monkeypatch.setitem(
+        sandbox.COMMANDS, "bubblewrap", lambda folder, folder_size: [protections.program("no-such-bwrap")]
+    )
     sandbox.protection.cache_clear()
     try:
         assert sandbox.problem("bubblewrap") == "'no-such-bwrap' is not installed"
@@ -271,6 +273,12 @@ def test_the_next_protection_is_taken_where_one_does_not_work(monkeypatch: pytes
 def test_a_sandbox_that_breaks_is_not_a_wrong_program(unprotected: None) -> None:
     with pytest.raises(HubinitError, match=r"The sandbox \(bubblewrap\) did not start: Operation not permitted"):
         run_within("bubblewrap", "", LIMITS)
+
+
+def test_a_sandbox_that_starts_at_the_second_try_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = iter([["/bin/false"], protections.python()])
+    monkeypatch.setitem(sandbox.COMMANDS, "none", lambda folder, folder_size: next(commands))
+    assert run_within("none", "", LIMITS) == Outcome(True)
 
 
 def test_the_program_ends_with_hubinit(within: Protection, tmp_path: Path) -> None:
