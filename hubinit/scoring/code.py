@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item
 from hubinit.scoring.generation import scores_generated
 from hubinit.scoring.sandbox import LIMITS, Outcome, active, run_programs
@@ -38,10 +39,11 @@ def grade_programs(
     """Runs what each reading of the task finds in each output; one metric per reading and k.
 
     Raises:
-        HubinitError: this machine has no isolation, and the user did not allow to go without.
+        HubinitError: this machine has no isolation, and the user did not allow to go without; or a document without tests.
     """
     assert task.coding is not None
     protection = active()
+    check_documents(task, documents)
     runs = run_all(task.coding, list(documents.values()), outputs)
     ks = [k for k in KS if k <= min(map(len, outputs))]
     items = [
@@ -50,6 +52,22 @@ def grade_programs(
     ]
     scores = mean_scores(items, task, evaluation, invalid=True)
     return Scored([score.model_copy(update={"protection": protection}) for score in scores], items)
+
+
+def check_documents(task: Task, documents: Mapping[str, Document]) -> None:
+    """Checks that each document has what a program is made of: recorded outputs may bring their own.
+
+    Raises:
+        HubinitError: one has not.
+    """
+    assert task.coding is not None
+    for key, document in documents.items():
+        try:
+            task.coding.program(document, "")
+        except (KeyError, TypeError) as error:
+            raise HubinitError(
+                f"The document of item '{key}' is not one of '{task.name}': {type(error).__name__}: {first_line(error)}."
+            ) from error
 
 
 def run_all(coding: Coding, documents: Sequence[Document], outputs: Sequence[Sequence[str]]) -> Runs:

@@ -143,6 +143,15 @@ def test_mbpp_runs_setup_code_and_stops_at_its_mark() -> None:
     assert scored.items[2].detail == "NameError: name 'Node' is not defined in: node = Node()"
 
 
+@needs_isolation
+@pytest.mark.parametrize(
+    ("task", "document"), [("humaneval", {}), ("mbpp", {"test_list": [1]}), ("mbpp", {"test_list": 7})]
+)
+def test_a_document_without_tests_is_one_sentence(task: str, document: dict[str, Any]) -> None:
+    with pytest.raises(HubinitError, match=rf"^The document of item 'a' is not one of '{task}': \w+Error: .*\.$"):
+        score_outputs(task, [{"id": "a", "output": "x", "document": document}])
+
+
 def test_the_first_closed_block_counts() -> None:
     assert FENCED.extract("a\n```python\nx = 1\ny = 2\n```\n```\nz\n```") == "x = 1\ny = 2"
     assert FENCED.extract("```\nx\n```") == "x"
