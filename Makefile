@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test bench bench-init bench-gpu study-gpu clean
+.PHONY: install lint types test bench bench-init bench-hub bench-gpu study-gpu clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,10 @@ bench: install
 bench-init: install
 	$(BIN)/hubinit hub seed smollm2-135m
 	$(BIN)/python benchmarks/init_time.py
+
+# The embedded Hub under 100 clients, in a minute and a half. AGAINST=COMMIT measures the server of another commit beside it.
+bench-hub: install
+	$(BIN)/python benchmarks/hub_load.py $(if $(AGAINST),--against $(AGAINST))
 
 # On a machine with a GPU and torch, in nine minutes and without network (README.md, "On a GPU machine"). $(PYTHON) is the one that
 # has torch; nothing is installed into it. REHEARSE=1 tries the command on a CPU with tiny sizes.
