@@ -218,6 +218,7 @@ def run_specs(
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
+        tasks.check_trainable(members)
         whole = run_spec(model, name, data, protocol)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})

@@ -35,12 +35,14 @@ class Scorer:
         title: what it does, for `hubinit tasks`.
         score: the rule; the model is in evaluation mode.
         grade: how recorded outputs are scored; None where a score is not made from outputs.
+        check: raises a HubinitError where this machine cannot do it, before a model has worked for it.
     """
 
     name: str
     title: str
     score: Rule
     grade: Grade | None = None
+    check: Callable[[], object] | None = None
 
 
 def mean_scores(
