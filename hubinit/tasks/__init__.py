@@ -17,6 +17,7 @@ from hubinit.tasks import (
     cars,
     digits,
     dtd,
+    e2e,
     eurosat,
     fashion_mnist,
     gsm8k,
@@ -35,7 +36,7 @@ from hubinit.tasks.spec import Task
 COMMONSENSE = (boolq, piqa, siqa, hellaswag, winogrande, arc_easy, arc_challenge, openbookqa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, gsm8k, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK for module in (*COMMONSENSE, gsm8k, e2e, *IMAGE, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
