@@ -12,8 +12,11 @@ from hubinit.remote import commit_sha
 from hubinit.specs import DataSpec, ModelSpec, RunSpec
 from hubinit.tasks import (
     arc_challenge,
+    arc_challenge_gen,
     arc_easy,
+    arc_easy_gen,
     boolq,
+    boolq_gen,
     cars,
     digits,
     dtd,
@@ -23,23 +26,40 @@ from hubinit.tasks import (
     gsm8k,
     gtsrb,
     hellaswag,
+    hellaswag_gen,
     openbookqa,
+    openbookqa_gen,
     piqa,
+    piqa_gen,
     resisc45,
     siqa,
+    siqa_gen,
     sun397,
     svhn,
     winogrande,
+    winogrande_gen,
 )
 from hubinit.tasks.spec import Task
 
 COMMONSENSE = (boolq, piqa, siqa, hellaswag, winogrande, arc_easy, arc_challenge, openbookqa)
+COMMONSENSE_GEN = (
+    boolq_gen,
+    piqa_gen,
+    siqa_gen,
+    hellaswag_gen,
+    winogrande_gen,
+    arc_easy_gen,
+    arc_challenge_gen,
+    openbookqa_gen,
+)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, gsm8k, e2e, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK
+    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, e2e, *IMAGE, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
+    "commonsense-gen": tuple(module.TASK.name for module in COMMONSENSE_GEN),
     "image": tuple(module.TASK.name for module in IMAGE),
 }
 

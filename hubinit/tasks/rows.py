@@ -1,6 +1,6 @@
 """Rows of data sets as the documents and training examples of tasks that ask by themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -33,8 +33,12 @@ def training_split(task: Task, revision: str | None) -> RowSplit:
     Raises:
         HubError: the data set cannot be had.
     """
+    import datasets
+
     assert task.generative is not None
-    return RowSplit(task.generative, load_rows(task, task.train_split, revision))
+    parts = [load_rows(replace(task, config=name), task.train_split, revision) for name in task.train_configs]
+    rows = datasets.concatenate_datasets(parts) if parts else load_rows(task, task.train_split, revision)
+    return RowSplit(task.generative, rows)
 
 
 def read_documents(task: Task, revision: str | None, limit: int | None = None) -> dict[str, Document]:

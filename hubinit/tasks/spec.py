@@ -87,6 +87,7 @@ class Task:
         dataset: Hub repository of the data (or a local folder).
         config: configuration of the data set, if it has several.
         train_split: what training and validation examples are drawn from.
+        train_configs: configurations whose training splits are joined. Default: `config` alone.
         test_split: what is scored; never used to choose anything.
         source: the paper and the official rule.
         scorer: name of what scores it, see `hubinit.scoring.evaluate`.
@@ -108,6 +109,7 @@ class Task:
     test_split: str
     source: str
     config: str | None = None
+    train_configs: tuple[str, ...] = ()
     scorer: str = "lm-eval"
     needs: str = ""
     generative: Generative | None = None

@@ -17,7 +17,7 @@ from hubinit.specs import DataSpec
 from hubinit.tasks import harness
 from tests.texts import SHARED, save_arc, save_dataset, save_gsm8k
 
-LANGUAGE = [task for task in tasks.TASKS.values() if task.kind == "language"]
+LANGUAGE = [task for task in tasks.TASKS.values() if task.harness]
 
 
 @pytest.fixture

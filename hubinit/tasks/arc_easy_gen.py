@@ -1,0 +1,14 @@
+"""ARC-Easy, answered in free text."""
+
+from hubinit.tasks.llm_adapters import ANSWERS, choose_answer, commonsense_task, letter_answer
+
+TASK = commonsense_task(
+    "arc-easy-gen",
+    "ARC-Easy (generative)",
+    "allenai/ai2_arc",
+    config="ARC-Easy",
+    test_split="test",
+    words=ANSWERS,
+    instruction=lambda row: choose_answer(row["question"], row["choices"]["text"]),
+    answer=letter_answer,
+)

@@ -1,0 +1,15 @@
+"""BoolQ, answered in free text; the passage is not shown."""
+
+from hubinit.tasks.llm_adapters import commonsense_task
+
+TASK = commonsense_task(
+    "boolq-gen",
+    "BoolQ (generative)",
+    "google/boolq",
+    test_split="validation",
+    words=("true", "false"),
+    instruction=lambda row: (
+        f"Please answer the following question with true or false, question: {row['question']}?\n\nAnswer format: true/false"
+    ),
+    answer=lambda row: "true" if row["answer"] else "false",
+)

@@ -1,0 +1,14 @@
+"""OpenBookQA, answered in free text; no fact is given."""
+
+from hubinit.tasks.llm_adapters import ANSWERS, choose_answer, commonsense_task, letter_answer
+
+TASK = commonsense_task(
+    "openbookqa-gen",
+    "OpenBookQA (generative)",
+    "allenai/openbookqa",
+    config="main",
+    test_split="test",
+    words=ANSWERS,
+    instruction=lambda row: choose_answer(row["question_stem"], row["choices"]["text"]),
+    answer=letter_answer,
+)
