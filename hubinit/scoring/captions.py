@@ -18,6 +18,7 @@ from hubinit.scoring.text import Values
 
 LIMIT = 900  # seconds for all texts together
 NEEDED = "needs Java: install a Java runtime (17 or newer) with `java` on the PATH, and score again"
+CHUNKS = 20  # place in METEOR's counts
 SEPARATOR = "|||"  # of METEOR's own lines
 
 
@@ -49,7 +50,7 @@ def treebank(texts: Sequence[str]) -> list[str]:
 
 
 def meteor(texts: Sequence[str], references: Sequence[Sequence[str]], weights: Values) -> dict[str, Values]:
-    """METEOR 1.5 for English, normalised, of each weighted set (see `hubinit.scoring.text`): from summed match counts, not a mean.
+    """METEOR 1.5 for English, normalised, of each weighted set (see `hubinit.scoring.text`): from summed counts, not a mean.
 
     Args:
         texts: n texts as `treebank` gives them.
@@ -65,7 +66,11 @@ def meteor(texts: Sequence[str], references: Sequence[Sequence[str]], weights: V
                 [float(count) for count in ask(program, ["SCORE", *several, text]).split()]
                 for text, several in zip(texts, references, strict=True)
             ]
-        )  # n × 23
+        )  # n × 23: lengths, function words, four stages of matches (text and reference in turn), chunks, matched words
+        exact = (counts[:, :2] == np.stack([counts[:, 4:20:2].sum(1), counts[:, 5:20:2].sum(1)], 1)).all(1)
+        counts[exact & (counts[:, CHUNKS] == 1), CHUNKS] = (
+            0  # as METEOR does when it sums up: a perfect text has no breaks
+        )
         sets = [" ".join(map(repr, row)) for row in (weights @ counts).tolist()]
         return {"meteor": np.array([float(ask(program, ["EVAL", one], answers=2)) for one in sets])}
 

@@ -57,7 +57,11 @@ def references_of(key: str, document: Document) -> list[str]:
         HubinitError: it has none.
     """
     references = document.get("references")
-    if not isinstance(references, list | tuple) or not references or not all(isinstance(one, str) for one in references):
+    if (
+        not isinstance(references, list | tuple)
+        or not references
+        or not all(isinstance(one, str) for one in references)
+    ):
         raise HubinitError(f"Document {key!r} cannot be scored: it needs `references`, a list of texts.")
     return [" ".join(one.split()) for one in references]
 

@@ -11,7 +11,7 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 Values = NDArray[np.float64]
@@ -75,9 +75,13 @@ def nist(texts: Sequence[str], references: Sequence[Sequence[str]], weights: Val
     }
 
 
-def information(words: Sequence[str], references: Sequence[Sequence[str]], total: Counter[tuple[str, ...]]) -> list[float]:
+def information(
+    words: Sequence[str], references: Sequence[Sequence[str]], total: Counter[tuple[str, ...]]
+) -> list[float]:
     """The information of the n-grams that a text shares with its references, in bits, for n = 1..ORDER."""
-    most: Counter[tuple[str, ...]] = reduce(lambda left, right: left | right, (Counter(ngrams(one)) for one in references))
+    most: Counter[tuple[str, ...]] = reduce(
+        lambda left, right: left | right, (Counter(ngrams(one)) for one in references)
+    )
     shared = Counter(ngrams(words)) & most
     bits = [0.0] * ORDER
     for ngram, count in shared.items():
@@ -95,9 +99,7 @@ def nist_penalty(length: Values, reference_length: Values) -> Values:
 def ngrams(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """All n-grams of up to `ORDER` words."""
     return (
-        tuple(words[start : start + order])
-        for order in range(1, ORDER + 1)
-        for start in range(len(words) - order + 1)
+        tuple(words[start : start + order]) for order in range(1, ORDER + 1) for start in range(len(words) - order + 1)
     )
 
 

@@ -12,7 +12,9 @@ NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family fri
 
 def linearise(meaning: str) -> str:
     """`name[X], eatType[Y]` ─► `name : X | Type : Y`, as LoRA's data files have it."""
-    return " | ".join(f"{NAMES.get(name, name)} : {value}" for name, value in re.findall(r"(\w[\w ]*)\[(.*?)\]", meaning))
+    return " | ".join(
+        f"{NAMES.get(name, name)} : {value}" for name, value in re.findall(r"(\w[\w ]*)\[(.*?)\]", meaning)
+    )
 
 
 def prompt(document: Document) -> str:
