@@ -7,7 +7,7 @@ METEORs are other metrics. Java runs without a shell, with 2 GB at most, and is 
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 
@@ -84,14 +84,16 @@ def meteor_program() -> Iterator["subprocess.Popen[str]"]:
     jar = Path(package.__file__).with_name(package.METEOR_JAR)
     command = java("-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm")
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8") as program:  # noqa: S603
-        watch = Timer(LIMIT, program.kill)
-        watch.start()
-        try:
-            yield program
-        finally:
-            watch.cancel()
-            program.kill()
+    program = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8")  # noqa: S603
+    watch = Timer(LIMIT, program.kill)
+    watch.start()
+    try:
+        yield program
+    finally:
+        watch.cancel()
+        program.kill()
+        with suppress(OSError):  # what it did not read any more
+            program.communicate()
 
 
 def ask(program: "subprocess.Popen[str]", fields: Sequence[str], answers: int = 1) -> str:
