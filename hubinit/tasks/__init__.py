@@ -21,6 +21,7 @@ from hubinit.tasks import (
     digits,
     dtd,
     e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
@@ -55,7 +56,7 @@ COMMONSENSE_GEN = (
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
-    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, e2e, *IMAGE, digits, fashion_mnist)
+    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, e2e, e2e_kasa, *IMAGE, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),

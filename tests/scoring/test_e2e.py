@@ -1,14 +1,21 @@
 """Outputs of the E2E task: grouped references, corpus scores with bootstrap errors, and what is missing without Java."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
+from hubinit import tasks
 from hubinit.cli import main
 from hubinit.errors import HubinitError
 from hubinit.scoring import captions, score_outputs
 from hubinit.scoring.captions import JavaError
+from hubinit.scoring.evaluate import evaluate_one
+from hubinit.scoring.generation import hash_of
+from hubinit.specs import DataSpec, EvalSpec
+from tests.texts import language_model, save_dataset, tokenizer
 
 DOCUMENTS = {
     "a": {"references": ["The Eagle is a cheap pub near Burger King.", "Near Burger King is a cheap pub, The Eagle."]},
@@ -72,6 +79,22 @@ def test_a_meteor_that_fails_costs_only_itself(java: None, monkeypatch: pytest.M
     scored = score_outputs("e2e", OUTPUTS, DOCUMENTS)
     assert {"rouge_l", "cider"} <= {score.metric for score in scored.scores}
     assert scored.notes == ("METEOR: the program failed or took too long: no answer.",)
+
+
+def test_a_model_s_texts_are_scored_by_meaning(no_java: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"meaning_representation": f"name[{name}]", "human_reference": f"{name} is {kind}."}
+        for name, kind in (("Aromi", "a pub"), ("Aromi", "cheap"), ("Cotto", "a pub"))
+    ]
+    split = Dataset.from_list(rows)
+    folder = save_dataset(tmp_path / f"e2e-{tmp_path.name}", "default", {"train": split, "test": split})
+    monkeypatch.setitem(tasks.TASKS, "e2e", replace(tasks.get("e2e"), dataset=str(folder)))
+    scored = evaluate_one(language_model(), tokenizer(), EvalSpec(task="e2e"), batch_size=2)
+    assert [score.n for score in scored.scores] == [2, 2, 2]
+    assert scored.items[0].prompt_hash == hash_of("name : Aromi ||")
+    assert len(scored.notes) == 3
+    training, _ = tasks.training_examples(DataSpec(tasks=("e2e",), validation_samples=1), seed=0)
+    assert len(training) == 2
 
 
 @pytest.mark.parametrize("document", [{}, {"references": []}, {"references": "a b"}, {"references": [1]}])

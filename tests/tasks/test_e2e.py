@@ -1,5 +1,6 @@
 """E2E's prompt, its grouping by meaning representation, and its protocol."""
 
+from hubinit.tasks import e2e_kasa
 from hubinit.tasks.e2e import TASK, group, linearise
 
 
@@ -39,4 +40,13 @@ def test_the_beam_search_is_lora_s() -> None:
         0.8,
         4,
         64,
+    )
+
+
+def test_kasa_s_prompt_is_an_alternative() -> None:
+    assert e2e_kasa.TASK.generative is not None
+    row = {"meaning_representation": "name[Cotto], near[Ranch]", "human_reference": "Cotto it is."}
+    example = e2e_kasa.TASK.generative.training(row)
+    assert (
+        example.prompt + example.completion == "### Context : name[Cotto], near[Ranch]\n### Completion : Cotto it is."
     )
