@@ -3,6 +3,7 @@
 from typing import Any
 
 from hubinit.scoring.code import CODE
+from hubinit.scoring.e2e import E2E
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
 from hubinit.scoring.rules import RULES
@@ -10,7 +11,7 @@ from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, CODE, ACCURACY)}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, CODE, E2E, ACCURACY)}
 
 
 def evaluate_one(

@@ -36,7 +36,7 @@ def scores_generated(grade: Grade) -> Rule:
             item.model_copy(update={"prompt_hash": hash_of(prompt)})
             for item, prompt in zip(graded.items, prompts, strict=True)
         ]
-        return Scored(graded.scores, items)
+        return replace(graded, items=items)
 
     return score
 

@@ -14,10 +14,11 @@ Progress = Callable[[int, int], None]  # requests done, requests in all
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one task, and the record of every item that they come from."""
+    """The scores of one task, the record of every item that they come from, and what could not be scored and why."""
 
     scores: list[Score]
     items: list[Item]
+    notes: tuple[str, ...] = ()
 
 
 # (task, model, tokenizer or image processor, evaluation, batch size, progress) ─► one score per metric, the ranking one `primary`

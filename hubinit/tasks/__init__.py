@@ -20,6 +20,8 @@ from hubinit.tasks import (
     cars,
     digits,
     dtd,
+    e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
@@ -53,10 +55,12 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+CODE = (mbpp, humaneval)
+TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+SMALL = (digits, fashion_mnist)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK
-    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, mbpp, humaneval, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *CODE, *TEXT, *IMAGE, *SMALL)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
