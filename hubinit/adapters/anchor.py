@@ -26,7 +26,31 @@ ADAPTER = "default"
 ANCHOR = "anchor"
 
 
-class Anchored(LoraVariant):  # type: ignore[misc]
+class ExactMerge(LoraVariant):  # type: ignore[misc]
+    """A variant that merges its whole update, `delta`, into the weight with one rounding."""
+
+    def supports_lora_conversion(self) -> bool:
+        """False: PEFT's conversion knows A and B only; `hubinit.export` keeps the rest."""
+        return False
+
+    def delta(self, module: Any, adapter: str) -> Tensor:
+        """The whole update, in the base weight's storage layout."""
+        raise NotImplementedError
+
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The weight with the update added, rounded once."""
+        return (orig_weight.float() + self.delta(module, active_adapter)).to(orig_weight.dtype)
+
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """As `merge_safe`, in place."""
+        orig_weight.data = self.merge_safe(module, active_adapter, orig_weight.data)
+
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
+        """The weight with the update taken out again, up to rounding."""
+        return (orig_weight.float() - self.delta(module, active_adapter)).to(orig_weight.dtype)
+
+
+class Anchored(ExactMerge):
     """A LoRA layer whose update is `s·(B A − B₀A₀)`; with an inner variant (KaSA), the inner update minus `s·B₀A₀`.
 
     At step 0 the update is exactly zero in every dtype (see `hubinit.adapters.product`). Dropout acts on `B A x` alone, as if
@@ -35,10 +59,6 @@ class Anchored(LoraVariant):  # type: ignore[misc]
 
     def __init__(self, inner: Any = None) -> None:
         self.inner = inner
-
-    def supports_lora_conversion(self) -> bool:
-        """False: PEFT's conversion would drop the anchor; `hubinit.export` keeps it."""
-        return False
 
     def forward(self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """`result + s·B A dropout(x) − s·B₀A₀ x`; x: (…, n), result: (…, m)."""
@@ -56,24 +76,12 @@ class Anchored(LoraVariant):  # type: ignore[misc]
             return result + (_output(module, active_adapter, dropout(x)) + _output(module, ANCHOR, x))
         return add_update(result, x, _factors(module, active_adapter), _factors(module, ANCHOR))
 
-    def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """The weight with adapter and anchor added, rounded once."""
-        return (orig_weight.float() + self._delta(module, active_adapter)).to(orig_weight.dtype)
-
-    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> None:
-        """As `merge_safe`, in place."""
-        orig_weight.data = self.merge_safe(module, active_adapter, orig_weight.data)
-
-    def unmerge(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
-        """The weight with adapter and anchor taken out again, up to rounding."""
-        return (orig_weight.float() - self._delta(module, active_adapter)).to(orig_weight.dtype)
-
     def _is_active(self, module: Any) -> bool:
         """Someone made the anchor an active adapter of its own; it must not count twice."""
         return ANCHOR in module.active_adapters
 
-    def _delta(self, module: Any, adapter: str) -> Tensor:
-        """The whole update in float32, in the base weight's storage layout."""
+    def delta(self, module: Any, adapter: str) -> Tensor:
+        """The update of adapter and anchor in float32, in the base weight's storage layout."""
         delta: Tensor
         if self.inner is None:
             delta = module.get_delta_weight(adapter)

@@ -29,6 +29,7 @@ from transformers.activations import ACT2FN
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored, has_anchor
 from hubinit.adapters.base import adapted_layers
 from hubinit.adapters.configs import lora_config, write_config
+from hubinit.adapters.directions import Directed, directions_of
 from hubinit.adapters.mark import read_mark
 from hubinit.adapters.provenance import write_manifest
 from hubinit.adapters.report import adapter_checksum
@@ -84,9 +85,9 @@ def export(
     """Writes the trained adapter so that one line of plain PEFT loads it on the untouched base, exactly.
 
     Plain LoRA for every method but those that cannot be written as one (DoRA stays DoRA, `peft:<type>` stays what it is):
-    rank r without an anchor and for NEAT (ΔWᵀ = s·σ(WᵀAᵀ)Bᵀ is linear in σ(·)), 2r with an anchor and for KaSA. Trained heads
-    are included. The rank is uniform, as vLLM wants it, unless the method's ranks are not. `hubinit.json` beside it says where it
-    comes from.
+    rank r without an anchor and for NEAT (ΔWᵀ = s·σ(WᵀAᵀ)Bᵀ is linear in σ(·)), 2r with an anchor and for KaSA, r + k with
+    the k directions of LoRA-Dash. Trained heads are included. The rank is uniform, as vLLM wants it, unless the method's ranks
+    are not. `hubinit.json` beside it says where it comes from.
 
     Args:
         model: from `initialize` or `load_initialized`, trained or not; it is not changed.
@@ -143,12 +144,15 @@ def _layer_factors(layer: Any) -> tuple[Tensor, Tensor] | None:
         return None
     variant = layer.lora_variant.get(ADAPTER)
     inner = variant.inner if isinstance(variant, Anchored) else variant
-    if not (inner is None or isinstance(inner, KasaLinearVariant | MiCALinearVariant)):
+    if not (inner is None or isinstance(inner, KasaLinearVariant | MiCALinearVariant | Directed)):
         return None
     A = layer.lora_A[ADAPTER].weight  # (r, n)
     B = layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]  # (m, r)
     if isinstance(inner, KasaLinearVariant):
         B = B * layer.lora_diag[ADAPTER]  # (m, r) · (r,): ΔW = s·B diag(d) A
+    if isinstance(inner, Directed):
+        U, coefficients, Vt = directions_of(layer)
+        A, B = torch.cat([A, Vt]), torch.cat([B, U * coefficients], dim=1)  # (r + k, n), (m, r + k)
     if ANCHOR in layer.lora_A:
         A = torch.cat([A, layer.lora_A[ANCHOR].weight])  # (2r, n)
         B = torch.cat([B, layer.lora_B[ANCHOR].weight * layer.scaling[ANCHOR]], dim=1)  # (m, 2r)

@@ -36,7 +36,6 @@ def list_methods(json_: Json = False) -> None:
                 "title": method.title,
                 "source": method.source,
                 "start": method.start,
-                "complete": method.complete,
                 "options": {
                     field: {"default": info.default, "description": info.description}
                     for field, info in method.options.model_fields.items()
@@ -52,9 +51,6 @@ def list_methods(json_: Json = False) -> None:
         needs = "yes" if method.statistics(method.options()) else "no"
         table.add_row(name, method.source, "the base" if method.start == "keep" else "base + BA", needs, options)
     console.print(table)
-    partial = [name for name, method in METHODS.items() if not method.complete]
-    if partial:
-        say(f"{', '.join(partial)}: their training-time parts are still missing, so 'all' leaves them out.")
 
 
 @app.command("tasks")

@@ -2,19 +2,20 @@
 
 PEFT's adapter is used, and what its truncation changes becomes a frozen anchor beside an untouched base. On small models the
 truncation costs much of their quality before training begins (SmolLM2-135M: perplexity 11.7 to 3688 at r = 8), so the step-0
-loss belongs beside KaSA's scores. The two regularisers belong to training and are still missing: `--methods all` leaves the
-method out.
+loss belongs beside KaSA's scores.
 """
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from hubinit.methods.spec import Method, MethodOptions
 
 
 class KasaOptions(MethodOptions):
-    """The truncation rule, and the coefficients of the two regularisers that training is to add to the loss."""
+    """The truncation rule, and the two regularisers that training adds to the loss."""
 
     truncation: Literal["peft", "released"] = Field(
         default="peft",
@@ -24,6 +25,11 @@ class KasaOptions(MethodOptions):
     beta: float = Field(default=1e-4, ge=0, description="weight of ‖ΔΣ‖² (eqs. 9–10); PEFT and the GLUE configs 1e-4")
     gamma: float = Field(
         default=1e-3, ge=0, description="weight of ‖BᵀB − I‖ + ‖AAᵀ − I‖ (eq. 11); PEFT and the GLUE configs 1e-3"
+    )
+    regulariser: Literal["released", "peft"] = Field(
+        default="released",
+        description="the term added to the loss. released: the mean over the layers, with ‖AᵀA − I‖ and ‖BBᵀ − I‖ in eq. 11, "
+        "as the authors' code has it; peft: eq. 11 as it stands, summed over the layers",
     )
 
 
@@ -63,6 +69,35 @@ def count_dropped(options: KasaOptions, m: int, n: int, rank: int) -> int:
     return max(0, min(m, n) - kept)
 
 
+def penalty(model: Any, options: KasaOptions) -> Tensor:
+    """The regularisers as a term of the loss, for the diagonals d (r,) and the factors A (r, n), B (m, r) of all L layers.
+
+    - released: `(β Σ‖d‖² + γ Σ(‖AᵀA − Iₙ‖ + ‖BBᵀ − Iₘ‖)) / L` over what is trained (`loss_fn` of the released main.py);
+    - peft: `β Σ‖d‖² + γ Σ(‖AAᵀ − Iᵣ‖ + ‖BᵀB − Iᵣ‖)`, PEFT's own.
+
+    Args:
+        model: a PeftModel with a KaSA adapter.
+        options: the coefficients, and which form.
+    """
+    if options.regulariser == "peft":
+        summed: Tensor = model._get_kasa_loss()
+        return summed
+    parameters = [(name, value.float()) for name, value in model.named_parameters() if value.requires_grad]
+    diagonals = [value for name, value in parameters if ".lora_diag." in name]
+    factors = [value for name, value in parameters if ".lora_A." in name]
+    factors += [value.T for name, value in parameters if ".lora_B." in name]
+    scale = torch.stack([diagonal.square().sum() for diagonal in diagonals]).sum()
+    shape = torch.stack([_distance_from_orthogonal(factor) for factor in factors]).sum()
+    return (options.beta * scale + options.gamma * shape) / len(diagonals)
+
+
+def _distance_from_orthogonal(factor: Tensor) -> Tensor:
+    """`‖FᵀF − Iₙ‖` of F (r, n), r < n, from the r × r matrix FFᵀ: both have the same eigenvalues but for n − r zeros."""
+    r, n = factor.shape
+    difference = factor @ factor.T - torch.eye(r, device=factor.device)  # (r, r)
+    return (difference.square().sum() + (n - r)).sqrt()
+
+
 METHOD = Method(
     name="kasa",
     title="KaSA",
@@ -72,5 +107,6 @@ METHOD = Method(
     options=KasaOptions,
     peft_config=peft_config,
     dropped=count_dropped,
-    complete=False,
+    penalty=penalty,
+    version=2,  # 1 trained without the regularisers
 )

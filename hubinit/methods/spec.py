@@ -147,9 +147,12 @@ class Method:
         scores: for methods that redistribute ranks (EVA): what each of a module's possible ranks is worth, falling. The best of
             all modules are kept at an unchanged total. Rank 0 leaves a module unadapted; the scaling s of every module stays
             what it was (so alpha follows the rank). None, or an empty list from every module: the same rank everywhere.
+        penalty: for methods that add a term to the loss (KaSA): `penalty(model, options)`, a scalar that counts once per
+            optimiser step.
+        directions: for methods with a second phase of training (LoRA-Dash): `directions(W, A, B, s, options)` chooses, after
+            `options.warmup` steps, the U (m, k) and Vᵀ (k, n) whose coefficients are trained from then on.
         anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`). This field
             decides, not a norm: orthogonal's s·BA is zero up to rounding and needs no anchor.
-        complete: False where a part of the method that acts during training is still missing; `--methods all` leaves it out.
         a_parameter: the parameter that `train_a=False` freezes; None: the method cannot train without A.
         train_b: False where B is frozen by the method itself (MiCA).
         version: raise it when the mathematics changes, so that old results are not reused.
@@ -167,8 +170,9 @@ class Method:
     peft_config: Callable[..., Any] | None = None
     dropped: Callable[[Any, int, int, int], int] | None = None
     scores: Callable[[Layer, Any], list[float]] | None = None
+    penalty: Callable[[Any, Any], Tensor] | None = None
+    directions: Callable[..., tuple[Tensor, Tensor]] | None = None
     anchored: bool = False
-    complete: bool = True
     a_parameter: str | None = "lora_A"
     train_b: bool = True
     version: int = 1

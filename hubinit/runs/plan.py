@@ -93,7 +93,7 @@ def plan(
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base (`none`) has one run per model, whatever the
+    every registered adapter method. The base (`none`) has one run per model, whatever the
     learning rates and seeds. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
 
     Args:
@@ -295,11 +295,11 @@ def known_methods() -> list[str]:
 
 
 def expand_methods(wanted: Sequence[str]) -> list[str]:
-    """Replaces `all` by every complete adapter method (not `none`, not `peft:*`) and checks the rest."""
+    """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
     expanded: list[str] = []
     for name in wanted:
         if name == "all":
-            expanded += [method.name for method in registry.METHODS.values() if method.complete]
+            expanded += registry.METHODS
             continue
         if name != "none" and not name.startswith("peft:") and name not in registry.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
-from hubinit.training.trainer import remove_checkpoints, train
+from hubinit.training.phases import Warmup
+from hubinit.training.trainer import remove_checkpoints, total_steps, train
 
 OnProgress = Callable[[Progress], None]
 
@@ -114,6 +116,7 @@ def train_adapter(
             on_log=lambda step, steps, loss: report(
                 Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss)
             ),
+            **during_training(spec, model, len(examples)),
         )
     watch.charge("train", outcome.seconds)
     trained = gates.check_trained(model, start.batch)
@@ -127,6 +130,20 @@ def train_adapter(
         "adapter_sha256": exported.sha256,
         "gates": {**start.gates, "trained": trained, "reload": reload},
     }
+
+
+def during_training(spec: RunSpec, model: PeftModel, examples: int) -> dict[str, Any]:
+    """The arguments of `train` for what a method does while it trains, besides its start."""
+    assert spec.recipe is not None
+    method = methods.get(spec.method.name)
+    options: Any = methods.parse_options(method, spec.method.options)
+    found: dict[str, Any] = {}
+    if method.penalty is not None:
+        found["penalty"] = partial(method.penalty, model, options)
+    if method.directions is not None:
+        steps = min(options.warmup, max(1, total_steps(spec.recipe, examples) // 2))
+        found["callbacks"] = [Warmup(model, steps, options.directions, partial(method.directions, options=options))]
+    return found
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:

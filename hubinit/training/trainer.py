@@ -18,12 +18,13 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from hubinit.adapters.directions import CHILD
 from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode, pad_id
 from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
-from hubinit.training.losses import completion_loss, image_loss
+from hubinit.training.losses import add_penalty, completion_loss, image_loss
 
 CURVE_POINTS = 200  # at most about this many steps of a run are kept
 CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
@@ -51,6 +52,8 @@ def train(
     validation: Sequence[Example] | Sequence[ImageExample] = (),
     output_dir: Path,
     on_log: OnLog | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainOutcome:
     """Trains whatever parameters of the model require a gradient; which adapters are active does not change.
 
@@ -68,6 +71,8 @@ def train(
         validation: examples for `validation_loss`, scored after the last step.
         output_dir: where checkpoints go.
         on_log: called with (step, steps, loss) after every optimiser step.
+        penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
+        callbacks: what else acts while the model trains.
 
     Raises:
         DivergedError: a loss or a gradient norm is not finite.
@@ -77,6 +82,7 @@ def train(
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
     optimiser = optimisers.get(recipe.optimiser)
+    loss = image_loss if images else completion_loss
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
@@ -85,8 +91,8 @@ def train(
             data_collator=partial(collate_images, processor=processor)
             if images
             else partial(collate, pad_id=pad_id(processor)),
-            compute_loss_func=image_loss if images else completion_loss,
-            callbacks=[Watch(on_log)],
+            compute_loss_func=loss if penalty is None else add_penalty(loss, penalty),
+            callbacks=[Watch(on_log), *callbacks],
             optimizers=(optimiser.build(model, learning_rate, recipe.weight_decay), None),
         )
         trainer.remove_callback(PrinterCallback)
@@ -196,7 +202,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
                 parameter.copy_(stored.get_tensor(name))
 
     def _trained(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        """What training changes: the parameters that require a gradient, and directions once they are chosen."""
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        return trained | {name: value for name, value in self.model.named_buffers() if f".{CHILD}." in name}
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]

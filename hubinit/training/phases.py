@@ -1,0 +1,34 @@
+"""A second phase of training: directions that are chosen by what the first one has learnt (LoRA-Dash)."""
+
+from typing import Any
+
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from hubinit.adapters.directions import Choose, add_directions, choose_directions, use_directions
+
+
+class Warmup(TrainerCallback):  # type: ignore[misc]
+    """Chooses the directions after so many optimiser steps. A run that goes on from a checkpoint has them from there."""
+
+    def __init__(self, model: PeftModel, steps: int, count: int, choose: Choose) -> None:
+        """Prepares the model, before its optimiser is made.
+
+        Args:
+            model: with a plain LoRA adapter.
+            steps: optimiser steps of the first phase.
+            count: k, directions per layer.
+            choose: see `hubinit.adapters.directions`.
+        """
+        self.model, self.steps, self.choose = model, steps, choose
+        add_directions(model, count)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer when a checkpoint, if there is one, has been loaded."""
+        if state.global_step >= self.steps:
+            use_directions(self.model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after each optimiser step, before it writes a checkpoint."""
+        if state.global_step == self.steps:
+            choose_directions(self.model, self.choose)
