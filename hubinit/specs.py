@@ -16,6 +16,9 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
+FULL = "full"  # the method that trains all weights
+NO_ADAPTER = ("none", FULL)
+
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
 EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
 
@@ -137,7 +140,7 @@ class Recipe(Spec):
 
 
 class RunSpec(Spec):
-    """One run. `none` (the base as it is) has neither data nor recipe nor calibration, and rank 0."""
+    """One run. `none` (the base as it is) has neither data nor recipe nor calibration, and rank 0; `full` has rank 0."""
 
     model: ModelSpec
     method: MethodSpec

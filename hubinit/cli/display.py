@@ -104,7 +104,7 @@ def run_cells(run: PlannedRun) -> list[str]:
     trained = spec.method.name != "none"
     return [
         spec.model.id.split("/")[-1],
-        spec.method.name + (f" r{spec.rank}" if trained else ""),
+        spec.method.name + (f" r{spec.rank}" if spec.rank else ""),
         run.group if trained else "-",
         f"{spec.learning_rate:g}" if trained else "-",
         f"seed {spec.seed}" if trained else "-",

@@ -51,6 +51,9 @@ def list_methods(json_: Json = False) -> None:
         needs = "yes" if method.statistics(method.options()) else "no"
         table.add_row(name, method.source, "the base" if method.start == "keep" else "base + BA", needs, options)
     console.print(table)
+    say(
+        "Besides: none, the base as it is; full, all weights trained (not part of 'all'); peft:<type>, any other of PEFT's."
+    )
 
 
 @app.command("tasks")

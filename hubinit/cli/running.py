@@ -17,12 +17,14 @@ from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.estimate import estimate
+from hubinit.runs.estimate import estimate, full_memory
+from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import check_scorable
+from hubinit.specs import FULL
 
 
 def run_bench(
@@ -129,6 +131,9 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
         elif not as_json:
             folder = store.folder(result.key).resolve()
             seconds = sum(cost.seconds for cost in result.costs.values())
+            if result.spec.method.name == FULL:
+                say(f"Trained in {duration(seconds)}: {folder / WEIGHTS}")
+                continue
             say(f"Trained in {duration(seconds)}: {folder / 'adapter'}")
             say(f"Its starting point: {folder / 'init'}")
             names = ",".join(result.spec.data.tasks if result.spec.data else ())
@@ -145,6 +150,7 @@ def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool)
                 "key": run.spec.key,
                 "state": run.state,
                 "estimated_seconds": about,
+                "memory_bytes": full_memory(run.spec),
                 "spec": json.loads(run.spec.model_dump_json()),
                 "evaluations": [json.loads(e.model_dump_json()) for e in run.evaluations],
             }
@@ -156,4 +162,8 @@ def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool)
     todo = [run for run in planned if run.state != "cached"]
     total = sum(second or 0 for second in seconds)
     say(f"{len(planned)} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
+    for model, needed in {run.spec.model.id: needed for run in todo if (needed := full_memory(run.spec))}.items():
+        say(
+            f"full: {model} needs {needed / 2**30:.1f} GiB for weights, gradients and Adam's moments, beside activations."
+        )
     say("Next: the same command without --dry-run.")

@@ -18,7 +18,7 @@ from hubinit.paths import home
 from hubinit.runs.plan import check_options, chosen_model, data_spec, expand_methods, run_spec
 from hubinit.runs.preflight import check_samples, check_targets
 from hubinit.runs.protocol import DEFAULT, read_protocol
-from hubinit.specs import DataSpec, Dtype, ModelSpec, Protocol, RunSpec
+from hubinit.specs import NO_ADAPTER, DataSpec, Dtype, ModelSpec, Protocol, RunSpec
 
 # Methods whose start point plain PEFT does not rebuild from a saved adapter, and why.
 WITHOUT_LINES = {
@@ -176,8 +176,8 @@ def check_methods(methods: Sequence[str]) -> list[str]:
     """
     expanded = expand_methods(methods)
     for name in expanded:
-        if name == "none":
-            raise HubinitError("Method 'none' is the base itself: it has no start point to make.")
+        if name in NO_ADAPTER:
+            raise HubinitError(f"Method '{name}' has no adapter, and so no start point to make.")
         registry.get(name)
         if name in WITHOUT_LINES:
             raise HubinitError(f"Method '{name}' has no start point of its own: {WITHOUT_LINES[name]}.")

@@ -14,8 +14,9 @@ from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.records import ResultStore, RunResult
 from hubinit.remote import DATA_ERRORS
 from hubinit.runs.costs import hardware
+from hubinit.runs.full import MEMORY
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import ModelSpec, RunSpec
+from hubinit.specs import FULL, ModelSpec, RunSpec
 
 EFFICIENCY = 0.35  # of the probed matmul speed that training and scoring reach
 EVALUATED = 1000  # test examples of a task without a limit
@@ -72,14 +73,20 @@ def trained_examples(spec: RunSpec) -> int:
 
 
 def flops(run: PlannedRun, size: int) -> float:
-    """Forward 2 and activation backward 2 per parameter and token; the weights themselves get no gradient."""
+    """Forward 2 and activation backward 2 per parameter and token, and 2 more for weights that get a gradient themselves."""
     total = sum(e.limit or EVALUATED for e in run.missing) * SCORED_TOKENS * 2.0 * size
     if run.state == "run" and run.spec.recipe is not None:
         tokens = run.spec.recipe.max_length / 2
-        total += 4.0 * size * tokens * trained_examples(run.spec)
+        total += (6.0 if run.spec.method.name == FULL else 4.0) * size * tokens * trained_examples(run.spec)
         if run.spec.calibration is not None:
             total += 8.0 * size * run.spec.calibration.samples * run.spec.calibration.max_length / 2
     return total
+
+
+def full_memory(spec: RunSpec) -> int | None:
+    """Bytes that full fine-tuning holds beside the activations; None for an adapter, or where the model's size is unknown."""
+    size = parameters(spec.model) if spec.method.name == FULL else None
+    return size * MEMORY if size is not None else None
 
 
 @cache

@@ -12,7 +12,18 @@ from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
-from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
+from hubinit.specs import (
+    FULL,
+    NO_ADAPTER,
+    CalibrationSpec,
+    DataSpec,
+    Dtype,
+    EvalSpec,
+    MethodSpec,
+    ModelSpec,
+    Protocol,
+    RunSpec,
+)
 from hubinit.training import optimisers
 
 DEFAULT_SAMPLES = 256  # calibration examples where the method's source does not say
@@ -219,7 +230,7 @@ def run_specs(
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
         tasks.check_trainable(members)
-        whole = run_spec(model, name, data, protocol)
+        whole = full_spec(model, data, protocol) if name == FULL else run_spec(model, name, data, protocol)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
@@ -246,6 +257,17 @@ def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Proto
         recipe=protocol.recipe,
         calibration=calibration_spec(method, protocol),
     )
+
+
+def full_spec(model: ModelSpec, data: DataSpec, protocol: Protocol) -> RunSpec:
+    """A run that trains all weights, but for its learning rate and seed: what concerns adapters is not part of it.
+
+    Raises:
+        HubinitError: an optimiser of adapters.
+    """
+    if protocol.recipe.optimiser != "adamw":
+        raise HubinitError(f"Method 'full' trains with adamw only, not with '{protocol.recipe.optimiser}'.")
+    return RunSpec(model=model, method=MethodSpec(name=FULL), rank=0, alpha=0, data=data, recipe=protocol.recipe)
 
 
 def data_spec(members: Sequence[str], protocol: Protocol, pin_task: PinTask = tasks.pin) -> DataSpec:
@@ -291,17 +313,17 @@ def calibration_spec(method: MethodSpec, protocol: Protocol) -> CalibrationSpec 
 
 def known_methods() -> list[str]:
     """Everything that `--methods` takes besides `peft:<type>`."""
-    return ["all", "none", *registry.METHODS]
+    return ["all", *NO_ADAPTER, *registry.METHODS]
 
 
 def expand_methods(wanted: Sequence[str]) -> list[str]:
-    """Replaces `all` by every registered adapter method (not `none`, not `peft:*`) and checks the rest."""
+    """Replaces `all` by every registered adapter method (not `none`, `full` or `peft:*`) and checks the rest."""
     expanded: list[str] = []
     for name in wanted:
         if name == "all":
             expanded += registry.METHODS
             continue
-        if name != "none" and not name.startswith("peft:") and name not in registry.METHODS:
+        if name not in NO_ADAPTER and not name.startswith("peft:") and name not in registry.METHODS:
             raise HubinitError(f"Unknown method '{name}': {nearest(name, known_methods())}")
         expanded.append(name)
     return list(dict.fromkeys(expanded))

@@ -13,17 +13,17 @@ from hubinit.adapters.passthrough import attach_config
 from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
-from hubinit.specs import DataSpec, Recipe, RunSpec
+from hubinit.specs import NO_ADAPTER, DataSpec, Recipe, RunSpec
 
 
 def check_targets(spec: RunSpec) -> None:
-    """Checks the target modules, the rank and alpha of a run against the shapes of its model; `none` has none of them.
+    """Checks the target modules, the rank and alpha of a run against the shapes of its model; nothing without an adapter.
 
     Raises:
         HubinitError: targets that match nothing, a rank above a layer's, options that PEFT refuses on this model, or a model
             whose configuration cannot be had.
     """
-    if spec.method.name == "none":
+    if spec.method.name in NO_ADAPTER:
         return
     model = empty_model(spec.model)
     layers = target_layers(model, spec.target_modules)

@@ -9,6 +9,7 @@ from hubinit.hub.outbox import Delivered, deliver, deliver_rows
 from hubinit.hub.publication import of_run
 from hubinit.hub.tables import LEADERBOARD
 from hubinit.records import ResultStore, RunResult
+from hubinit.specs import NO_ADAPTER
 
 
 class Publisher:
@@ -24,7 +25,7 @@ class Publisher:
 
     def __call__(self, result: RunResult) -> None:
         """Publishes the adapters of one finished run."""
-        if result.status not in {"ok", "partial"} or result.spec.method.name == "none":
+        if result.status not in {"ok", "partial"} or result.spec.method.name in NO_ADAPTER:
             return
         self._done.add(result.key)
 

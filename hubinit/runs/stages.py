@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,17 @@ from hubinit.adapters.calibrating import need_of
 from hubinit.calibration import Calibration
 from hubinit.calibration.memory import MemoryPlan
 from hubinit.calibration.shared import Need, Pool, calibrate_shared
-from hubinit.data.encode import batches
 from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.paths import sha256_of
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
+from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
 from hubinit.scoring.evaluate import evaluate_one
-from hubinit.specs import EvalSpec, RunSpec
-from hubinit.training.phases import Warmup
-from hubinit.training.trainer import remove_checkpoints, total_steps, train
-
-OnProgress = Callable[[Progress], None]
+from hubinit.specs import FULL, EvalSpec, RunSpec
 
 
 def run_stages(
@@ -57,7 +53,10 @@ def run_stages(
     if spec.method.name == "none":
         model: Any = loaded.model
     elif stored is not None:
-        model = reload_adapter(loaded, folder, stored)
+        model = (load_weights if spec.method.name == FULL else reload_adapter)(loaded, folder, stored)
+    elif spec.method.name == FULL:
+        model, trained = train_weights(job, loaded, folder, watch, report)
+        result = result.model_copy(update=trained)
     else:
         model, trained = train_adapter(job, loaded, folder, watch, report)
         result = result.model_copy(update=trained)
@@ -92,33 +91,14 @@ def train_adapter(
         DivergedError: the loss or a gradient is not finite.
     """
     spec = job.spec
-    assert spec.data is not None and spec.recipe is not None
-    report(Progress(key=spec.key, stage="read data"))
-    examples, validation = tasks.training_examples(spec.data, spec.seed)
+    data = read_data(job, report)
+    population = len(data[0])
     calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
     report(Progress(key=spec.key, stage="initialise"))
-    start = make_start(spec, loaded, calibration, examples, folder / "init", watch, population=len(examples))
+    start = make_start(spec, loaded, calibration, data[0], folder / "init", watch, population=population)
     model = start.model
-    if job.force:
-        ResultStore(job.store).forget(spec.key)  # its scores belong to the adapter that is replaced now
-        remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
-    report(Progress(key=spec.key, stage="train"))
-    with watch.stage("train"):
-        outcome = train(
-            model,
-            loaded.processor,
-            examples,
-            spec.recipe,
-            learning_rate=spec.learning_rate,
-            seed=spec.seed,
-            validation=validation,
-            output_dir=folder / "checkpoints",
-            on_log=lambda step, steps, loss: report(
-                Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss)
-            ),
-            **during_training(spec, model, len(examples)),
-        )
-    watch.charge("train", outcome.seconds)
+    acting = during_training(spec, model, population)
+    outcome = run_training(job, loaded, model, data, folder, watch, report, **acting)
     trained = gates.check_trained(model, start.batch)
     exported = adapters.export(model, folder / "adapter")
     reload = gates.check_reload(model, folder / "adapter", start.batch)
@@ -130,20 +110,6 @@ def train_adapter(
         "adapter_sha256": exported.sha256,
         "gates": {**start.gates, "trained": trained, "reload": reload},
     }
-
-
-def during_training(spec: RunSpec, model: PeftModel, examples: int) -> dict[str, Any]:
-    """The arguments of `train` for what a method does while it trains, besides its start."""
-    assert spec.recipe is not None
-    method = methods.get(spec.method.name)
-    options: Any = methods.parse_options(method, spec.method.options)
-    found: dict[str, Any] = {}
-    if method.penalty is not None:
-        found["penalty"] = partial(method.penalty, model, options)
-    if method.directions is not None:
-        steps = min(options.warmup, max(1, total_steps(spec.recipe, examples) // 2))
-        found["callbacks"] = [Warmup(model, steps, options.directions, partial(method.directions, options=options))]
-    return found
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:
@@ -255,12 +221,6 @@ def check_start(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> fl
             f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
             "try --dtype float32, or choose another method."
         ) from error
-
-
-def gate_batch(pool: Pool, loaded: Loaded) -> dict[str, Tensor]:
-    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
-    (batch,) = batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
-    return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
 
 
 def attach_start(

@@ -22,6 +22,7 @@ from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.job import Event, Finished, Job, Loading, in_memory
 from hubinit.runs.stages import run_stages
+from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
 
@@ -65,7 +66,7 @@ class Worker:
             traceback.print_exc()  # into the run's log
             outcome = {"reason": f"{type(error).__name__}: {first_line(error)}"}
         finally:
-            self._restore()
+            self._restore(job)
         outcome["reason"] = redact(outcome["reason"])
         return empty.model_copy(update={**outcome, "costs": watch.costs})
 
@@ -91,9 +92,14 @@ class Worker:
             self.holds, self.costs = wanted, watch.costs
         return self.loaded
 
-    def _restore(self) -> None:
-        """Takes any adapter off the shared base, so that the next run starts from the untouched model."""
-        if self.loaded is not None:
+    def _restore(self, job: Job) -> None:
+        """Takes any adapter off the shared base, so that the next run starts from the untouched model.
+
+        A base whose own weights were trained is given up.
+        """
+        if job.spec.method.name == FULL:
+            self.loaded = None
+        elif self.loaded is not None:
             adapters.detach(self.loaded.model)
             self.loaded.model.eval()
 

@@ -54,6 +54,7 @@ def train(
     on_log: OnLog | None = None,
     penalty: Callable[[], Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    mixed: bool = False,
 ) -> TrainOutcome:
     """Trains whatever parameters of the model require a gradient; which adapters are active does not change.
 
@@ -73,6 +74,7 @@ def train(
         on_log: called with (step, steps, loss) after every optimiser step.
         penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
         callbacks: what else acts while the model trains.
+        mixed: compute in bfloat16, where the weights are float32.
 
     Raises:
         DivergedError: a loss or a gradient norm is not finite.
@@ -86,7 +88,7 @@ def train(
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
-            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device),
+            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
             train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
             data_collator=partial(collate_images, processor=processor)
             if images
@@ -142,7 +144,13 @@ def total_steps(recipe: Recipe, examples: int) -> int:
 
 
 def trainer_arguments(
-    recipe: Recipe, examples: int, learning_rate: float, seed: int, output_dir: Path, device: torch.device
+    recipe: Recipe,
+    examples: int,
+    learning_rate: float,
+    seed: int,
+    output_dir: Path,
+    device: torch.device,
+    mixed: bool = False,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
     micro = min(recipe.micro_batch_size, recipe.batch_size)
@@ -168,6 +176,7 @@ def trainer_arguments(
         log_level="error",
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
+        bf16=mixed,
         dataloader_pin_memory=device.type == "cuda",
     )
     if device.type == "cuda":
