@@ -315,6 +315,7 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
             "rank 4096 is above",
         ),
         (("init", BASE, "--method", "none"), "no start point"),
+        (("init", BASE, "--method", "full"), "'full' has no adapter, and so no start point"),
         (("init", BASE, "--method", "filet", "--data", "gone.jsonl"), "There is no file gone.jsonl"),
         (("init", BASE, "--method", "filet", "--task", "arc-easy", "--data", "x.jsonl"), "not both"),
         (("init", BASE, "--method", "filet", "--task", "digits"), "'digits' is a vision task"),

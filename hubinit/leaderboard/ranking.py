@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from hubinit.specs import FULL, NO_ADAPTER
+
 EVALUATION = [
     "model",
     "revision",
@@ -29,6 +31,7 @@ TRAINING = [
     "recipe",
 ]  # of one table
 METHOD = ["method", "method_version", "options", "calibration_samples", "calibration"]  # what makes one line of it
+DATA = ["train_data", "train_samples", "validation_samples", "recipe"]  # of TRAINING, what does not concern adapters
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
 RANKING = [
@@ -82,10 +85,20 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]:
-    """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
+    """The lines of one evaluation: methods are compared within one training setting.
+
+    The untrained base is in each, and full fine-tuning in each with its data and recipe.
+    """
     untrained = [row for row in scored if row["method"] == "none"]
-    trained = [row for row in scored if row["method"] != "none"]
-    for setting in _group(trained, TRAINING) or [[]]:
+    full = [row for row in scored if row["method"] == FULL]
+    adapted = [row for row in scored if row["method"] not in NO_ADAPTER]
+    trained_on = {_values(row, DATA) for row in adapted}
+    alone = [row for row in full if _values(row, DATA) not in trained_on]
+    settings = [
+        [*setting, *(row for row in full if _values(row, DATA) == _values(setting[0], DATA))]
+        for setting in _group(adapted, TRAINING)
+    ]
+    for setting in [*settings, *_group(alone, TRAINING)] or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
         default_lr = _default_rate(setting)
         methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]

@@ -178,6 +178,22 @@ def test_training_settings_have_a_table_each_and_the_base_is_in_all(setting, tit
     assert "alpha" not in next(boards(rank(table(results)))).title, "named only where it tells tables apart"
 
 
+def test_full_fine_tuning_stands_beside_every_adapter_of_its_data_and_recipe():
+    def full(value: float, **settings: object) -> RunResult:
+        return run("full", 1e-5, value=value, rank=0, alpha=0, **settings)
+
+    other = {"recipe": Recipe(steps=80)}
+    results = [run("lora", value=0.6), run("pissa", value=0.7), run("lora", value=0.4, rank=16, alpha=32), full(0.9)]
+    ranking = rank(table([*results, full(0.8, **other)]))
+    tables = {setting: list(group["method"]) for setting, group in ranking.groupby(["rank", "recipe"])}
+    assert sorted(tables.values()) == [["full"], ["full", "lora"], ["full", "pissa", "lora"]]
+    beside = ranking[(ranking["rank"] == 8) & (ranking["method"] == "full")].iloc[0]
+    assert beside["lr"] == 1e-5
+    assert beside["delta"] == pytest.approx(0.3)
+    assert beside["default_lr"] == 1e-4
+    assert rank(table([full(0.9)]))["method"].tolist() == ["full"]
+
+
 def test_versions_and_calibrations_have_a_line_each_named_where_they_would_look_alike():
     results = [
         run("filet", calibration=CalibrationSpec(samples=16)),

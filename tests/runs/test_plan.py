@@ -9,7 +9,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.methods import METHODS
 from hubinit.models import dtype, names
 from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
-from hubinit.runs.estimate import from_history, latest
+from hubinit.runs.estimate import from_history, full_memory, latest
 from hubinit.runs.plan import MOST_RUNS, Request, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
 from hubinit.runs.sweep import command_line
@@ -42,6 +42,23 @@ def test_the_command_of_the_mission(store):
     assert samples["lora-da"] == 256
     assert samples["lora-ga"] == samples["lora-one"] == 8
     assert planned[0].spec.calibration is None, "weight-only methods must not depend on calibration settings"
+
+
+def test_full_fine_tuning_is_planned_on_request_without_what_concerns_adapters(store):
+    asked = Request(models=("smollm2-135m",), methods=("full", "lora"), tasks=("arc-easy",), rank=4)
+    full, lora = plan(asked, store)
+    assert (full.spec.rank, full.spec.alpha, full.spec.calibration) == (0, 0, None)
+    assert (full.spec.data, full.spec.recipe) == (lora.spec.data, lora.spec.recipe)
+    (other, _) = plan(replace(asked, rank=8, overrides=("rslora=true",)), store)
+    assert other.spec.key == full.spec.key
+    with pytest.raises(HubinitError, match=r"'full' trains with adamw only, not with 'lora\+'"):
+        plan(replace(asked, overrides=("recipe.optimiser=lora+",)), store)
+
+
+def test_what_full_fine_tuning_holds_in_memory_is_known_before(store, monkeypatch):
+    monkeypatch.setattr("hubinit.runs.estimate.parameters", lambda model: 1000)
+    full, lora = plan(Request(models=("smollm2-135m",), methods=("full", "lora"), tasks=("arc-easy",)), store)
+    assert (full_memory(full.spec), full_memory(lora.spec)) == (16_000, None)
 
 
 def test_vision_models_default_to_one_run_per_image_task(store):

@@ -43,7 +43,9 @@ def test_what_does_not_fit_is_refused(model, changes, message):
         check_targets(spec(model, **changes))
 
 
-@pytest.mark.parametrize("method", ["none", "lora", "pissa", "kasa", "neat", "peft:vera", "peft:lora", "peft:shira"])
+@pytest.mark.parametrize(
+    "method", ["none", "full", "lora", "pissa", "kasa", "neat", "peft:vera", "peft:lora", "peft:shira"]
+)
 def test_what_fits_passes_and_leaves_the_empty_model_as_it_was(model, method):
     check_targets(spec(model, method, rank=16 if method == "lora" else 2))
     assert not adapted_layers(empty_model(model))
