@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.adalora.layer import AdaLoraLayer
 from torch import Tensor, nn
 
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, has_anchor
@@ -267,7 +268,9 @@ def adapter_output(layer: Any, name: str) -> tuple[Tensor, float]:
             base.forward = replaced
     sizes = [0.0]
     for adapter in (ADAPTER, ANCHOR):
-        if adapter in getattr(layer, "lora_B", ()):
+        if adapter in getattr(layer, "lora_B", ()) and not isinstance(
+            layer, AdaLoraLayer
+        ):  # its factors are scaled by E
             columns = layer.lora_B[adapter].weight.norm(dim=0)  # (r,)
             terms = layer.lora_A[adapter](x) * columns * layer.scaling[adapter]  # (PROBES, r)
             sizes.append(float(terms.norm()))

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.adalora.layer import AdaLoraLayer
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import KasaLinearVariant, MiCALinearVariant
 from peft.tuners.peanut.layer import PeanutLayer
@@ -140,7 +141,7 @@ def plain_factors(model: PeftModel) -> dict[str, tuple[Tensor, Tensor]] | None:
 def _layer_factors(layer: Any) -> tuple[Tensor, Tensor] | None:
     if isinstance(layer, PeanutLayer):
         return _peanut_factors(layer)
-    if not isinstance(layer, LoraLayer) or ADAPTER not in layer.lora_A:
+    if not isinstance(layer, LoraLayer) or isinstance(layer, AdaLoraLayer) or ADAPTER not in layer.lora_A:
         return None
     variant = layer.lora_variant.get(ADAPTER)
     inner = variant.inner if isinstance(variant, Anchored) else variant

@@ -1,10 +1,13 @@
 """`peft:<type>`: any other PEFT method by its own config, unchanged (`peft:vera`, `peft:miss`, …)."""
 
 import dataclasses
+import re
 from functools import partial
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, create_model
+from torch import Tensor
 
 from hubinit.errors import HubinitError, nearest
 from hubinit.methods.spec import Method, MethodOptions
@@ -52,6 +55,7 @@ def build(name: str) -> Method:
         factors=None,
         options=create_model(f"{configs[kind].__name__}Options", __base__=PeftOptions, **fields),
         peft_config=partial(_peft_config, kind),
+        penalty=_keep_orthogonal if kind == "adalora" else None,
         a_parameter="lora_A" if kind in ("lora", "adalora") else None,
     )
 
@@ -61,16 +65,29 @@ def _peft_config(
 ) -> Any:
     """The config with rank, alpha and targets under the names that this type has for them; options win."""
     config = _configs()[kind]
-    run = {"r": rank, "init_r": rank, "target_r": rank, "lora_alpha": alpha, "alpha": alpha}
+    run: dict[str, Any] = {"r": rank, "init_r": rank, "target_r": rank, "lora_alpha": alpha, "alpha": alpha}
     run |= {"target_modules": target_modules, "use_rslora": rslora}
     if "init_r" in _fields(config) or "oft_block_size" in _fields(config):
         del run["r"]  # unused by AdaLoRA; the number of blocks, not a rank, in OFT
+    if "feedforward_modules" in _fields(config) and not isinstance(target_modules, str):
+        # PEFT names IA3's feed-forward modules by their endings and, as lists, wants them among the targets.
+        run["target_modules"] = "|".join(map(re.escape, target_modules))
     given = {name: value for name, value in options.model_dump().items() if name != "train_a" and value is not None}
     values = {name: value for name, value in run.items() if name in _fields(config)} | given
     try:
         return config(**values)
     except (TypeError, ValueError) as error:
         raise HubinitError(f"PEFT refuses the options of 'peft:{kind}': {error}") from None
+
+
+def _keep_orthogonal(model: Any, options: MethodOptions) -> Tensor:
+    """AdaLoRA's regulariser, which PEFT adds only to a loss that the model computes: the mean of ‖AAᵀ − I‖ and ‖BᵀB − I‖."""
+    parameters = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    factors = [value for name, value in parameters if ".lora_A." in name]  # (r, n)
+    factors += [value.T for name, value in parameters if ".lora_B." in name]  # (r, m)
+    distances = [torch.linalg.norm(F @ F.T - torch.eye(len(F)).to(F)) for F in factors]
+    weight: float = model.peft_config["default"].orth_reg_weight
+    return weight * torch.stack(distances).mean()
 
 
 def _configs() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
 from hubinit.specs import RunSpec
-from hubinit.training.phases import Warmup
+from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.trainer import TrainOutcome, remove_checkpoints, total_steps, train
 
 OnProgress = Callable[[Progress], None]
@@ -29,8 +29,9 @@ def read_data(job: Job, report: OnProgress) -> tuple[Pool, Pool]:
 
 
 def gate_batch(pool: Sequence[Any], loaded: Loaded) -> dict[str, Tensor]:
-    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at."""
+    """The first four examples, cut to 64 tokens, on the model's device: what the gates look at, which is not a loss."""
     (batch,) = batches(pool[:4], loaded.processor, batch_size=4, max_length=64)
+    del batch["labels"]
     return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
 
 
@@ -97,4 +98,6 @@ def during_training(spec: RunSpec, model: Any, examples: int) -> dict[str, Any]:
     if method.directions is not None:
         steps = min(options.warmup, max(1, total_steps(spec.recipe, examples) // 2))
         found["callbacks"] = [Warmup(model, steps, options.directions, partial(method.directions, options=options))]
+    if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
+        found["callbacks"] = [Allocation(model)]
     return found

@@ -1,4 +1,4 @@
-"""A second phase of training: directions that are chosen by what the first one has learnt (LoRA-Dash)."""
+"""What acts while a model trains: directions chosen after a first phase (LoRA-Dash), and budgets that PEFT redistributes."""
 
 from typing import Any
 
@@ -32,3 +32,21 @@ class Warmup(TrainerCallback):  # type: ignore[misc]
         """Called by the Trainer after each optimiser step, before it writes a checkpoint."""
         if state.global_step == self.steps:
             choose_directions(self.model, self.choose)
+
+
+class Allocation(TrainerCallback):  # type: ignore[misc]
+    """Lets an adapter of PEFT redistribute its ranks after each optimiser step (AdaLoRA, AdaMSS).
+
+    What it goes by is in no checkpoint, so there are none: a run that was cut off starts over.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after each step of the optimiser, while the gradients are there."""
+        self.model.base_model.update_and_allocate(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer when a checkpoint may have been asked for."""
+        control.should_save = False

@@ -122,6 +122,14 @@ def test_what_acts_in_training_changes_the_run(method: str, train_a: bool, folde
     assert set(one.gates) == {"start", "printed", "trained", "reload"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"), [("vera", {}), ("ia3", {}), ("adalora", {"total_step": 4, "tfinal": 1, "target_r": 1})]
+)
+def test_a_method_of_peft_runs_unchanged(kind: str, options: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    result = done(job(folder, tmp_path, f"peft:{kind}", **options))
+    assert set(result.gates) == {"start", "printed", "trained", "reload"}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_all_weights_train_and_the_next_run_has_the_untouched_base(dtype: Dtype, folder: Path, tmp_path: Path) -> None:
     alone = done(job(folder, tmp_path / "alone", "lora", dtype=dtype))

@@ -12,9 +12,10 @@ import hubinit
 from hubinit.adapters.base import adapted_layers
 from hubinit.adapters.directions import CHILD, Directed
 from hubinit.adapters.gates import check_reload
+from hubinit.methods import get
 from hubinit.methods.lora_dash import LoraDashOptions, choose_directions
 from hubinit.training import trainer as training
-from hubinit.training.phases import Warmup
+from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.trainer import TrainOutcome, train
 from tests.adapters.small import logits
 from tests.texts import language_model, tokenizer
@@ -124,3 +125,42 @@ def test_a_term_of_the_loss_counts_once_per_step(tmp_path: Path, micro: int) -> 
     ).curve
     assert point.loss == pytest.approx(float(loss), rel=1e-5)
     assert point.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+def adalora() -> Any:
+    options = {"total_step": 4, "target_r": 1, "tinit": 1, "tfinal": 1, "init_r": 4, "orth_reg_weight": 0.5}
+    return hubinit.initialize(language_model(), "peft:adalora", rank=4, **options)
+
+
+def test_adalora_gets_its_budget_and_its_regulariser_and_starts_over_when_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    penalty = get("peft:adalora").penalty
+    assert penalty is not None
+
+    def run(folder: Path, model: Any, **options: Any) -> None:
+        settings: dict[str, Any] = {"learning_rate": 1e-2, "seed": 3, "callbacks": [Allocation(model)], **options}
+        term = partial(penalty, model, None)
+        train(model, tokenizer(), EXAMPLES, RECIPE, output_dir=folder, penalty=term, **settings)
+
+    model = adalora()
+    batch = {"input_ids": torch.arange(12).reshape(2, 6), "labels": torch.arange(12).reshape(2, 6)}
+    whole = model(**batch).loss  # PEFT adds the regulariser here, and only here
+    model.peft_config["default"].orth_reg_weight = 0.0
+    plain = model(**batch).loss
+    model.peft_config["default"].orth_reg_weight = 0.5
+    assert penalty(model, None).item() == pytest.approx((whole - plain).item(), rel=1e-4)
+    run(tmp_path / "straight", model)
+    kept = sum(int((value != 0).sum()) for name, value in model.named_parameters() if "lora_E" in name)
+    assert kept == len(adapted_layers(model)), "one rank per layer on average"
+
+    def kill(step: int, steps: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", adalora(), on_log=kill)
+    again = adalora()
+    run(tmp_path / "broken", again)
+    assert equal(trained(again), trained(model))
