@@ -183,6 +183,20 @@ def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
     assert "step 0" in status["lora"][1]
 
 
+@pytest.mark.slow
+def test_full_fine_tuning_is_scored_and_ranked_but_not_published(seeded, tmp_path):
+    command = ["bench", "--models", "tiny/llama", "--methods", "full,lora", "--tasks", "arc-easy"]
+    command += ["--protocol", "quickstart", *(part for setting in SMALL for part in ("--set", setting))]
+    command += ["--out", str(tmp_path)]
+    assert "full: tiny/llama needs 0.0 GiB" in hubinit(*command, "--dry-run").stdout
+    printed = json.loads(hubinit(*command, "--push-to", "alice", "--json").stdout)
+    assert [result["status"] for result in printed["results"]] == ["ok", "ok"]
+    assert {line["method"] for line in printed["ranking"]} == {"full", "lora"}
+    assert not [line for line in printed["published"] if "full" in line]
+    (full,) = (result for result in ResultStore(tmp_path).results() if result.spec.method.name == "full")
+    assert (tmp_path / "runs" / full.key / "weights" / "model.safetensors").stat().st_size == full.adapter_bytes
+
+
 def test_train_and_eval_alone(seeded, tmp_path):
     sets = [part for setting in SMALL for part in ("--set", setting)]
     hubinit(

@@ -274,6 +274,15 @@ def test_every_protocol_that_hubinit_ships_reads(name):
     assert protocol.source
 
 
+def test_released_scalings_are_values_of_a_protocol(store):
+    for name, gamma in (("lora-ga", 64), ("lora-one", 128)):
+        request = Request(models=("llama3-8b",), methods=(name,), tasks=("gsm8k",), protocol=f"{name}-math")
+        (run,) = plan(request, store)
+        method = METHODS[name]
+        assert method.options(**run.spec.method.options).gamma == gamma
+        assert (run.spec.rslora, run.spec.rank, run.spec.alpha) == (True, 8, 16)
+
+
 def test_stored_commands_name_no_folder_of_this_machine(monkeypatch):
     arguments = [
         "init",
