@@ -11,6 +11,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
 from hubinit.specs import DataSpec, ModelSpec, RunSpec
 from hubinit.tasks import (
+    aqua,
     arc_challenge,
     arc_challenge_gen,
     arc_easy,
@@ -23,9 +24,15 @@ from hubinit.tasks import (
     eurosat,
     fashion_mnist,
     gsm8k,
+    gsm8k_lora_da,
+    gsm8k_lora_ga,
+    gsm8k_milora,
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    hendrycks_math,
+    math_500,
+    mawps,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -34,6 +41,7 @@ from hubinit.tasks import (
     siqa,
     siqa_gen,
     sun397,
+    svamp,
     svhn,
     winogrande,
     winogrande_gen,
@@ -51,13 +59,22 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
+ARITHMETIC = (svamp, mawps, aqua)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK
+    for module in (
+        *(*COMMONSENSE, *COMMONSENSE_GEN),
+        *(gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
+        *(*IMAGE, digits, fashion_mnist),
+    )
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
     "commonsense-gen": tuple(module.TASK.name for module in COMMONSENSE_GEN),
+    "gsm8k-papers": tuple(module.TASK.name for module in GSM8K_PAPERS),
+    "arithmetic": tuple(module.TASK.name for module in ARITHMETIC),
     "image": tuple(module.TASK.name for module in IMAGE),
 }
 
