@@ -87,7 +87,7 @@ class _Line:
 
 def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Iterator[Column]:
     """The columns of a board, the most telling first; those that say nothing here are left out."""
-    trained = setting[setting["method"] != "none"]
+    trained = setting[setting["lr"].notna()]
     error = SEEDS if len(trained) and (trained["seeds"] > 1).all() else SAMPLING
     scores = [Column(task, error, tuple(_score(line.scores.get(task), error) for line in lines)) for task in tasks]
 

@@ -18,6 +18,7 @@ from hubinit.tasks import (
     boolq,
     boolq_gen,
     cars,
+    cifar10,
     digits,
     dtd,
     eurosat,
@@ -53,7 +54,7 @@ COMMONSENSE_GEN = (
 )
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, cifar10, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
