@@ -1,4 +1,4 @@
-"""The linear probe: a classifier whose head alone is trained, in PEFT's format, so that it is saved and loaded like an adapter."""
+"""The linear probe: a classifier whose head alone is trained, in PEFT's format, so that it is saved and loaded like adapters."""
 
 import time
 
@@ -33,9 +33,7 @@ def attach_head(model: nn.Module, *, seed: int = 0) -> PeftModel:
     training = model.training
     remember_trainable(model)
     # PEFT's name for "no module at all", which its LoRA type alone takes; the rank is not used.
-    config = LoraConfig(
-        r=1, target_modules=DUMMY_TARGET_MODULES, modules_to_save=heads, revision=base_revision(model)
-    )
+    config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, modules_to_save=heads, revision=base_revision(model))
     peft_model = get_peft_model(model, config, adapter_name=ADAPTER)
     peft_model.train(training)
     peft_model.hubinit_report = InitReport(

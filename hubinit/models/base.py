@@ -55,7 +55,9 @@ def load(
     weights = {**options, "dtype": dtype, "use_safetensors": True}
     try:
         with quiet():
-            processor = getattr(transformers, kind.processor_class).from_pretrained(folder, **options, **kind.processing)
+            processor = getattr(transformers, kind.processor_class).from_pretrained(
+                folder, **options, **kind.processing
+            )
             auto = getattr(transformers, kind.auto_class)
             if kind.labelled:
                 model = load_labelled(auto, folder, weights, labels or (), seed)
@@ -105,7 +107,7 @@ def draw_head(model: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     layers = linear_layers(model)
     for name in output_heads(model):
-        head = layers[name]
+        head: Any = layers[name]
         head.weight.copy_(HEAD_STD * torch.randn(head.weight.shape, generator=generator))  # (classes, features)
         if head.bias is not None:
             head.bias.zero_()

@@ -56,15 +56,15 @@ VISION = Kind(
     default_suite="image",
     labelled=True,
     dtype="float32",  # the new head is trained as it is
-    # Pillow, with which DINOv2's and CLIP's own code resizes: the default is torchvision where it is installed, whose pixels differ.
+    # Pillow, as DINOv2's and CLIP's own code resizes; the default is torchvision where it is installed, whose pixels differ.
     processing={"backend": "pil"},
 )
 KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}
 
 
-def head_seed(spec: RunSpec) -> int:
-    """The seed of a labelled kind's head: the run's, so that all methods of a seed begin with the same head. 0 for other kinds."""
-    return spec.seed if KINDS[spec.model.kind].labelled else 0
+def head_seed(spec: RunSpec) -> int | None:
+    """The seed of a labelled kind's head: the run's, so that all methods of a seed begin with the same; None without a head."""
+    return spec.seed if KINDS[spec.model.kind].labelled else None
 
 
 def start_of(spec: RunSpec) -> RunSpec:

@@ -93,8 +93,9 @@ def plan(
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base of a language model (`none`) has one run, whatever the
-    learning rates and seeds; that of a labelled kind has a fresh head, which is trained alone at every one of them. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
+    every registered adapter method that trains as its source does. The base of a language model (`none`) has one run, whatever
+    the learning rates and seeds; that of a labelled kind has a fresh head, which is trained alone at every one of them. Revisions
+    and floating-point types are resolved here: a changed model or data set is a new run.
 
     Args:
         request: what the user asked for.

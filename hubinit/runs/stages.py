@@ -19,7 +19,7 @@ from hubinit.calibration.shared import Need, Pool, calibrate_shared
 from hubinit.data.encode import batches
 from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded, draw_head
-from hubinit.models.kinds import KINDS, head_seed
+from hubinit.models.kinds import head_seed
 from hubinit.paths import sha256_of
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.remote import redact
@@ -133,8 +133,8 @@ def train_adapter(
 
 def set_head(spec: RunSpec, loaded: Loaded) -> None:
     """Gives the base of a labelled kind the head that every method begins with at this seed, whatever ran on it before."""
-    if KINDS[spec.model.kind].labelled:
-        draw_head(loaded.model, head_seed(spec))
+    if (seed := head_seed(spec)) is not None:
+        draw_head(loaded.model, seed)
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:

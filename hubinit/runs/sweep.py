@@ -110,7 +110,7 @@ def pass_of(spec: RunSpec) -> str:
         alpha=0,
         target_modules=spec.target_modules,
         data=spec.data,
-        seed=head_seed(spec),
+        seed=head_seed(spec) or 0,
         calibration=spec.calibration.model_copy(update={"samples": 1}),
     ).key
 

@@ -54,7 +54,8 @@ COMMONSENSE_GEN = (
 )
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, cifar10, digits, fashion_mnist)
+    module.TASK.name: module.TASK
+    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, cifar10, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
