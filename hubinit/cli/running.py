@@ -60,8 +60,8 @@ def run_bench(
         print_json(results, published, [*lost, *unpublished])
     else:
         print_ranking(results, out, published)
-    for failure in unpublished:
-        warn(failure)
+    for line in [*(publisher.notes if publisher else []), *unpublished]:
+        warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + len(unpublished)
 
 

@@ -92,6 +92,6 @@ def _check_content(path: Path, name: str) -> None:
             text = path.read_text(encoding="utf-8")
             if path.suffix == ".json":
                 json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HubError(f"{name} is not readable text (or JSON); repair it before publishing.") from error
     check_text(text, name)

@@ -44,25 +44,32 @@ class Damaged(HubError):
 
 @dataclass(frozen=True)
 class Delivered:
-    """Where a publication went: to its repo, or to the outbox on its way there. `changed`: the repo has a new commit."""
+    """Where a publication went: to its repo, or to the outbox on its way there.
+
+    `changed`: the repo has a new commit. `notes`: what its publisher should know, in sentences.
+    """
 
     repo_id: str
     repo_type: RepoType
     url: str | None = None
     queued: Path | None = None
     changed: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def to_hub(cls, api: HfApi, repo_id: str, repo_type: RepoType, commit: Commit | None) -> "Delivered":
+    def to_hub(
+        cls, api: HfApi, repo_id: str, repo_type: RepoType, commit: Commit | None, notes: Sequence[str] = ()
+    ) -> "Delivered":
         """A repo that is on the Hub; `commit` is None when it was there before."""
         kind = "" if repo_type == "model" else f"{repo_type}s/"
         url = commit.pull_request if commit and commit.pull_request else f"{api.endpoint}/{kind}{repo_id}"
-        return cls(repo_id, repo_type, url=url, changed=commit is not None)
+        return cls(repo_id, repo_type, url=url, changed=commit is not None, notes=tuple(notes))
 
     def __str__(self) -> str:
         if self.queued is not None:
             return f"Queued for {self.repo_id} (`hubinit sync` sends it)"
-        return f"Published: {self.url}" + ("" if self.changed else " (was there already)")
+        published = f"Published: {self.url}" + ("" if self.changed else " (was there already)")
+        return "\n".join([published, *self.notes])
 
 
 def deliver(api: HfApi, publication: Publication, *, private: bool = True, replace: bool = True) -> Delivered:
@@ -94,7 +101,9 @@ def deliver_rows(
     if is_offline_mode():
         path = queue_rows(outbox_folder(), table, items, repo_id, private=private)
         return Delivered(repo_id, "dataset", queued=path)
-    return Delivered.to_hub(api, repo_id, "dataset", publish(api, table, items, repo_id, private=private))
+    notes: list[str] = []
+    done = publish(api, table, items, repo_id, private=private, on_problem=notes.append)
+    return Delivered.to_hub(api, repo_id, "dataset", done, notes)
 
 
 def outbox_folder() -> Path:
@@ -166,6 +175,7 @@ def _send(api: HfApi, path: Path) -> Delivered:
     entry, files = _read(path)
     table: Table[Any] | None = next((table for table in TABLES if table.queued in files), None)
     done: Commit | None = None
+    notes: list[str] = []
     if entry.repo_type == "dataset" and table is not None:
         try:
             items = table.items.validate_json(files[table.queued].read_bytes())
@@ -174,13 +184,13 @@ def _send(api: HfApi, path: Path) -> Delivered:
                 f"{path} in the outbox is of another version of hubinit; delete it and publish again."
             ) from error
         if not _is_committed(api, entry, message(table, items)):
-            done = publish(api, table, items, entry.repo_id, private=entry.private)
+            done = publish(api, table, items, entry.repo_id, private=entry.private, on_problem=notes.append)
     else:
         manifest = read_manifest(files[MANIFEST].read_bytes(), str(path)) if MANIFEST in files else None
         publication = Publication(entry.repo_id, dict(files), manifest)
         if not _is_committed(api, entry, publication.message):
             done = send(api, publication, private=entry.private, replace=entry.replace)
-    return Delivered.to_hub(api, entry.repo_id, entry.repo_type, done)
+    return Delivered.to_hub(api, entry.repo_id, entry.repo_type, done, notes)
 
 
 def _is_committed(api: HfApi, entry: Entry, title: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard
 
 from hubinit.adapters import head_size
+from hubinit.adapters.untrusted import read_json
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, public_name
 from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
@@ -281,7 +282,7 @@ def _slug(text: str) -> str:
 
 def _on_the_hub(path: Path, spec: RunSpec) -> bytes:
     """The adapter's configuration with the base as others know it: its Hub id, never a local path."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["base_model_name_or_path"] = spec.model.id
     config["revision"] = spec.model.revision
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()

@@ -14,6 +14,7 @@ import torch
 
 from hubinit.errors import HubinitError
 from hubinit.records import Item
+from hubinit.scoring.loglikelihood import can_share, log_likelihoods
 from hubinit.scoring.rules import grade_by_rules, read_answer
 from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
@@ -85,11 +86,11 @@ def metric_name(metric: str, rule: str) -> str:
 
 
 def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Progress) -> Any:
-    """The model in lm-eval's clothes: log-probabilities in float32 whatever the model's type, and no progress bars."""
+    """The model in lm-eval's clothes: log-likelihoods by our own trees, which are faster, and no progress bars."""
     from lm_eval.models.huggingface import HFLM
 
     class Reporting(HFLM):  # type: ignore[misc]
-        """Reports progress; everything else is lm-eval's."""
+        """Tokens, truncation and generation are lm-eval's."""
 
         done = total = 0
 
@@ -101,10 +102,13 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
             self.done, self.total = 0, len(requests)
             return super().generate_until(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 
-        def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            logits = super()._model_call(inps, *args, **kwargs)  # (B, T, V)
-            self.advance(len(inps))
-            return logits  # type: ignore[no-any-return]
+        def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+            wanted = [
+                ((*context, *continuation)[-(self.max_length + 1) :], len(continuation))  # too long: the beginning goes
+                for _, context, continuation in requests
+            ]
+            share = can_share(model, wanted)
+            return log_likelihoods(model, wanted, batch_size=batch_size, share=share, on_progress=self.advance)
 
         def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             tokens = super()._model_generate(context, *args, **kwargs)  # (B, T)
