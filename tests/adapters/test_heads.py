@@ -63,7 +63,9 @@ def test_a_linear_probe_trains_the_head_alone(name: str, tmp_path: Path) -> None
     before = snapshot(base)
     model = adapters.attach_head(base)
     assert all("classifier" in key for key, value in model.named_parameters() if value.requires_grad)
-    assert model.hubinit_report.trainable_parameters == sum(p.numel() for p in base.classifier.original_module.parameters())
+    assert model.hubinit_report.trainable_parameters == sum(
+        p.numel() for p in base.classifier.original_module.parameters()
+    )
     assert check_start(model, batch, "keep") == 0
     train(model)
     assert check_trained(model, batch) > 0

@@ -50,7 +50,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     folder, data = tmp_path_factory.mktemp("clip"), tmp_path_factory.mktemp("data")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "projection_dim": 32}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "projection_dim": 32,
+    }
     config = CLIPConfig(
         vision_config={**sizes, "image_size": 16, "patch_size": 8}, text_config={**sizes, "vocab_size": cases.VOCAB}
     )
