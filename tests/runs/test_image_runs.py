@@ -28,9 +28,9 @@ from hubinit.specs import EvalSpec
 from tests import cases
 from tests.texts import save_dataset
 
-SETTINGS = ("recipe.steps=20", "recipe.batch_size=8", "recipe.micro_batch_size=8", "validation_samples=4", "limit=12")
+SETTINGS = ("recipe.steps=12", "recipe.batch_size=8", "recipe.micro_batch_size=8", "validation_samples=4", "limit=12")
 REQUEST = Request(
-    models=("",), methods=("none", "lora", "filet"), tasks=("digits",), seeds=(0, 1), learning_rates=(1e-2,), rank=2,
+    models=("",), methods=("none", "filet"), tasks=("digits",), seeds=(0, 1), learning_rates=(1e-2,), rank=2,
     overrides=SETTINGS, calibration_samples=8,
 )  # fmt: skip
 
@@ -94,12 +94,12 @@ def head(folder: Path) -> torch.Tensor:
 
 def test_none_is_a_linear_probe_with_everybodys_data_and_recipe(done: tuple[ResultStore, list[RunResult]]) -> None:
     _, results = done
-    assert [(r.status, r.reason) for r in results] == [("ok", None)] * 6
+    assert [(r.status, r.reason) for r in results] == [("ok", None)] * 4
     for seed in (0, 1):
-        probe, lora = of(results, "none", seed), of(results, "lora", seed)
+        probe, adapter = of(results, "none", seed), of(results, "filet", seed)
         assert (probe.spec.rank, probe.spec.calibration, probe.trainable_parameters) == (0, None, 3 * 32 + 3)
-        assert (probe.spec.data, probe.spec.recipe) == (lora.spec.data, lora.spec.recipe)
-        assert probe.spec.learning_rate == lora.spec.learning_rate
+        assert (probe.spec.data, probe.spec.recipe) == (adapter.spec.data, adapter.spec.recipe)
+        assert probe.spec.learning_rate == adapter.spec.learning_rate
         assert probe.scores[0].value > 0.6, "a third would be chance"
         assert probe.validation_loss is not None
         assert probe.gates["reload"] == 0
@@ -108,9 +108,8 @@ def test_none_is_a_linear_probe_with_everybodys_data_and_recipe(done: tuple[Resu
 def test_all_methods_of_a_seed_begin_with_one_head_and_train_it(done: tuple[ResultStore, list[RunResult]]) -> None:
     store, results = done
     starts = {(r.spec.method.name, r.spec.seed): head(store.folder(r.key) / "init") for r in results}
-    for method in ("lora", "filet"):
-        for seed in (0, 1):
-            assert torch.equal(starts[method, seed], starts["none", seed])
+    for seed in (0, 1):
+        assert torch.equal(starts["filet", seed], starts["none", seed])
     assert not torch.equal(starts["none", 0], starts["none", 1])
     for r in results:
         assert not torch.equal(head(store.folder(r.key) / "adapter"), starts[r.spec.method.name, r.spec.seed])
@@ -144,7 +143,7 @@ def test_the_probe_on_disk_is_scored_like_any_adapter(base: Path, done: tuple[Re
 
 def test_the_probe_is_a_line_of_the_table_of_its_data_and_recipe(done: tuple[ResultStore, list[RunResult]]) -> None:
     (board,) = boards(rank(table(done[1])))
-    assert sorted(board.labels) == ["filet", "lora", "none (linear probe)"]
+    assert sorted(board.labels) == ["filet", "none (linear probe)"]
     place = board.labels.index("none (linear probe)")
     cells = {column.name: column.cells[place].text for column in board.columns}
     assert (cells["LR"], cells["seeds"]) == ("0.01", "2")
@@ -163,4 +162,4 @@ def test_every_architecture_gets_a_head_by_one_rule(base: Path, classes: int, tm
         assert not heads[name].bias.any()
     assert torch.equal(heads["vit"].weight, heads["clip"].weight), "the same shape, so the same numbers"
     for one in heads.values():
-        assert float(one.weight.std()) == pytest.approx(0.02, rel=0.25)
+        assert float(one.weight.detach().std()) == pytest.approx(0.02, rel=0.25)
