@@ -295,7 +295,7 @@ def read_result(path: Path) -> RunResult:
         ):
             raise ValueError("a newer hubinit wrote it: update hubinit")
         result = RunResult.model_validate(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HubinitError(
             f"{path} is not a readable run result ({first_line(error)}); delete it to run it again."
         ) from error

@@ -120,7 +120,7 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program]
     arguments += ["=".join(map(_without_folder, argument.split("="))) for argument in sys.argv[1:]]  # also --out=FOLDER
-    return re.sub(r"://[^/@\s]+@", "://", redact(shlex.join(arguments)))
+    return redact(re.sub(r"://[^/@\s]+@", "://", shlex.join(arguments)))
 
 
 def _without_folder(text: str) -> str:
