@@ -51,6 +51,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that a model wrote even where this machine cannot isolate it: with your rights."
+    ),
+]
+
 LONGEST = 100_000  # numbers of a range
 
 

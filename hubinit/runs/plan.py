@@ -215,6 +215,7 @@ def run_specs(
         if whole.recipe is None:
             specs.append(whole)
             continue
+        tasks.check_trainable(members)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates

@@ -308,6 +308,7 @@ def score(
         try:
             scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
             scores += store.write_items(job.spec.key, scored.scores, scored.items)
+            reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay

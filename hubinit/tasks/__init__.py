@@ -21,12 +21,16 @@ from hubinit.tasks import (
     cifar10,
     digits,
     dtd,
+    e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    humaneval,
+    mbpp,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -52,10 +56,12 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+CODE = (mbpp, humaneval)
+TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK
-    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, cifar10, digits, fashion_mnist)
+    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *CODE, *TEXT, *IMAGE, *SMALL)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
@@ -118,6 +124,19 @@ def head_labels(spec: RunSpec) -> list[str] | None:
     if not KINDS[spec.model.kind].labelled or spec.data is None:
         return None
     return labels(spec.data.tasks[0], spec.data.revisions[0] if spec.data.revisions else None)
+
+
+def check_trainable(names: Sequence[str]) -> None:
+    """Refuses to train on tasks that have nothing to train on.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name in names:
+        if not get(name).train_split:
+            raise HubinitError(
+                f"Task '{name}' has no training data: train on another one, and add --eval-tasks {name}."
+            )
 
 
 def labels(name: str, revision: str | None = None) -> list[str]:
@@ -184,6 +203,7 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             f"One run cannot train on {', '.join(data.tasks)} together: a mixture is of language tasks only, and each image "
             "task has its own classes."
         )
+    check_trainable(data.tasks)
     revisions = data.revisions or (None,) * len(tasks)
     splits: list[Any] = []
     for task, revision in zip(tasks, revisions, strict=True):

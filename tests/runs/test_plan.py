@@ -285,3 +285,11 @@ def test_stored_commands_name_no_folder_of_this_machine(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/hubinit", *arguments, "--hub=https://ann:secret@hub.test"])
     kept = "hubinit init model --out runs --out=runs --data=own.jsonl --set a=b --hub=https://hub.test"
     assert command_line() == kept
+
+
+def test_a_task_without_training_data_is_only_scored(store):
+    with pytest.raises(HubinitError, match="'humaneval' has no training data"):
+        plan(Request(models=("smollm2-135m",), methods=("none", "lora"), tasks=("humaneval",)), store)
+    for methods, trained in ((("none",), "humaneval"), (("none", "lora"), "mbpp")):
+        request = Request(models=("smollm2-135m",), methods=methods, tasks=(trained,), eval_tasks=("humaneval",))
+        assert {run.evaluations[0].task for run in plan(request, store)} == {"humaneval"}
