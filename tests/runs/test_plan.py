@@ -133,7 +133,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"overrides": ("rank",)}, "--set wants key=value"),
         ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
         ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
-        ({"overrides": ("rank=[",)}, r"--set rank=\[: '\[' is not valid YAML"),
+        ({"overrides": ("rank=[",)}, r"--set rank=\[ cannot be read: it is not valid YAML"),
         *(
             ({"overrides": (override,)}, f"'{override.split('=')[0]}")
             for override in (
