@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 
-from hubinit.errors import HubinitError
+from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.scoring.generation import scores_generated
 from hubinit.scoring.spec import Scored, Scorer, mean_score, mean_scores
@@ -45,7 +45,8 @@ def read_answer(task: Task, key: str, document: Document, samples: Sequence[str]
             for rule in rules
         }
     except (LookupError, TypeError, ValueError) as error:
-        raise HubinitError(f"Question {key!r} is not one of '{task.name}': {type(error).__name__}: {error}.") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise HubinitError(f"Question {key!r} is not one of '{task.name}': {reason}.") from error
     return Item(id=key, outputs=tuple(samples), extracted=extracted, values=values)
 
 

@@ -19,8 +19,11 @@ from hubinit.tasks import (
     boolq,
     boolq_gen,
     cars,
+    cifar10,
     digits,
     dtd,
+    e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
@@ -31,8 +34,10 @@ from hubinit.tasks import (
     hellaswag,
     hellaswag_gen,
     hendrycks_math,
+    humaneval,
     math_500,
     mawps,
+    mbpp,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -61,13 +66,15 @@ COMMONSENSE_GEN = (
 )
 GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
 ARITHMETIC = (svamp, mawps, aqua)
+CODE = (mbpp, humaneval)
+TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
     for module in (
-        *(*COMMONSENSE, *COMMONSENSE_GEN),
-        *(gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
-        *(*IMAGE, digits, fashion_mnist),
+        *(*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
+        *(*CODE, *TEXT, *IMAGE, *SMALL),
     )
 }
 SUITES: dict[str, tuple[str, ...]] = {
@@ -135,6 +142,19 @@ def head_labels(spec: RunSpec) -> list[str] | None:
     return labels(spec.data.tasks[0], spec.data.revisions[0] if spec.data.revisions else None)
 
 
+def check_trainable(names: Sequence[str]) -> None:
+    """Refuses to train on tasks that have nothing to train on.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name in names:
+        if not get(name).train_split:
+            raise HubinitError(
+                f"Task '{name}' has no training data: train on another one, and add --eval-tasks {name}."
+            )
+
+
 def labels(name: str, revision: str | None = None) -> list[str]:
     """The class names of an image task, in the order of their indices."""
     from hubinit.tasks.images import class_names
@@ -199,6 +219,7 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             f"One run cannot train on {', '.join(data.tasks)} together: a mixture is of language tasks only, and each image "
             "task has its own classes."
         )
+    check_trainable(data.tasks)
     revisions = data.revisions or (None,) * len(tasks)
     splits: list[Any] = []
     for task, revision in zip(tasks, revisions, strict=True):

@@ -34,7 +34,7 @@ def main() -> None:
     """Answers until its input ends. A watchdog thread, which needs no interpreter, ends the process after `SECONDS`."""
     import math_verify  # noqa: F401
 
-    with suppress(ImportError):  # Windows
+    with suppress(ImportError, ValueError, OSError):  # Windows has no limit, macOS refuses this one
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

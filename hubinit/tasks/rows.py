@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hubinit.data.encode import Example
-from hubinit.errors import HubError, HubinitError
+from hubinit.errors import HubError
 from hubinit.remote import DATA_ERRORS, explain
 from hubinit.tasks.spec import Document, Generative, Task
 
@@ -32,13 +32,8 @@ def training_split(task: Task, revision: str | None) -> RowSplit:
 
     Raises:
         HubError: the data set cannot be had.
-        HubinitError: it does not have one.
     """
     assert task.generative is not None
-    if not task.train_split:
-        raise HubinitError(
-            f"'{task.name}' is for scoring only: {task.dataset} has no training split; train on another task."
-        )
     return RowSplit(task.generative, load_joined(task, task.train_configs, task.train_split, revision))
 
 
