@@ -5,6 +5,7 @@ signal, which works on the main thread only. So one helper process answers quest
 takes too long, and the next question starts another.
 """
 
+import atexit
 import json
 import subprocess
 import sys
@@ -86,3 +87,10 @@ def start_worker() -> "subprocess.Popen[str]":
         worker.communicate()
         raise HubinitError('math-verify cannot be loaded; run pip install --force-reinstall "hubinit[math]".')
     return worker
+
+
+@atexit.register
+def end_worker() -> None:
+    """Ends the helper process, whose input ends."""
+    while _idle:
+        _idle.pop().communicate()
