@@ -101,7 +101,7 @@ def name(run: PlannedRun) -> str:
 def run_cells(run: PlannedRun) -> list[str]:
     """Model, method, training data, learning rate and seed of a run, as table cells."""
     spec = run.spec
-    trained = spec.method.name != "none"
+    trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
     return [
         spec.model.id.split("/")[-1],
         spec.method.name + (f" r{spec.rank}" if spec.rank else ""),

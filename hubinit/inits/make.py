@@ -22,6 +22,7 @@ from hubinit.paths import home
 from hubinit.records import MANIFEST, Manifest, RunResult
 from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch, provenance
+from hubinit.runs.training import set_head
 from hubinit.specs import RunSpec
 
 Tell = Callable[[str, int, int], None]  # what is done now, steps done, steps in all (0: unknown)
@@ -99,6 +100,7 @@ def make_start(
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
     spec, folder = start.spec, folder.resolve()  # `.` has no name of its own
+    set_head(spec, loaded)
     calibration = None
     if spec.calibration is not None:
         calibration = stages.calibrate_start(

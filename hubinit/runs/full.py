@@ -38,7 +38,7 @@ def train_weights(
         GateError: training changed nothing, or what was saved is not what is in memory.
         DivergedError: the loss or a gradient is not finite.
     """
-    model, data = loaded.model, read_data(job, report)
+    model, data = loaded.model, read_data(job, loaded, report)
     batch = gate_batch(data[0], loaded)
     with evaluating(model):
         before = logits(model, batch)

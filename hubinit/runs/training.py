@@ -9,11 +9,12 @@ from torch import Tensor
 
 from hubinit import methods, tasks
 from hubinit.data.encode import Example, ImageExample, batches
-from hubinit.models.base import Loaded
+from hubinit.models.base import Loaded, draw_head
+from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
-from hubinit.specs import RunSpec
+from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.trainer import TrainOutcome, remove_checkpoints, total_steps, train
 
@@ -21,10 +22,17 @@ OnProgress = Callable[[Progress], None]
 Pool = Sequence[Example] | Sequence[ImageExample]
 
 
-def read_data(job: Job, report: OnProgress) -> tuple[Pool, Pool]:
-    """The training and validation examples of a run."""
+def set_head(spec: RunSpec, loaded: Loaded) -> None:
+    """Gives the base of a labelled kind the head that every method begins with at this seed, whatever ran on it before."""
+    if (seed := head_seed(spec)) is not None:
+        draw_head(loaded.model, seed)
+
+
+def read_data(job: Job, loaded: Loaded, report: OnProgress) -> tuple[Pool, Pool]:
+    """The training and validation examples of a run, whose base gets the head for them."""
     assert job.spec.data is not None
     report(Progress(key=job.spec.key, stage="read data"))
+    set_head(job.spec, loaded)
     return tasks.training_examples(job.spec.data, job.spec.seed)
 
 
@@ -90,6 +98,8 @@ def run_training(
 def during_training(spec: RunSpec, model: Any, examples: int) -> dict[str, Any]:
     """The arguments of `train` for what a method does while it trains, besides its start."""
     assert spec.recipe is not None
+    if spec.method.name in NO_ADAPTER:
+        return {}
     method = methods.get(spec.method.name)
     options: Any = methods.parse_options(method, spec.method.options)
     found: dict[str, Any] = {}
