@@ -163,3 +163,15 @@ def test_every_architecture_gets_a_head_by_one_rule(base: Path, classes: int, tm
     assert torch.equal(heads["vit"].weight, heads["clip"].weight), "the same shape, so the same numbers"
     for one in heads.values():
         assert float(one.weight.detach().std()) == pytest.approx(0.02, rel=0.25)
+
+
+def test_full_fine_tuning_trains_the_head_too_and_is_ranked_beside_the_probe(base: Path, tmp_path: Path) -> None:
+    request = replace(
+        REQUEST, models=(str(base),), methods=("full", "none", "filet"), seeds=(0,), learning_rates=(1e-3,)
+    )
+    _, results = do(request, ResultStore(tmp_path))
+    assert [(result.status, result.reason) for result in results] == [("ok", None)] * 3
+    full = results[0]
+    assert full.curve[0].loss == pytest.approx(results[1].curve[0].loss), "one head for all methods of a seed"
+    assert set(rank(table(results))["method"]) == {"full", "none", "filet"}
+    assert len(rank(table(results))) == 3
