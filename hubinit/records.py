@@ -39,6 +39,9 @@ class Item(Record):
     values: dict[str, float] = Field(default_factory=dict, description="by metric; 1 for right and 0 for wrong")
     log_likelihoods: tuple[float, ...] = Field(default=(), description="of the choices, in their order")
     detail: str | None = Field(default=None, description="why a program failed, what a judge said")
+    seen: bool | None = Field(
+        default=None, description="whether question and answer are in the training data; None: nobody looked"
+    )
 
 
 class Score(Record):
@@ -50,6 +53,9 @@ class Score(Record):
     n: int = Field(ge=1, description="scored examples")
     stderr: float | None = None
     invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
+    contaminated: int | None = Field(
+        default=None, ge=0, description="items that are in the run's training data; None: nobody looked"
+    )
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
     items: str | None = Field(default=None, description="sha256 of its item records; None: version 0.2 or earlier")
@@ -276,6 +282,7 @@ def _items_schema() -> Any:
             "values": pa.map_(pa.string(), pa.float64()),
             "log_likelihoods": pa.list_(pa.float64()),
             "detail": pa.string(),
+            "seen": pa.bool_(),
         }
     )
 

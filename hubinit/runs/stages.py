@@ -24,6 +24,7 @@ from hubinit.records import ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
 from hubinit.training.trainer import remove_checkpoints, train
@@ -295,6 +296,8 @@ def score(
         tell(0, 0)
         try:
             scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
+            if job.spec.data is not None:
+                scored = mark_seen(scored, evaluation, job.spec.data)
             scores += store.write_items(job.spec.key, scored.scores, scored.items)
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
