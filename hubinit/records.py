@@ -18,6 +18,7 @@ from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
 MANIFEST = "hubinit.json"  # beside an adapter
 ITEMS = "items"  # the folder of a run's item records
+ITEM_BYTES = 2**30  # of one file of item records, unpacked
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
@@ -264,10 +265,19 @@ def read_items(path: Path, sha256: str | None = None) -> list[Item]:
     try:
         if sha256 is not None and sha256_of(path) != sha256:
             raise ValueError("it was changed since")
-        rows = pq.read_table(path, schema=_items_schema()).to_pylist()
-        return [Item.model_validate(row | {name: dict(row[name]) for name in ("extracted", "values")}) for row in rows]
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        size, items = 0, list[Item]()
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
+            size += batch.nbytes
+            if size > ITEM_BYTES:  # others may have written it: a few kilobytes can claim to be gigabytes
+                raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
+            items += (_item(row) for row in batch.to_pylist())
+        return items
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise HubinitError(f"{path} does not hold the item records of this score: {first_line(error)}.") from error
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item.model_validate(row | {name: dict(row[name]) for name in ("extracted", "values")})
 
 
 def _items_schema() -> Any:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from hubinit.errors import HubError
-from hubinit.records import MANIFEST, Manifest
+from hubinit.records import ITEMS, MANIFEST, Manifest
 from hubinit.remote import SECRET, known_tokens
 from hubinit.text import one_line
 
@@ -35,7 +35,7 @@ def read_manifest(text: bytes | str, where: str) -> Manifest:
 
 
 def list_files(folder: Path) -> dict[str, Path]:
-    """Lists the files of `folder` that may be published, by their path in the repo.
+    """Lists the files of `folder` that may be published, by their path in the repo; answers (`items/`) are not among them.
 
     Raises:
         HubError: something is in there that must not be published: an unexpected file, a link, a file that is not what
@@ -48,7 +48,7 @@ def list_files(folder: Path) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise HubError(f"{name} in {folder} is a link; publish the file itself.")
-        if path.is_file():
+        if path.is_file() and not name.startswith(f"{ITEMS}/"):
             _check_name(name, folder)
             _check_content(path, name)
             found[name] = path

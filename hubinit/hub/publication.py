@@ -142,17 +142,23 @@ def of_adapter(
         check_text(text, name)
         files[name] = text.encode()
     if kind == "trained":
-        files |= eval_files(result, benchmarks or {}) | item_files(result, folder.parent / ITEMS)
+        files |= eval_files(result, benchmarks or {}) | item_files(result, folder)
     return Publication(repo_id, files, manifest)
 
 
 def item_files(result: RunResult, folder: Path) -> dict[str, bytes | Path]:
-    """The item records that the scores of a run were made from, as far as they are there unchanged."""
+    """The item records that the scores of a run were made from, as far as they are there unchanged.
+
+    Args:
+        result: the run.
+        folder: its adapter, beside which a run keeps them; a pulled one holds them.
+    """
     files: dict[str, bytes | Path] = {}
     for score in result.scores:
-        path = folder / items_name(score.eval)
-        if score.items is not None and path.is_file() and sha256_of(path) == score.items:
-            files[f"{ITEMS}/{path.name}"] = path
+        for place in (folder, folder.resolve().parent):
+            path = place / ITEMS / items_name(score.eval)
+            if score.items is not None and path.is_file() and sha256_of(path) == score.items:
+                files[f"{ITEMS}/{path.name}"] = path
     return files
 
 

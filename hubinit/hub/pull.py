@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
 from hubinit.hub.publication import num_labels
 from hubinit.models.kinds import KINDS
 from hubinit.paths import sha256_of
-from hubinit.records import ANCHOR, MANIFEST, Manifest
+from hubinit.records import ANCHOR, ITEMS, MANIFEST, Manifest, items_name
 from hubinit.remote import call, read_file
 from hubinit.text import one_line
 
@@ -42,6 +42,7 @@ def pull(
     base: str | None = None,
     base_revision: str | None = None,
     out: Path | None = None,
+    answers: bool = False,
 ) -> Pulled:
     """Downloads an adapter and checks the sha256 of every file; nothing that is not listed in its manifest is touched.
 
@@ -53,6 +54,7 @@ def pull(
         base_revision: the same for the model's commit.
         out: a folder to copy it to; default: it stays in the Hub's cache. Files of an earlier pull in it are renewed, files
             that hubinit did not put there are never touched.
+        answers: whether the item records behind its scores come too, as far as they were published.
 
     Raises:
         HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file in the way, or the Hub
@@ -69,11 +71,16 @@ def pull(
             f"{MANIFEST} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
             "ask its owner to publish it again."
         )
+    if strange := next((name for name in manifest.files if not _is_publishable(name)), None):
+        raise HubError(
+            f"{MANIFEST} of {repo_id} lists {strange!r}, which hubinit never publishes; do not use this repo."
+        )
     paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
     read_file(api, repo_id, CARD, revision=sha)
+    kept = _answers(api, repo_id, sha, manifest) if answers else {}
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
     if out is not None:
-        _renew(folder, out, manifest)
+        _renew(folder, out, manifest.files | kept)
         folder = out
     return Pulled(repo_id, sha or "", folder, manifest)
 
@@ -155,8 +162,6 @@ def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:
 
 
 def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, digest: str) -> Path:
-    if not _is_publishable(name):
-        raise HubError(f"{MANIFEST} of {repo_id} lists {name!r}, which hubinit never publishes; do not use this repo.")
     for again in (False, True):  # a damaged copy in the cache is fetched once more
         local = call(
             f"download {one_line(name)} of {repo_id}",
@@ -171,6 +176,20 @@ def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, dige
     )
 
 
+def _answers(api: HfApi, repo_id: str, sha: str | None, manifest: Manifest) -> dict[str, str]:
+    """Downloads the item records that the repo holds; returns their hashes by name."""
+    published = set(call(f"list {repo_id}", lambda: api.list_repo_files(repo_id, revision=sha), api=api))
+    found = {name: digest for name, digest in _item_hashes(manifest).items() if name in published}
+    for name, digest in found.items():
+        _checked_download(api, repo_id, sha, name, digest)
+    return found
+
+
+def _item_hashes(manifest: Manifest) -> dict[str, str]:
+    """The item records behind the scores of an adapter, with their hashes; their names are made here, by no stranger."""
+    return {f"{ITEMS}/{items_name(one.eval)}": one.items for one in manifest.result.scores if one.items is not None}
+
+
 def _is_publishable(name: str) -> bool:
     """Whether a manifest may list this path: below its folder, and of a kind that hubinit writes."""
     path = PurePosixPath(name)
@@ -182,23 +201,28 @@ def _root(path: Path, name: str) -> Path:
     return path.parents[len(PurePosixPath(name).parts) - 1]
 
 
-def _renew(folder: Path, out: Path, manifest: Manifest) -> None:
-    """Makes `out` hold the adapter in `folder`, and removes what only an earlier pull put there; the manifest comes last.
+def _renew(folder: Path, out: Path, wanted: Mapping[str, str]) -> None:
+    """Makes `out` hold what a pull fetched, and removes what only an earlier one put there; the manifest comes last.
+
+    Args:
+        folder: the snapshot in the cache.
+        out: the user's folder.
+        wanted: the files besides card and manifest, with their hashes.
 
     Raises:
         HubError: a file that hubinit did not write is in the way; nothing has been changed then.
     """
     before = _described(out)
-    if foreign := next((name for name in _in_the_way(out, manifest, before)), None):
+    if foreign := next((name for name in _in_the_way(out, wanted, before)), None):
         raise HubError(
             f"{out / foreign} is in the way: it is not a file that an earlier pull left there unchanged; "
             "move it away or choose another folder."
         )
-    for name in sorted(before.keys() - manifest.files.keys()):
+    for name in sorted(before.keys() - wanted.keys()):
         (out / name).unlink(missing_ok=True)
     if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
         (out / ANCHOR).rmdir()
-    for name in [*manifest.files, CARD, MANIFEST]:
+    for name in [*wanted, CARD, MANIFEST]:
         if (folder / name).is_file():
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -210,16 +234,18 @@ def _renew(folder: Path, out: Path, manifest: Manifest) -> None:
 def _described(out: Path) -> dict[str, str]:
     """The files that an earlier pull (or `hubinit init`) put into a folder, with their hashes; empty without a manifest."""
     path = out / MANIFEST
-    files = read_manifest(path.read_bytes(), str(out)).files if path.is_file() else {}
-    return {name: digest for name, digest in files.items() if _is_publishable(name)}
+    if not path.is_file():
+        return {}
+    manifest = read_manifest(path.read_bytes(), str(out))
+    return {name: digest for name, digest in manifest.files.items() if _is_publishable(name)} | _item_hashes(manifest)
 
 
-def _in_the_way(out: Path, manifest: Manifest, before: dict[str, str]) -> Iterator[str]:
+def _in_the_way(out: Path, wanted: Mapping[str, str], before: dict[str, str]) -> Iterator[str]:
     """Files in `out` that are neither as an earlier pull left them nor as this one wants them."""
     anchors = (path.relative_to(out).as_posix() for path in (out / ANCHOR).rglob("*") if path.is_file())
-    for name in sorted({*manifest.files, *before, *anchors}):  # an anchor that is not this adapter's would be loaded
+    for name in sorted({*wanted, *before, *anchors}):  # an anchor that is not this adapter's would be loaded
         path = out / name
-        if path.is_file() and sha256_of(path) not in {before.get(name), manifest.files.get(name)}:
+        if path.is_file() and sha256_of(path) not in {before.get(name), wanted.get(name)}:
             yield name
     for name in () if (out / MANIFEST).is_file() else (CARD,):
         if (out / name).exists():
