@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -296,8 +297,8 @@ def score(
         tell(0, 0)
         try:
             scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
-            if job.spec.data is not None:
-                scored = mark_seen(scored, evaluation, job.spec.data)
+            with suppress(HubinitError):  # training data that cannot be had any more cost the marks, not the score
+                scored = mark_seen(scored, evaluation, job.spec.data) if job.spec.data else scored
             scores += store.write_items(job.spec.key, scored.scores, scored.items)
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -40,6 +40,12 @@ def known_rows(task: Task, split: str) -> int | None:
     """How many rows a split of the task's data set has; None where nobody has established it."""
     facts = registry().get(task.dataset)
     return facts.rows.get(task.config or "default", {}).get(split) if facts else None
+
+
+def training_rows(task: Task) -> int | None:
+    """How many rows a task's training splits have together; None where nobody has established it."""
+    counts = [known_rows(replace(task, config=name), task.train_split) for name in task.train_configs or (task.config,)]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def check_split(task: Task, split: str, rows: int, columns: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ def word_problem(row: Document) -> Asked:
 def key_of(asked: Asked) -> int:
     """A number that stands for a question with its answer: words alone count, not case, spaces or punctuation.
 
-    A number takes a tenth of the text's memory; two of 64 bits are equal by chance once in 10⁸ mixtures of 170,000 rows.
+    A number takes a tenth of the text's memory, and 64 bits are too many for chance hits among some 10⁵ rows.
     """
     return hash("|".join(" ".join(re.findall(r"\w+", text.lower())) for text in asked))
 
