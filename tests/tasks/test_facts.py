@@ -79,7 +79,7 @@ def test_data_from_a_hub_are_refused_where_they_are_loaded(
     monkeypatch.setattr(facts, "registry", lambda: known)
     assert len(harness.load(tasks.get("arc-easy"), tasks.pin("arc-easy")).eval_docs) == 4
     for name in ("arc-easy", "arc-easy-gen"):
-        with pytest.raises(HubError, match="train of alice/drifted .* 5 rows instead of 12"):
+        with pytest.raises(HubError, match=r"train of alice/drifted .* 5 rows instead of 12"):
             tasks.training_examples(DataSpec(tasks=(name,), revisions=(tasks.pin(name),)), 0)
 
 
