@@ -134,10 +134,6 @@ def test_registries_are_printed():
     tasks = json.loads(hubinit("tasks", "--json").stdout)
     assert "commonsense" in tasks["suites"]
     assert all(task["metric"] and task["source"] and task["how"] for task in tasks["tasks"].values())
-    one = hubinit("tasks", "winogrande-gen").stdout
-    assert "train rows: 63238" in one
-    assert "first match of option1|option2" in one
-    assert "did you mean arc-easy" in hubinit("tasks", "arc-esay").stderr
     assert "meta-llama/Meta-Llama-3-8B" in hubinit("models").stdout
     models = json.loads(hubinit("models", "--json").stdout)
     assert models["llama3-8b"] == {"id": "meta-llama/Meta-Llama-3-8B", "kind": "language"}
