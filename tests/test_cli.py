@@ -71,7 +71,8 @@ def test_version():
         ((*BENCH, "--hub", "nowhere"), "--hub wants 'embedded', 'offline' or a URL"),
         ((*BENCH, "--models", "alice/not-there"), "alice/not-there"),
         (("eval", "alice/not-there", "--tasks", "arc-easy"), "alice/not-there"),
-        (("hub", "serve", "--user", "alice"), "--user wants NAME:TOKEN"),
+        (("hub", "serve", "--user", "alice:hf_alice"), "write NAME=TOKEN into a file for --users"),
+        (("hub", "serve", "--users", "missing.txt"), "missing.txt cannot be read"),
         (("hub", "seed", "smolm2", "--root", "ROOT"), "Unknown seed 'smolm2'"),
     ],
 )

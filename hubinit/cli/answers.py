@@ -15,7 +15,7 @@ from hubinit.hub.answers import Answers, find_answers
 from hubinit.records import Item
 from hubinit.remote import cached_sha
 from hubinit.scoring.outputs import questions_of
-from hubinit.scoring.pairs import compare_items, is_right, value_of
+from hubinit.scoring.pairs import compare_items, is_right
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Asked
 from hubinit.text import one_line
@@ -81,8 +81,12 @@ class View:
 def view_items(answers: Answers, task: str | None, metric: str | None, wrong: bool) -> View:
     """The items of one run, those of its newest evaluation."""
     evaluation = answers.evaluations(task)[-1]
-    metric = metric or answers.primary(evaluation)
     items = answers.items(evaluation)
+    ranking = answers.primary(evaluation)
+    if metric is None and not any(ranking in item.values for item in items):  # BLEU, for one, is of all items together
+        line = f"{len(items)} answers, none right or wrong by itself"
+        return View(evaluation, ranking, {"n": len(items)}, line, [(item,) for item in items])
+    metric = metric or ranking
     right = sum(is_right(item, metric) for item in items)
     rows = [(item,) for item in items if not (wrong and is_right(item, metric))]
     return View(evaluation, metric, {"n": len(items), "right": right}, f"{right} of {len(items)} right", rows)
@@ -139,8 +143,8 @@ def print_row(row: Sequence[Item], metric: str, asked: Mapping[str, Asked]) -> N
     if right:
         say(f"    answer: {fold(right)}")
     for item in row:
-        value = value_of(item, metric)
-        verdict = "right" if value == 1 else "wrong" if value == 0 else f"{value:g}"
+        value = item.values.get(metric)
+        verdict = "answered" if value is None else {1.0: "right", 0.0: "wrong"}.get(value, f"{value:g}")
         taken = item.extracted.get(metric)
         say(f"    {verdict}: {fold(taken) if taken is not None else '(no usable answer)'}")
         if item.outputs and item.outputs[0] != taken:

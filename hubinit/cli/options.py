@@ -14,7 +14,7 @@ Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`)
 Methods = Annotated[
     str,
     typer.Option(
-        help="Comma-separated methods, `none` (the base), `all` (those that train as their source does), or `peft:<type>`."
+        help="Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
     ),
 ]
 Tasks = Annotated[
@@ -65,6 +65,12 @@ AllowDrift = Annotated[
         "--allow-drift",
         callback=_allow_drift,
         help="Use data sets whose rows or columns are not those of the original, with a warning that says what differs.",
+    ),
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that a model wrote even where this machine cannot isolate it: with your rights."
     ),
 ]
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -65,7 +66,7 @@ def run_eval(
         warn(f"No average of {suite}: not all of its tasks were scored.")
     if out:
         say(f"Scores and every answer: {out.resolve()}") if not as_json else None
-    for failure in failures:
+    for failure in (*failures, *(f"{name}: {note}" for name, scored in done.items() for note in scored.notes)):
         warn(failure)
     return len(failures)
 
@@ -140,7 +141,7 @@ def score_table(scores: Sequence[Score], averages: Sequence[Average] = ()) -> Ta
             str(score.n),
             "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
         )
-        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+        table.add_row(score.task, escape(score.metric), *cells, style="bold" if score.primary else "")
     for one in averages:
         error = "-" if one.stderr is None else f"{one.stderr:.4f}"
         table.add_row(one.suite, "mean", f"{one.value:.4f}", error, f"{len(one.tasks)} tasks", "-", style="bold")

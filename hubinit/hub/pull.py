@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,10 +13,10 @@ from huggingface_hub import HfApi
 
 from hubinit.adapters import load_initialized
 from hubinit.errors import HubError
-from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
+from hubinit.hub.manifest import CARD, MAX_TEXT_BYTES, parse_manifest, read_manifest, refusal
 from hubinit.hub.publication import num_labels
 from hubinit.models.kinds import KINDS
-from hubinit.paths import sha256_of
+from hubinit.paths import open_regular, sha256_of
 from hubinit.records import ANCHOR, ITEMS, MANIFEST, Manifest, items_name
 from hubinit.remote import call, read_file
 from hubinit.text import one_line
@@ -53,12 +55,12 @@ def pull(
         base: the model it is meant for; refused when the adapter was made for another one.
         base_revision: the same for the model's commit.
         out: a folder to copy it to; default: it stays in the Hub's cache. Files of an earlier pull in it are renewed, files
-            that hubinit did not put there are never touched.
+            that hubinit did not put there are never touched. No link in it is followed.
         answers: whether the item records behind its scores come too, as far as they were published.
 
     Raises:
-        HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file in the way, or the Hub
-            refuses.
+        HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file or a link in the way,
+            or the Hub refuses.
     """
     sha = call(f"find {repo_id}", lambda: api.repo_info(repo_id, revision=revision).sha, api=api)
     content = read_file(api, repo_id, MANIFEST, revision=sha)
@@ -71,16 +73,13 @@ def pull(
             f"{MANIFEST} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
             "ask its owner to publish it again."
         )
-    if strange := next((name for name in manifest.files if not _is_publishable(name)), None):
-        raise HubError(
-            f"{MANIFEST} of {repo_id} lists {strange!r}, which hubinit never publishes; do not use this repo."
-        )
-    paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
-    read_file(api, repo_id, CARD, revision=sha)
-    kept = _answers(api, repo_id, sha, manifest) if answers else {}
+    wanted = manifest.files | (_published_items(api, repo_id, sha, manifest) if answers else {})
+    paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in wanted.items()}
+    card = read_file(api, repo_id, CARD, revision=sha)
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
     if out is not None:
-        _renew(folder, out, manifest.files | kept)
+        texts = {CARD: card, MANIFEST: content}
+        _renew(out, wanted, paths, {name: text for name, text in texts.items() if text is not None})
         folder = out
     return Pulled(repo_id, sha or "", folder, manifest)
 
@@ -163,37 +162,33 @@ def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:
 
 def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, digest: str) -> Path:
     for again in (False, True):  # a damaged copy in the cache is fetched once more
-        local = call(
-            f"download {one_line(name)} of {repo_id}",
-            lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
-            api=api,
+        local = Path(
+            call(
+                f"download {name} of {repo_id}",
+                lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
+                api=api,
+            )
         )
-        if sha256_of(Path(local)) == digest:
-            return Path(local)
+        repo = _root(local, name).parent.parent  # snapshots/COMMIT/NAME is a link to blobs/ beside it
+        if not local.resolve().is_relative_to(repo.resolve()):
+            raise HubError(f"{local} in the Hub's cache leads out of {repo}; delete that folder and run this again.")
+        if local.is_file() and sha256_of(local) == digest:
+            return local
     raise HubError(
-        f"{one_line(name)} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
+        f"{name} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
         "published it; do not use it, or load it with peft directly if you trust the change."
     )
 
 
-def _answers(api: HfApi, repo_id: str, sha: str | None, manifest: Manifest) -> dict[str, str]:
-    """Downloads the item records that the repo holds; returns their hashes by name."""
+def _published_items(api: HfApi, repo_id: str, sha: str | None, manifest: Manifest) -> dict[str, str]:
+    """The item records that a repo holds, with their hashes."""
     published = set(call(f"list {repo_id}", lambda: api.list_repo_files(repo_id, revision=sha), api=api))
-    found = {name: digest for name, digest in _item_hashes(manifest).items() if name in published}
-    for name, digest in found.items():
-        _checked_download(api, repo_id, sha, name, digest)
-    return found
+    return {name: digest for name, digest in _items(manifest).items() if name in published}
 
 
-def _item_hashes(manifest: Manifest) -> dict[str, str]:
+def _items(manifest: Manifest) -> dict[str, str]:
     """The item records behind the scores of an adapter, with their hashes; their names are made here, by no stranger."""
     return {f"{ITEMS}/{items_name(one.eval)}": one.items for one in manifest.result.scores if one.items is not None}
-
-
-def _is_publishable(name: str) -> bool:
-    """Whether a manifest may list this path: below its folder, and of a kind that hubinit writes."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.suffix in ALLOWED_SUFFIXES
 
 
 def _root(path: Path, name: str) -> Path:
@@ -201,52 +196,105 @@ def _root(path: Path, name: str) -> Path:
     return path.parents[len(PurePosixPath(name).parts) - 1]
 
 
-def _renew(folder: Path, out: Path, wanted: Mapping[str, str]) -> None:
-    """Makes `out` hold what a pull fetched, and removes what only an earlier one put there; the manifest comes last.
+def _renew(out: Path, wanted: Mapping[str, str], paths: dict[str, Path], texts: dict[str, bytes]) -> None:
+    """Makes `out` hold an adapter, and removes what only an earlier pull put there.
+
+    A fresh folder is filled and moved into place: whole where `out` is not there yet, else file by file, the manifest last.
 
     Args:
-        folder: the snapshot in the cache.
         out: the user's folder.
-        wanted: the files besides card and manifest, with their hashes.
+        wanted: hash of each file but card and manifest.
+        paths: where they lie in the cache.
+        texts: card and manifest.
 
     Raises:
-        HubError: a file that hubinit did not write is in the way; nothing has been changed then.
+        HubError: a link or a file that hubinit did not write is in the way; nothing has been changed then.
     """
+    _check_links(out)
     before = _described(out)
-    if foreign := next((name for name in _in_the_way(out, wanted, before)), None):
+    if foreign := next(_in_the_way(out, wanted, before), None):
         raise HubError(
-            f"{out / foreign} is in the way: it is not a file that an earlier pull left there unchanged; "
+            f"{one_line(out / foreign)} is in the way: it is not a file that an earlier pull left there unchanged; "
             "move it away or choose another folder."
         )
-    for name in sorted(before.keys() - wanted.keys()):
-        (out / name).unlink(missing_ok=True)
-    if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
-        (out / ANCHOR).rmdir()
-    for name in [*wanted, CARD, MANIFEST]:
-        if (folder / name).is_file():
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            shutil.copyfile(folder / name, temporary)
-            temporary.replace(target)
+    new = not out.exists()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=out.parent if new else out) as private:
+        fresh = Path(private) / "fresh"
+        for name in [*wanted, *texts]:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in texts:
+                (fresh / name).write_bytes(texts[name])
+            else:
+                _copy(paths[name], fresh / name, wanted[name])
+        if new:
+            fresh.rename(out)
+            return
+        for name in sorted(before.keys() - wanted.keys()):
+            (out / name).unlink(missing_ok=True)
+        if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
+            (out / ANCHOR).rmdir()
+        for name in [*wanted, *texts]:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).replace(out / name)
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    """Copies a file of the cache; what is written is what was checked."""
+    shutil.copyfile(source, target)
+    if sha256_of(target) != digest:
+        raise HubError(f"{source} was changed while it was being copied; run the same command again.")
+
+
+def _check_links(out: Path) -> None:
+    """Checks that `out` is where its name says.
+
+    Raises:
+        HubError: it is a link, or lies behind one that somebody else made.
+    """
+    place = Path(os.path.abspath(out))  # noqa: PTH100  (resolve() would follow the links)
+    for folder in (place, *place.parents):
+        if folder.is_symlink() and (folder == place or folder.lstat().st_uid not in (0, os.geteuid())):
+            raise HubError(
+                f"{folder} is a link, which is not followed; give the folder that it leads to, or another one."
+            )
 
 
 def _described(out: Path) -> dict[str, str]:
     """The files that an earlier pull (or `hubinit init`) put into a folder, with their hashes; empty without a manifest."""
-    path = out / MANIFEST
-    if not path.is_file():
+    try:
+        with open_regular(out / MANIFEST) as file:
+            manifest = parse_manifest(file.read(MAX_TEXT_BYTES + 1), str(out))
+    except OSError:  # not there, or in the way
         return {}
-    manifest = read_manifest(path.read_bytes(), str(out))
-    return {name: digest for name, digest in manifest.files.items() if _is_publishable(name)} | _item_hashes(manifest)
+    return {name: digest for name, digest in (manifest.files | _items(manifest)).items() if not refusal(name)}
 
 
 def _in_the_way(out: Path, wanted: Mapping[str, str], before: dict[str, str]) -> Iterator[str]:
-    """Files in `out` that are neither as an earlier pull left them nor as this one wants them."""
-    anchors = (path.relative_to(out).as_posix() for path in (out / ANCHOR).rglob("*") if path.is_file())
-    for name in sorted({*wanted, *before, *anchors}):  # an anchor that is not this adapter's would be loaded
+    """What is in `out` that is neither as an earlier pull left it nor as this one wants it; nothing is followed."""
+    for name in sorted({*wanted, *before, CARD, MANIFEST, *_anchors(out)}):
+        parts = PurePosixPath(name).parts
+        on_the_way = (out.joinpath(*parts[:count]) for count in range(1, len(parts)))
+        if any(folder.is_symlink() or (folder.exists() and not folder.is_dir()) for folder in on_the_way):
+            yield name
+            continue
         path = out / name
-        if path.is_file() and sha256_of(path) not in {before.get(name), wanted.get(name)}:
+        if not os.path.lexists(path):
+            continue
+        if not stat.S_ISREG(path.lstat().st_mode):
             yield name
-    for name in () if (out / MANIFEST).is_file() else (CARD,):
-        if (out / name).exists():
+        elif name in (CARD, MANIFEST):  # renewed where there is a manifest
+            if not (out / MANIFEST).exists():
+                yield name
+        elif sha256_of(path) not in {before.get(name), wanted.get(name)}:
             yield name
+
+
+def _anchors(out: Path) -> Iterator[str]:
+    """What lies where an anchor would; one that is not this adapter's would be loaded with it."""
+    if (out / ANCHOR).is_symlink():
+        yield ANCHOR
+        return
+    for root, folders, files in os.walk(out / ANCHOR):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name).relative_to(out).as_posix() for name in (*files, *links))

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ValidationError
 from hubinit.errors import first_line
 from hubinit.leaderboard.rows import LONGEST, schema_of
 from hubinit.leaderboard.table import frame
-from hubinit.remote import SECRET, redact
+from hubinit.remote import redact
+from hubinit.secrets import holds_secret
 from hubinit.text import one_line
 
 FILE_BYTES = 64_000_000  # of the file as it is stored
@@ -135,7 +136,7 @@ def bad_row(record: Mapping[str, Any], reason: str) -> BadRow:
 
 @lru_cache(maxsize=4096)  # rows share most of their cells
 def _holds_token(cell: object) -> bool:
-    return isinstance(cell, str) and SECRET.search(cell) is not None
+    return isinstance(cell, str) and holds_secret(cell)
 
 
 def _shown(cell: Any) -> Any:

@@ -94,8 +94,9 @@ def plan(
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base (`none`) has one run per model, whatever the
-    learning rates and seeds. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
+    every registered adapter method that trains as its source does. The base of a language model (`none`) has one run, whatever
+    the learning rates and seeds; that of a labelled kind has a fresh head, which is trained alone at every one of them. Revisions
+    and floating-point types are resolved here: a changed model or data set is a new run.
 
     Args:
         request: what the user asked for.
@@ -134,7 +135,8 @@ def plan(
             except HubError as error:  # its training data: what does not train on them goes on
                 lost = error
                 on_lost(str(error))
-                specs = run_specs(model, (), [name for name in methods if name == "none"], protocol, pin_task)
+                untrained = [name for name in methods if name == "none" and not KINDS[model.kind].labelled]
+                specs = run_specs(model, (), untrained, protocol, pin_task)
             for spec in specs:
                 stored = None if force else store.readable(spec.key, on_note)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
@@ -171,14 +173,9 @@ def task_groups(request: Request, model: ModelSpec) -> list[str]:
     """What each run of a model trains on. A labelled model has the classes of one task, so a suite is one run per task.
 
     Raises:
-        HubinitError: unknown task, one of another kind than the model's, or the untrained base of a labelled kind.
+        HubinitError: unknown task, or one of another kind than the model's.
     """
-    kind = KINDS[model.kind]
-    if kind.labelled and "none" in request.methods:
-        raise HubinitError(
-            f"Method 'none' has no score for {model.id}: the head of {kind.noun} is untrained; leave it out."
-        )
-    return groups_for(request.tasks or (kind.default_suite,), model)
+    return groups_for(request.tasks or (KINDS[model.kind].default_suite,), model)
 
 
 def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
@@ -226,19 +223,29 @@ def run_specs(
     model: ModelSpec, members: Sequence[str], methods: Sequence[str], protocol: Protocol, pin_task: PinTask
 ) -> list[RunSpec]:
     """The runs of one model on one task group."""
-    data = data_spec(members, protocol, pin_task) if set(methods) != {"none"} else None
+    trains = KINDS[model.kind].labelled or set(methods) - {"none"}
+    data = data_spec(members, protocol, pin_task) if trains else None
     specs = []
     for name in methods:
-        if name == "none":
-            specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
+        whole = base_spec(model, data, protocol) if name == "none" else run_spec(model, name, data, protocol)
+        if whole.recipe is None:
+            specs.append(whole)
             continue
-        whole = run_spec(model, name, data, protocol)
+        tasks.check_trainable(members)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]
     return specs
+
+
+def base_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> RunSpec:
+    """The run of method `none`: the base as it is or, for a labelled kind, a linear probe with everybody's data and recipe."""
+    spec = RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0)
+    if not KINDS[model.kind].labelled:
+        return spec
+    return spec.model_copy(update={"data": data, "recipe": protocol.recipe})
 
 
 def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:

@@ -1,6 +1,7 @@
 """Test items that occur in what a run was trained on: counted, marked, and left out of a second score."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hubinit.records import Item, Score
 from hubinit.scoring.outputs import questions_of
@@ -44,7 +45,7 @@ def mark_seen(scored: Scored, evaluation: EvalSpec, data: DataSpec) -> Scored:
     scores = [score.model_copy(update={"contaminated": count}) for score in scored.scores]
     if 0 < count < len(items):
         scores += [clean_score(score, items) for score in scores if score.primary]
-    return Scored(scores, items)
+    return replace(scored, scores=scores, items=items)
 
 
 def clean_score(score: Score, items: Sequence[Item]) -> Score:
