@@ -6,10 +6,9 @@ gives nothing away.
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
-from hubinit.tasks.rows import load_rows
+from hubinit.tasks.rows import load_joined
 from hubinit.tasks.spec import Asked, Document, Task
 
 
@@ -70,6 +69,5 @@ def keys_of_training(task: Task, revision: str | None) -> frozenset[int]:
     """
     if task.question is None:
         return frozenset()
-    configs = task.train_configs or (task.config,)
-    splits = (load_rows(replace(task, config=config), task.train_split, revision) for config in configs)
-    return frozenset(key_of(task.question(row)) for split in splits for row in split.to_list())
+    rows = load_joined(task, task.train_configs, task.train_split, revision)
+    return frozenset(key_of(task.question(row)) for row in rows.to_list())

@@ -210,3 +210,21 @@ def test_the_beginning_of_several_keys_is_refused(store: ResultStore) -> None:
     (store.folder(twin) / "result.json").write_text("{}")
     with pytest.raises(HubinitError, match=f"2 runs in .* begin with '{key[:4]}'"):
         show(key[:4], store)
+
+
+def test_answers_to_a_score_of_all_items_together_are_shown_too(
+    store: ResultStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BLEU and its like give no item a value."""
+    result = result_of(store, 1)
+    evaluation = EvalSpec(task="e2e")
+    items = [Item(id="0", outputs=("a pub by the river",))]
+    scores = store.write_items(result.key, [score("bleu", 0.5, evaluation=evaluation)], items)
+    store.write(result.model_copy(update={"scores": tuple(scores)}))
+    assert shown(capsys, result.key, store)["items"][0]["outputs"] == ["a pub by the river"]
+    show(result.key, store, as_json=False)
+    text = capsys.readouterr().out
+    assert "1 answers, none right or wrong by itself" in text
+    assert "wrote: a pub by the river" in text
+    with pytest.raises(HubinitError, match="has no metric 'bleu'"):
+        show(result.key, store, compare=result.key)
