@@ -2,6 +2,8 @@
 
 import json
 import logging
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from hubinit import tasks
+from hubinit.devhub.seed import datasets
+from hubinit.devhub.seed.catalog import SEEDS
+from hubinit.devhub.seed.wheels import Wheel
 from hubinit.errors import HubError
 from hubinit.specs import DataSpec
 from hubinit.tasks import facts, harness
@@ -103,3 +108,18 @@ def test_the_facts_are_those_of_the_real_copies() -> None:
                     assert (copy["rows"], sorted(copy["columns"])) == (rows, sorted(known.columns)), (dataset, split)
                     compared += 1
     assert compared > 25
+
+
+@pytest.mark.index
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["arc", "openbookqa", "piqa", "siqa", "winogrande", "boolq", "boolq_superglue", "hellaswag"]
+)
+def test_what_is_seeded_is_what_the_facts_say(name: str, real_wheel: Callable[[Wheel], Path]) -> None:
+    """So `--hub embedded` needs no --allow-drift."""
+    seed = next(seed for seed in SEEDS.values() if seed.repo_id in datasets.__dict__[name].__doc__)
+    with zipfile.ZipFile(real_wheel(seed.wheel)) as wheel:
+        tables = datasets.__dict__[name](wheel)
+    known = facts.registry()[seed.repo_id]
+    for table in tables:
+        assert (len(table.rows), set(table.features)) == (known.rows[table.config][table.split], set(known.columns))
