@@ -139,3 +139,19 @@ def test_results_of_version_0_1_rank_and_are_shown(tmp_path):
     assert all(f"│ {result.spec.method.name} " in text for result in results if result.scores)
     manifest = {"kind": "trained", "result": json.loads(min(stored.glob("*.json")).read_text()), "files": {}}
     assert Manifest.model_validate(manifest).start is None
+
+
+def test_a_missing_mean_and_trained_test_items_are_said_below():
+    whole, part = run("lora", tasks=("arc-easy", "piqa")), run("pissa", tasks=("arc-easy",))
+    scores = tuple(
+        score.model_copy(update={"contaminated": 15 if score.task == "piqa" else 0}) for score in whole.scores
+    )
+    results = [whole.model_copy(update={"scores": scores}), part]
+    [board] = boards(rank(table(results)))
+    [mean] = [column for column in board.columns if column.name == "mean"]
+    assert [cell.text for cell in mean.cells] == [f"50.0 ± {5 / 2**0.5:.1f}", "–"]
+    assert "No mean where a task has no score." in board.note
+    assert "Test items in the training data: piqa 15." in board.note
+    [board] = boards(rank(table([whole])))
+    assert "No mean" not in board.note
+    assert "Test items" not in board.note
