@@ -103,6 +103,7 @@ class RunRow(Row):
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     stderr: Amount | None = None
     invalid_rate: Share | None = None
+    contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None

@@ -161,6 +161,7 @@ def _score(score: Score | None) -> dict[str, Any]:
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "contaminated": score.contaminated,
     }
 
 
