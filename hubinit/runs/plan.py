@@ -31,6 +31,7 @@ class Request:
     eval_tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     learning_rates: tuple[float, ...] | None = None
+    optimisers: tuple[str, ...] | None = None
     rank: int | None = None
     dtype: Dtype = "auto"
     protocol: str = DEFAULT
@@ -46,6 +47,7 @@ class Request:
         protocol = read_protocol(self.protocol, self.overrides)
         changed = {
             "rank": self.rank,
+            "optimisers": self.optimisers,
             "learning_rates": self.learning_rates,
             "seeds": self.seeds,
             "calibration_samples": self.calibration_samples,
@@ -89,28 +91,31 @@ def plan(
     on_lost: Tell = lambda reason: None,
     on_note: Tell = lambda note: None,
 ) -> list[PlannedRun]:
-    """Expands a request into runs: models × task groups × methods × learning rates × seeds.
+    """Expands a request into runs: models × task groups × methods × optimisers × learning rates × seeds.
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base (`none`) has one run per model, whatever the
-    learning rates and seeds. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
+    every registered adapter method that trains as its source does, less the optimisers that do not fit one. The base (`none`)
+    has one run per model, whatever the optimisers, learning rates and seeds. Revisions and floating-point types are resolved
+    here: a changed model or data set is a new run.
 
     Args:
         request: what the user asked for.
         store: what is done already.
         force: plan what is done as if it were not.
         on_lost: told why a model cannot be had, which costs its own runs only.
-        on_note: told of each stored result that cannot be read; its run is planned again.
+        on_note: told of each optimiser that is left out for a method of `all`, and of each stored result that cannot be read;
+            its run is planned again.
 
     Raises:
-        HubinitError: an unknown or malformed name, protocol or option, or no model that can be had.
+        HubinitError: an unknown or malformed name, protocol or option, an optimiser that does not fit a named method, or no
+            model that can be had.
     """
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
-    optimisers.get(protocol.recipe.optimiser)
-    runs = len(request.models) * len(methods) * len(protocol.learning_rates) * len(protocol.seeds)
+    pairs = pair_optimisers(methods, protocol.optimisers, request.methods, on_note)
+    runs = len(request.models) * len(pairs) * len(protocol.learning_rates) * len(protocol.seeds)
     if runs > MOST_RUNS:
         raise HubinitError(
             f"That is {runs:,} runs for each task; a plan holds {MOST_RUNS:,} at most. Ask for fewer seeds."
@@ -128,7 +133,7 @@ def plan(
             continue
         for group in task_groups(request, model):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
-            for spec in run_specs(model, tasks.members(group), methods, protocol, pin_task):
+            for spec in run_specs(model, tasks.members(group), pairs, protocol, pin_task):
                 stored = None if force else store.readable(spec.key, on_note)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     if lost is not None and not planned:
@@ -158,6 +163,36 @@ def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
         if name not in methods and name not in known_methods():
             hint = nearest(name, [*Protocol.model_fields, *known_methods()])
             raise HubinitError(f"--set names '{name}', which is neither a method nor a part of a protocol: {hint}")
+
+
+def pair_optimisers(
+    methods: Sequence[str], wanted: Sequence[str], named: Sequence[str], tell: Tell
+) -> list[tuple[str, str]]:
+    """Each method with each optimiser that fits it; the base (`none`) once, with the first.
+
+    Args:
+        methods: all of them, by name.
+        wanted: the optimisers.
+        named: the methods that the user named; a pair of them must fit.
+        tell: told of each other pair that is left out.
+
+    Raises:
+        HubinitError: an unknown optimiser, or one that does not fit a named method.
+    """
+    found = [optimisers.get(name) for name in wanted]
+    pairs = []
+    for name in methods:
+        for optimiser in found if name != "none" else found[:1]:
+            try:
+                if name != "none":
+                    optimisers.check_fit(optimiser, registry.get(name))
+            except HubinitError as error:
+                if name in named:
+                    raise
+                tell(f"Left out: {error}")
+            else:
+                pairs.append((name, optimiser.name))
+    return pairs
 
 
 def task_groups(request: Request, model: ModelSpec) -> list[str]:
@@ -209,19 +244,20 @@ def evaluations_of(
 
 
 def run_specs(
-    model: ModelSpec, members: Sequence[str], methods: Sequence[str], protocol: Protocol, pin_task: PinTask
+    model: ModelSpec, members: Sequence[str], pairs: Sequence[tuple[str, str]], protocol: Protocol, pin_task: PinTask
 ) -> list[RunSpec]:
-    """The runs of one model on one task group."""
+    """The runs of one model on one task group; `pairs` are methods with their optimisers."""
     data = data_spec(members, protocol, pin_task)
     specs = []
-    for name in methods:
+    for name, optimiser in pairs:
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
         tasks.check_trainable(members)
         whole = run_spec(model, name, data, protocol)
+        recipe = protocol.recipe_with(optimiser)
         specs += [
-            whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
+            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]
@@ -229,7 +265,7 @@ def run_specs(
 
 
 def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:
-    """A run as the protocol has it, but for its learning rate and seed.
+    """A run as the protocol has it, but for its optimiser, learning rate and seed.
 
     Raises:
         HubinitError: an unknown method, or an option that it does not take.
