@@ -13,7 +13,7 @@ Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`)
 Methods = Annotated[
     str,
     typer.Option(
-        help="Comma-separated methods, `none` (the base), `all` (those that train as their source does), or `peft:<type>`."
+        help="Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
     ),
 ]
 Tasks = Annotated[

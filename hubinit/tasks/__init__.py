@@ -18,6 +18,7 @@ from hubinit.tasks import (
     boolq,
     boolq_gen,
     cars,
+    cifar10,
     digits,
     dtd,
     e2e,
@@ -58,7 +59,7 @@ COMMONSENSE_GEN = (
 CODE = (mbpp, humaneval)
 TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
-SMALL = (digits, fashion_mnist)
+SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *CODE, *TEXT, *IMAGE, *SMALL)
 }

@@ -189,7 +189,11 @@ def test_loopback_is_out_of_reach(run: Run) -> None:
             server.accept()
 
 
-@pytest.mark.parametrize("target", ["os.getppid()", "1", "-1", str(os.getpid()), str(os.getppid())])
+@pytest.mark.parametrize(
+    "target",
+    ["os.getppid()", "1", "-1", str(os.getpid()), str(os.getppid())],
+    ids=["its parent", "init", "all", "hubinit", "the parent of hubinit"],
+)
 def test_the_parent_cannot_be_killed(run: Run, target: str) -> None:
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
