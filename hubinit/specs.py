@@ -16,6 +16,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
+DEFAULT_OPTIMISER = "adamw"
 # Settings of a recipe that one optimiser reads: they belong to its runs only, and the leaderboard names them with it.
 OF_OPTIMISER = {"lora_plus_ratio": "lora+", "riemannian_damping": "riemannian"}
 
@@ -124,7 +125,7 @@ class Recipe(Spec):
     max_length: int = Field(default=512, ge=1)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of s·B A, never of an anchor")
     optimiser: str = Field(
-        default="adamw", description="see `hubinit.training.optimisers`; in a protocol: `optimisers`"
+        default=DEFAULT_OPTIMISER, description="see `hubinit.training.optimisers`; in a protocol: `optimisers`"
     )
     lora_plus_ratio: float = Field(
         default=16.0, ge=1, allow_inf_nan=False, description="lora+: B's rate ÷ A's; the paper recommends 16"
@@ -201,7 +202,7 @@ class Protocol(Spec):
     target_modules: str | tuple[str, ...] = "all-linear"
     learning_rates: tuple[Rate, ...] = Field(default=(2e-4,), min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    optimisers: tuple[str, ...] = Field(default=("adamw",), min_length=1)
+    optimisers: tuple[str, ...] = Field(default=(DEFAULT_OPTIMISER,), min_length=1)
     recipe: Recipe = Recipe()
     samples: int | None = Field(default=None, ge=1, description="training examples; None: the whole training split")
     validation_samples: int = Field(default=120, ge=0, description="held out of the training split")
@@ -225,9 +226,6 @@ class Protocol(Spec):
             raise ValueError("calibration.samples is set per method; say calibration_samples instead")
         if "optimiser" in self.recipe.model_fields_set:
             raise ValueError("recipe.optimiser is set per run; say --optimizers (in a protocol: optimisers) instead")
-        for name, optimiser in OF_OPTIMISER.items():
-            if name in self.recipe.model_fields_set and optimiser not in self.optimisers:
-                raise ValueError(f"recipe.{name} is of {optimiser}, which is not among the optimisers; add it")
         return self
 
     def recipe_with(self, optimiser: str) -> Recipe:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hubinit.leaderboard.ranking import DEFAULT_OPTIMISER, METHOD, TRAINING
-from hubinit.specs import Recipe
+from hubinit.leaderboard.ranking import METHOD, TRAINING
+from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
 
 NOTHING = "–"

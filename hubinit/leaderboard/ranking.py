@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hubinit.specs import OF_OPTIMISER, Recipe, canonical
+from hubinit.specs import DEFAULT_OPTIMISER, OF_OPTIMISER, canonical
 
 EVALUATION = [
     "model",
@@ -36,7 +36,6 @@ LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of 
 METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
-DEFAULT_OPTIMISER = Recipe().optimiser
 RANKING = [
     *EVALUATION,
     *TRAINING,

@@ -12,7 +12,18 @@ from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
-from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
+from hubinit.specs import (
+    DEFAULT_OPTIMISER,
+    OF_OPTIMISER,
+    CalibrationSpec,
+    DataSpec,
+    Dtype,
+    EvalSpec,
+    MethodSpec,
+    ModelSpec,
+    Protocol,
+    RunSpec,
+)
 from hubinit.training import optimisers
 
 DEFAULT_SAMPLES = 256  # calibration examples where the method's source does not say
@@ -115,6 +126,7 @@ def plan(
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
+    check_settings(protocol)
     pairs = pair_optimisers(methods, protocol.optimisers, request.methods, on_note)
     runs = len(request.models) * len(pairs) * len(protocol.learning_rates) * len(protocol.seeds)
     if runs > MOST_RUNS:
@@ -164,6 +176,17 @@ def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
         if name not in methods and name not in known_methods():
             hint = nearest(name, [*Protocol.model_fields, *known_methods()])
             raise HubinitError(f"--set names '{name}', which is neither a method nor a part of a protocol: {hint}")
+
+
+def check_settings(protocol: Protocol) -> None:
+    """Refuses settings of an optimiser that is not asked for.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name, optimiser in OF_OPTIMISER.items():
+        if name in protocol.recipe.model_fields_set and optimiser not in protocol.optimisers:
+            raise HubinitError(f"recipe.{name} is a setting of {optimiser}; add {optimiser} to --optimizers.")
 
 
 def pair_optimisers(

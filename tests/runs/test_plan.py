@@ -151,7 +151,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"optimisers": ("lora",)}, "Unknown optimizer 'lora': did you mean lora"),
         ({"overrides": ("optimisers=[]",)}, "'optimisers'"),
         ({"overrides": ("recipe.optimiser=lora+",)}, "say --optimizers"),
-        ({"overrides": ("recipe.lora_plus_ratio=4",)}, "is of lora\\+, which is not among the optimisers"),
+        ({"overrides": ("recipe.lora_plus_ratio=4",)}, "add lora\\+ to --optimizers"),
         ({"overrides": ("filet.train_a=false",)}, "train with --optimizers frozen-a"),
         ({"methods": ("mica",), "optimisers": ("frozen-a",)}, "'frozen-a' does not fit method 'mica'"),
         ({"methods": ("lora", "dora"), "optimisers": ("adamw", "lora-fa")}, "'lora-fa' does not fit method 'dora'"),
