@@ -115,7 +115,7 @@ def test_an_optimiser_is_named_with_its_settings_that_are_not_the_defaults() -> 
     assert Recipe().optimiser_label == "adamw"
     assert Recipe(optimiser="riemannian", lora_plus_ratio=4).optimiser_label == "riemannian"
     label = Recipe(optimiser="riemannian", riemannian_damping=0.01).optimiser_label
-    assert label == "riemannian (riemannian_damping 0.01)"
+    assert label == "riemannian riemannian_damping=0.01"
 
 
 def test_each_optimiser_of_a_protocol_gets_its_own_settings_and_the_rest_of_the_recipe() -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hubinit.runs.job import Died, Event, Finished, Loading, Progress
 from hubinit.runs.plan import PlannedRun
+from hubinit.specs import DEFAULT_OPTIMISER
 
 STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
 
@@ -57,7 +58,7 @@ class SweepDisplay:
     def _table(self) -> RenderableType:
         """What fits on the screen: the runs that are going on, then those that ended last, then those that wait."""
         table = Table(box=None, pad_edge=False, caption=self._counts(), caption_justify="left")
-        for column in ("model", "method", "optimizer", "trains on", "lr", "seed", "state"):
+        for column in ("model", "method", "trains on", "lr", "seed", "state"):
             table.add_column(column)
         order = sorted(self._touched, key=lambda key: (ended(self._states[key]), -self._touched[key]))
         waiting = (key for key in self._runs if key not in self._touched and self._states[key] == "waiting")
@@ -99,13 +100,15 @@ def name(run: PlannedRun) -> str:
 
 
 def run_cells(run: PlannedRun) -> list[str]:
-    """Model, method, optimiser, training data, learning rate and seed of a run, as table cells."""
+    """Model, method, training data, learning rate and seed of a run, as table cells; an optimiser is named beside the method."""
     spec = run.spec
     trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
+    optimiser = spec.recipe.optimiser_label if spec.recipe is not None else DEFAULT_OPTIMISER
     return [
         spec.model.id.split("/")[-1],
-        spec.method.name + (f" r{spec.rank}" if spec.rank else ""),
-        spec.recipe.optimiser_label if spec.recipe is not None else "-",
+        spec.method.name
+        + (f" r{spec.rank}" if spec.rank else "")
+        + (f" {optimiser}" if optimiser != DEFAULT_OPTIMISER else ""),
         run.group if trained else "-",
         f"{spec.learning_rate:g}" if trained else "-",
         f"seed {spec.seed}" if trained else "-",
@@ -115,7 +118,7 @@ def run_cells(run: PlannedRun) -> list[str]:
 def plan_table(planned: Sequence[PlannedRun], estimates: Sequence[float | None]) -> Table:
     """The table of `--dry-run`: every run, whether it is cached, and its estimated time."""
     table = Table(title="Planned runs", title_justify="left")
-    for column in ("key", "model", "method", "optimizer", "trains on", "lr", "seed", "evaluated on", "state", "about"):
+    for column in ("key", "model", "method", "trains on", "lr", "seed", "evaluated on", "state", "about"):
         table.add_column(column, overflow="fold")
     for run, seconds in zip(planned, estimates, strict=True):
         tasks = ", ".join(e.task for e in run.evaluations)

@@ -191,7 +191,7 @@ def test_a_setting_of_one_optimiser_is_in_its_runs_only(store):
     after = plan(replace(request, overrides=("recipe.lora_plus_ratio=4",)), store)
     assert before[0].spec.key == after[0].spec.key
     assert before[1].spec.key != after[1].spec.key
-    assert after[1].spec.recipe.optimiser_label == "lora+ (lora_plus_ratio 4)"
+    assert after[1].spec.recipe.optimiser_label == "lora+ lora_plus_ratio=4"
 
 
 def test_of_all_methods_those_that_an_optimiser_does_not_fit_are_left_out_aloud(store):
