@@ -141,10 +141,10 @@ class Recipe(Spec):
 
     @property
     def optimiser_label(self) -> str:
-        """The optimiser with its settings that are not the defaults, such as `lora+ lora_plus_ratio=4`."""
+        """The optimiser with its settings that are not the defaults, such as `lora+ lora_plus_ratio=4.0`."""
         own = [name for name, reader in OF_OPTIMISER.items() if reader == self.optimiser]
         changed = self.model_dump(include=set(own), exclude_defaults=True)
-        return " ".join([self.optimiser, *(f"{name}={value:g}" for name, value in changed.items())])
+        return " ".join([self.optimiser, *(f"{name}={value}" for name, value in changed.items())])
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "Recipe":

@@ -11,10 +11,9 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.pairs import check_settings, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.specs import (
-    DEFAULT_OPTIMISER,
-    OF_OPTIMISER,
     CalibrationSpec,
     DataSpec,
     Dtype,
@@ -24,7 +23,6 @@ from hubinit.specs import (
     Protocol,
     RunSpec,
 )
-from hubinit.training import optimisers
 
 DEFAULT_SAMPLES = 256  # calibration examples where the method's source does not say
 MOST_RUNS = 100_000  # of one plan
@@ -176,49 +174,6 @@ def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
         if name not in methods and name not in known_methods():
             hint = nearest(name, [*Protocol.model_fields, *known_methods()])
             raise HubinitError(f"--set names '{name}', which is neither a method nor a part of a protocol: {hint}")
-
-
-def check_settings(protocol: Protocol) -> None:
-    """Refuses settings of an optimiser that is not asked for.
-
-    Raises:
-        HubinitError: there is one.
-    """
-    for name, optimiser in OF_OPTIMISER.items():
-        if name in protocol.recipe.model_fields_set and optimiser not in protocol.optimisers:
-            raise HubinitError(f"recipe.{name} is a setting of {optimiser}; add {optimiser} to --optimizers.")
-
-
-def pair_optimisers(
-    methods: Sequence[str], wanted: Sequence[str], named: Sequence[str], tell: Tell
-) -> list[tuple[str, str]]:
-    """Each method with each optimiser that fits it; the base (`none`) once, with the one that trains its head if it has one.
-
-    Args:
-        methods: all of them, by name.
-        wanted: the optimisers.
-        named: the methods that the user named; a pair of them must fit.
-        tell: told of each other pair that is left out.
-
-    Raises:
-        HubinitError: an unknown optimiser, or one that does not fit a named method.
-    """
-    found = [optimisers.get(name) for name in wanted]
-    pairs = []
-    for name in methods:
-        if name == "none":
-            pairs.append((name, DEFAULT_OPTIMISER))
-            continue
-        for optimiser in found:
-            try:
-                optimisers.check_fit(optimiser, registry.get(name))
-            except HubinitError as error:
-                if name in named:
-                    raise
-                tell(f"Left out: {error}")
-            else:
-                pairs.append((name, optimiser.name))
-    return pairs
 
 
 def task_groups(request: Request, model: ModelSpec) -> list[str]:

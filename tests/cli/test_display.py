@@ -43,7 +43,7 @@ def test_an_optimiser_that_is_not_the_default_is_beside_the_method() -> None:
         run_cells(replace(run, spec=run.spec.model_copy(update={"recipe": recipe})))[1]
         for recipe in (Recipe(), Recipe(optimiser="lora-fa"), Recipe(optimiser="lora+", lora_plus_ratio=4))
     ]
-    assert shown == ["lora r2", "lora r2 lora-fa", "lora r2 lora+ lora_plus_ratio=4"]
+    assert shown == ["lora r2", "lora r2 lora-fa", "lora r2 lora+ lora_plus_ratio=4.0"]
 
 
 def test_without_a_terminal_each_stage_is_one_line() -> None:

@@ -83,7 +83,7 @@ def test_optimisers_are_lines_of_one_table_compared_with_plain_lora():
     runs = table(results)
     ranking = rank(runs)
     [board] = boards(ranking)
-    assert board.labels == (*("pissa (lora+ lora_plus_ratio=4)", "lora (lora+)", "lora", "pissa (lora+)", "none"),)
+    assert board.labels == (*("pissa (lora+ lora_plus_ratio=4.0)", "lora (lora+)", "lora", "pissa (lora+)", "none"),)
     assert [None if math.isnan(delta) else round(delta, 6) for delta in ranking["delta"]] == [
         0.2,
         0.1,

@@ -151,7 +151,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"optimisers": ("lora",)}, "Unknown optimizer 'lora': did you mean lora"),
         ({"overrides": ("optimisers=[]",)}, "'optimisers'"),
         ({"overrides": ("recipe.optimiser=lora+",)}, "say --optimizers"),
-        ({"overrides": ("recipe.lora_plus_ratio=4",)}, "add lora\\+ to --optimizers"),
+        ({"overrides": ("recipe.lora_plus_ratio=4.0",)}, "add lora\\+ to --optimizers"),
         ({"overrides": ("filet.train_a=false",)}, "train with --optimizers frozen-a"),
         ({"methods": ("mica",), "optimisers": ("frozen-a",)}, "'frozen-a' does not fit method 'mica'"),
         ({"methods": ("lora", "dora"), "optimisers": ("adamw", "lora-fa")}, "'lora-fa' does not fit method 'dora'"),
@@ -188,10 +188,10 @@ def test_optimisers_are_an_axis_and_the_default_one_changes_no_key(store):
 def test_a_setting_of_one_optimiser_is_in_its_runs_only(store):
     request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",), optimisers=("adamw", "lora+"))
     before = plan(request, store)
-    after = plan(replace(request, overrides=("recipe.lora_plus_ratio=4",)), store)
+    after = plan(replace(request, overrides=("recipe.lora_plus_ratio=4.0",)), store)
     assert before[0].spec.key == after[0].spec.key
     assert before[1].spec.key != after[1].spec.key
-    assert after[1].spec.recipe.optimiser_label == "lora+ lora_plus_ratio=4"
+    assert after[1].spec.recipe.optimiser_label == "lora+ lora_plus_ratio=4.0"
 
 
 def test_of_all_methods_those_that_an_optimiser_does_not_fit_are_left_out_aloud(store):
