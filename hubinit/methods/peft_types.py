@@ -72,7 +72,7 @@ def _peft_config(
     if "feedforward_modules" in _fields(config) and not isinstance(target_modules, str):
         # PEFT names IA3's feed-forward modules by their endings and, as lists, wants them among the targets.
         run["target_modules"] = "|".join(map(re.escape, target_modules))
-    given = {name: value for name, value in options.model_dump().items() if name != "train_a" and value is not None}
+    given = {name: value for name, value in options.model_dump().items() if value is not None}
     values = {name: value for name, value in run.items() if name in _fields(config)} | given
     try:
         return config(**values)

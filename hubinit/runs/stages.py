@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hubinit.runs.costs import Stopwatch
 from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
 from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
+from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import FULL, EvalSpec, RunSpec
 
@@ -278,6 +280,8 @@ def score(
         tell(0, 0)
         try:
             scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
+            with suppress(HubinitError):  # training data that cannot be had any more cost the marks, not the score
+                scored = mark_seen(scored, evaluation, job.spec.data) if job.spec.data else scored
             scores += store.write_items(job.spec.key, scored.scores, scored.items)
             reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:
