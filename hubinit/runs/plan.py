@@ -12,6 +12,7 @@ from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
+from hubinit.scoring.judge import find_judge
 from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
 from hubinit.training import optimisers
 
@@ -36,6 +37,7 @@ class Request:
     protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
+    judge: str | None = None
 
     def read_protocol(self) -> Protocol:
         """The protocol with everything that the request changes in it.
@@ -193,7 +195,8 @@ def evaluations_of(
     """What the runs of a group are scored on.
 
     Raises:
-        HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on.
+        HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on, or a task that
+            wants a judge where there is none.
     """
     for scored in request.eval_tasks or ():
         tasks.check_kind(scored, model)
@@ -203,7 +206,13 @@ def evaluations_of(
             f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
         )
     return tuple(
-        EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=protocol.shots)
+        EvalSpec(
+            task=name,
+            revision=pin_task(name),
+            limit=protocol.limit,
+            shots=protocol.shots,
+            judge=find_judge(request.judge).name if tasks.get(name).judged else None,
+        )
         for name in dict.fromkeys(members)
     )
 
@@ -218,6 +227,7 @@ def run_specs(
         if name == "none":
             specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
             continue
+        tasks.check_trainable(members)
         whole = run_spec(model, name, data, protocol)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})

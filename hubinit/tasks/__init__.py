@@ -26,6 +26,7 @@ from hubinit.tasks import (
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    mt_bench,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -53,7 +54,8 @@ COMMONSENSE_GEN = (
 )
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK
+    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, mt_bench, *IMAGE, digits, fashion_mnist)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
@@ -116,6 +118,19 @@ def head_labels(spec: RunSpec) -> list[str] | None:
     if not KINDS[spec.model.kind].labelled or spec.data is None:
         return None
     return labels(spec.data.tasks[0], spec.data.revisions[0] if spec.data.revisions else None)
+
+
+def check_trainable(names: Sequence[str]) -> None:
+    """Refuses to train on tasks that have nothing to train on.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name in names:
+        if not get(name).train_split:
+            raise HubinitError(
+                f"Task '{name}' has no training data: train on another one, and add --eval-tasks {name}."
+            )
 
 
 def labels(name: str, revision: str | None = None) -> list[str]:
@@ -182,6 +197,7 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             f"One run cannot train on {', '.join(data.tasks)} together: a mixture is of language tasks only, and each image "
             "task has its own classes."
         )
+    check_trainable(data.tasks)
     revisions = data.revisions or (None,) * len(tasks)
     splits: list[Any] = []
     for task, revision in zip(tasks, revisions, strict=True):

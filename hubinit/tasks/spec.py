@@ -86,7 +86,7 @@ class Task:
         kind: which models it is for.
         dataset: Hub repository of the data (or a local folder).
         config: configuration of the data set, if it has several.
-        train_split: what training and validation examples are drawn from.
+        train_split: what training and validation examples are drawn from; "" where there is nothing to train on.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
         test_split: what is scored; never used to choose anything.
         source: the paper and the official rule.
@@ -119,3 +119,8 @@ class Task:
     primary: str = "acc,none"
     image_column: str = "image"
     label_column: str = "label"
+
+    @property
+    def judged(self) -> bool:
+        """Whether another model rates the answers."""
+        return self.scorer == "judge"
