@@ -12,7 +12,7 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt, stop_when_event_set
 
-from hubinit.errors import HubinitError, first_line
+from hubinit.errors import HubinitError
 from hubinit.records import Record
 from hubinit.remote import JUDGE_KEYS, TRIES, is_transient, pause, redact
 from hubinit.text import one_line
@@ -77,7 +77,7 @@ def find_endpoint(model: str, url: str) -> Endpoint:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise HubinitError(f"The judge's address is not a URL: {first_line(error)}.") from error
+        raise HubinitError("--judge-url is not an address; give one such as http://127.0.0.1:8000/v1.") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
         raise HubinitError(
             "--judge-url wants a plain address such as http://127.0.0.1:8000/v1, without user, password or query; "
@@ -103,7 +103,6 @@ def ask_all(endpoint: Endpoint, conversations: Sequence[Messages], keep: Callabl
     """
     stop = Event()
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {})
-    failed: BaseException | None = None
     with httpx2.Client(headers=headers, timeout=SECONDS) as client, ThreadPoolExecutor(PARALLEL) as pool:
         futures = {
             pool.submit(ask_patiently, client, endpoint, messages, stop): number
@@ -111,19 +110,15 @@ def ask_all(endpoint: Endpoint, conversations: Sequence[Messages], keep: Callabl
         }
         try:
             for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                if (error := future.exception()) is None:
-                    keep(futures[future], future.result())
-                elif failed is None:
-                    failed = error
-                    stop.set()
-                    pool.shutdown(wait=False, cancel_futures=True)
-        finally:
+                keep(futures[future], future.result())
+                del futures[future]
+        except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
-    if failed:
-        raise failed
+            for future, number in futures.items():  # answers that came while the first failure was noticed
+                if not future.cancelled() and future.exception() is None:
+                    keep(number, future.result())
+            raise
 
 
 def ask_patiently(client: httpx2.Client, endpoint: Endpoint, messages: Messages, stop: Event) -> Reply:

@@ -78,7 +78,7 @@ def judge_all(
     found = {key: reply for key in dict.fromkeys(keys) if (reply := read_judgement(key)) is not None}
     missing = {key: messages for key, messages in zip(keys, conversations, strict=True) if key not in found}
     names = list(missing)
-    on_progress(len(conversations) - len(names))
+    on_progress(sum(key in found for key in keys))
 
     def keep(number: int, reply: Reply) -> None:
         write_judgement(names[number], reply)
