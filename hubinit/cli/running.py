@@ -22,6 +22,7 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.scoring.evaluate import check_scorable
 
 
 def run_bench(
@@ -36,6 +37,8 @@ def run_bench(
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
+    for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
+        check_scorable(task)
     if push_to:
         for model in dict.fromkeys(run.spec.model.id for run in planned):
             require_hub_id(model)

@@ -61,7 +61,7 @@ def run_eval(
         console.print(score_table(scores))
     if out:
         say(f"Scores and every answer: {out.resolve()}") if not as_json else None
-    for failure in failures:
+    for failure in (*failures, *(f"{name}: {note}" for name, scored in done.items() for note in scored.notes)):
         warn(failure)
     return len(failures)
 

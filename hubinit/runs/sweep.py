@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore, RunResult
 from hubinit.remote import redact
 from hubinit.runs.costs import provenance
@@ -109,6 +110,7 @@ def pass_of(spec: RunSpec) -> str:
         alpha=0,
         target_modules=spec.target_modules,
         data=spec.data,
+        seed=head_seed(spec) or 0,
         calibration=spec.calibration.model_copy(update={"samples": 1}),
     ).key
 

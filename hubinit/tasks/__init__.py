@@ -18,14 +18,19 @@ from hubinit.tasks import (
     boolq,
     boolq_gen,
     cars,
+    cifar10,
     digits,
     dtd,
+    e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    humaneval,
+    mbpp,
     mt_bench,
     openbookqa,
     openbookqa_gen,
@@ -52,10 +57,13 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+CODE = (mbpp, humaneval)
+TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
-    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, mt_bench, *IMAGE, digits, fashion_mnist)
+    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *CODE, *TEXT, mt_bench, *IMAGE, *SMALL)
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),

@@ -55,6 +55,34 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """One way to read code out of a free text.
+
+    Attributes:
+        name: of the variant, after the metric; "" for the one that ranks the task.
+        extract: output ─► code; None where there is none.
+        source: who reads it so, with the file.
+    """
+
+    name: str
+    extract: Callable[[str], str | None]
+    source: str
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a task is scored by running what was written.
+
+    Attributes:
+        program: (document, code) ─► the program with its tests, which has passed when it runs to its end.
+        readings: how code is read out of an output; each gives its own metrics.
+    """
+
+    program: Callable[[Document, str], str]
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True)
 class Generative:
     """How a task that is answered in free text asks and what it teaches.
 
@@ -62,6 +90,8 @@ class Generative:
         prompt: document ─► what the model is given.
         training: training row ─► prompt and completion.
         decoding: how the answers are generated.
+        sampling: how several answers per question are generated, where that is not the same.
+        before: (task, revision of the data) ─► what stands before every prompt, such as solved examples.
         group: rows of the test split ─► documents, where a document is not a row.
         identify: the id of a document; None: its position in the test split.
     """
@@ -69,6 +99,8 @@ class Generative:
     prompt: Callable[[Document], str]
     training: Callable[[Document], Example]
     decoding: Decoding
+    sampling: Decoding | None = None
+    before: "Callable[[Task, str | None], str] | None" = None
     group: Callable[[Sequence[Document]], list[Document]] | None = None
     identify: Callable[[Document], str] | None = None
 
@@ -94,6 +126,7 @@ class Task:
         needs: what it needs beyond Python, for `hubinit tasks`.
         generative: how it asks, where it does so itself.
         rules: how answers are read; the metrics of a task whose scorer is `rules`, and extra ones of lm-eval's free-text tasks.
+        coding: how programs are made of the answers, where the scorer is `code`.
         definition: lm-eval's file, relative to its folder of tasks ("" for image tasks).
         harness: lm-eval's name of the task.
         primary: the metric that ranks the task, in lm-eval's notation `metric,filter`.
@@ -114,6 +147,7 @@ class Task:
     needs: str = ""
     generative: Generative | None = None
     rules: tuple[Rule, ...] = ()
+    coding: Coding | None = None
     definition: str = ""
     harness: str = ""
     primary: str = "acc,none"

@@ -135,6 +135,28 @@ def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
     assert line(ranking, "none")["delta"] == pytest.approx(0.4 - np.mean(lora)), "the base counts for every seed"
 
 
+def test_a_linear_probe_is_in_every_table_that_learned_as_it_did_and_is_paired_by_seed():
+    data = DataSpec(tasks=("arc-easy",))
+
+    def probe(seed, value, steps=40, lr=1e-4):
+        learned = {"data": data, "recipe": Recipe(steps=steps), "learning_rate": lr}
+        return run("none", seed=seed, value=value, loss=1 / (1 + value), **learned)
+
+    lora = [run(rank=r, seed=s, value=0.5 + s / 4) for r in (4, 8) for s in (0, 1)]
+    probes = [*(probe(s, 0.375 + s / 8) for s in (0, 1)), probe(0, 0.5, lr=1e-2), probe(1, 0.5, lr=1e-2)]
+    ranking = rank(table([*lora, *probes, probe(0, 0.3, steps=7)]))
+    assert list(zip(ranking["method"], ranking["rank"], ranking["lr"], ranking["value"], strict=True)) == [
+        ("lora", 4, 1e-4, 0.625), ("none", 4, 1e-2, 0.5),
+        ("lora", 8, 1e-4, 0.625), ("none", 8, 1e-2, 0.5),
+        ("none", 0, 1e-4, 0.3),
+    ]  # fmt: skip
+    first = line(ranking, "none")
+    assert (first["default_lr"], first["default"], first["seeds"], first["pairs"]) == (1e-4, 0.4375, 2, 2)
+    assert first["delta"] == pytest.approx(-0.125)
+    titles = [board.title for board in boards(ranking)]
+    assert sum("linear probe" in title and "not trained" not in title for title in titles) == 1
+
+
 def test_a_lead_within_the_uncertainty_is_not_marked():
     ranking = rank(table([run("lora", value=0.50), run("filet", value=0.55)]))
     assert line(ranking, "filet")["delta_stderr"] == pytest.approx(math.hypot(0.05, 0.05))

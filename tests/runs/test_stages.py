@@ -12,10 +12,13 @@ from hubinit import tasks
 from hubinit.adapters.calibrating import statistics_of
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
+from hubinit.records import Item, ResultStore, Score
+from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job
 from hubinit.runs.stages import attach_start, calibrate_run
-from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, RunSpec
+from hubinit.scoring import Scored
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
 from tests import cases, texts
 
 
@@ -57,3 +60,21 @@ def test_a_run_pays_for_its_own_statistics_and_names_what_the_shared_pass_took(
         assert costs[-1].seconds == found.seconds_for(statistics_of(spec.method.name, {}))
         assert costs[-1].shared_seconds == found.seconds
     assert 0 < costs[0].seconds < costs[1].seconds < costs[1].shared_seconds
+
+
+def test_what_a_scorer_leaves_out_is_a_reason_beside_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = EvalSpec(task="e2e")
+    found = Scored(
+        [Score(task="e2e", metric="bleu", value=0.5, n=1, eval=wanted)], [Item(id="0")], ("METEOR: needs Java.",)
+    )
+    monkeypatch.setattr(stages, "evaluate_one", lambda *arguments, **options: found)
+    base = ModelSpec(id="tiny/llama", revision="a" * 40)
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    spec = RunSpec(model=base, method=MethodSpec(name="lora"), rank=2, alpha=4)
+    scores, reasons = stages.score(
+        loaded.model, loaded, [wanted], Job(store=tmp_path, spec=spec), ResultStore(tmp_path), lambda progress: None
+    )
+    assert [score.metric for score in scores] == ["bleu"]
+    assert reasons == ["e2e: METEOR: needs Java"]
