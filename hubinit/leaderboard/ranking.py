@@ -16,6 +16,7 @@ EVALUATION = [
     "data_revision",
     "limit",
     "shots",
+    "judge",
     "metric",
 ]  # what one ranking compares
 TRAINING = [
