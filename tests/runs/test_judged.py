@@ -10,11 +10,12 @@ import torch
 from datasets import Dataset
 
 from hubinit import tasks
+from hubinit.cli.environment import connect
 from hubinit.cli.scoring import run_eval
 from hubinit.errors import HubinitError
 from hubinit.models import names
 from hubinit.models.base import Loaded
-from hubinit.records import ResultStore, RunResult
+from hubinit.records import ResultStore, RunResult, read_items
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.job import Job
 from hubinit.runs.plan import Request, plan
@@ -109,3 +110,27 @@ def test_eval_goes_on_with_the_other_tasks(tmp_path: Path, capsys: pytest.Captur
     assert {(score["task"], score["eval"]["judge"]) for score in json.loads(printed.out)} == {("arc-easy", None)}
     assert "mt-bench: The judge j at" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_recorded_answers_are_rated_by_the_judge_at_the_given_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = tmp_path / "outputs.jsonl"
+    outputs.write_text('{"id": 81, "output": ["first", "second"]}\n')
+    with running(lambda asked, number: says("[[9]]")) as served, connect(None, served.url):
+        failed = run_eval(
+            None,
+            ("mt-bench",),
+            EvalSpec(task="", judge="j"),
+            outputs=outputs,
+            batch_size=1,
+            dtype="auto",
+            out=tmp_path / "scores",
+            as_json=False,
+        )
+    assert failed == 0
+    assert "Rated by j, which calls itself wise-0613 fp_1" in capsys.readouterr().out
+    assert len(served.asked) == 1, "both prompts of this test are the same text"
+    (path,) = (tmp_path / "scores" / "items").iterdir()
+    (item,) = read_items(path)
+    assert (item.outputs, item.values["score"]) == (("first", "second"), 9.0)
