@@ -139,15 +139,19 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
 def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
     first = method.iloc[0]
     scores = {row["column"]: row for _, row in method.iterrows()}
-    # Ratings and shares have no mean.
-    complete = len(scores) == len(tasks) and (method["metric"] == RATING).nunique() == 1
+    alike = (method["metric"] == RATING).nunique() == 1  # ratings and shares have no mean
+    complete = alike and len(scores) == len(tasks)
     delta, error = method["delta"].astype(float), method["delta_stderr"].astype(float)
     return _Line(
         label=label,
         scores=scores,
         value=float(method["value"].mean()) if complete else math.nan,
         default=float(method["default"].mean(skipna=False)) if complete else math.nan,
-        delta=_plus_minus(float(delta.mean()), float((error**2).sum(skipna=False) ** 0.5) / len(error), sign="+"),
+        delta=_plus_minus(
+            float(delta.mean()) if alike else math.nan,
+            float((error**2).sum(skipna=False) ** 0.5) / len(error),
+            sign="+",
+        ),
         loss=NOTHING if pd.isna(first["validation_loss"]) else f"{float(first['validation_loss']):.4f}",
         lr=", ".join(f"{rate:g}" for rate in sorted(set(method["lr"].dropna()))) or NOTHING,
         seeds=_range(method["seeds"]),
