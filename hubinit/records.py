@@ -120,8 +120,9 @@ class RunResult(Record):
         return self.calibration_examples or self.spec.calibration.samples
 
     def scored(self, evaluation: EvalSpec) -> bool:
-        """Whether this result already holds the scores of `evaluation`."""
-        return any(score.eval == evaluation for score in self.scores)
+        """Whether this result already holds the scores of `evaluation`; a metric that was left out is still wanted."""
+        left_out = self.status == "partial" and f"{evaluation.task}: " in (self.reason or "")
+        return not left_out and any(score.eval == evaluation for score in self.scores)
 
 
 class Manifest(Record):

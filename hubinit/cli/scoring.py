@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -129,5 +130,5 @@ def score_table(scores: Sequence[Score]) -> Table:
             str(score.n),
             "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
         )
-        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+        table.add_row(score.task, escape(score.metric), *cells, style="bold" if score.primary else "")
     return table

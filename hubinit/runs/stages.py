@@ -66,13 +66,14 @@ def run_stages(
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
         scores, reasons = score(model, loaded, missing, job, store, report)
+    kept = [one for one in stored.scores if one.eval not in missing] if stored is not None else []
     if stored is not None:  # these may come from another machine and other versions than the adapter
         scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
             "reason": redact("; ".join(reasons)) or None,
-            "scores": (*(stored.scores if stored else ()), *scores),
+            "scores": (*kept, *scores),
             "costs": watch.costs,
         }
     )

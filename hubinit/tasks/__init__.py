@@ -11,6 +11,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
 from hubinit.specs import DataSpec, ModelSpec, RunSpec
 from hubinit.tasks import (
+    aqua,
     arc_challenge,
     arc_challenge_gen,
     arc_easy,
@@ -26,10 +27,16 @@ from hubinit.tasks import (
     eurosat,
     fashion_mnist,
     gsm8k,
+    gsm8k_lora_da,
+    gsm8k_lora_ga,
+    gsm8k_milora,
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    hendrycks_math,
     humaneval,
+    math_500,
+    mawps,
     mbpp,
     mt_bench,
     openbookqa,
@@ -40,6 +47,7 @@ from hubinit.tasks import (
     siqa,
     siqa_gen,
     sun397,
+    svamp,
     svhn,
     winogrande,
     winogrande_gen,
@@ -57,17 +65,24 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
+ARITHMETIC = (svamp, mawps, aqua)
 CODE = (mbpp, humaneval)
 TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
-    for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *CODE, *TEXT, mt_bench, *IMAGE, *SMALL)
+    for module in (
+        *(*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
+        *(*CODE, *TEXT, mt_bench, *IMAGE, *SMALL),
+    )
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
     "commonsense-gen": tuple(module.TASK.name for module in COMMONSENSE_GEN),
+    "gsm8k-papers": tuple(module.TASK.name for module in GSM8K_PAPERS),
+    "arithmetic": tuple(module.TASK.name for module in ARITHMETIC),
     "image": tuple(module.TASK.name for module in IMAGE),
 }
 

@@ -46,12 +46,16 @@ class Rule:
         extract: output ─► the answer as it is compared; None where there is not a usable one.
         matches: whether an extracted answer is the document's.
         source: who reads it so, with the file.
+        whole: `matches` wants the whole output, from which something was extracted.
+        extra: hubinit's extra that it needs; without it the rule is left out.
     """
 
     name: str
     extract: Callable[[str], str | None]
     matches: Callable[[str, Document], bool]
     source: str
+    whole: bool = False
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Task:
         train_split: what training and validation examples are drawn from; "" where there is nothing to train on.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
         test_split: what is scored; never used to choose anything.
+        test_configs: configurations whose test splits are joined. Default: `config` alone.
         source: the paper and the official rule.
         scorer: name of what scores it, see `hubinit.scoring.evaluate`.
         needs: what it needs beyond Python, for `hubinit tasks`.
@@ -130,6 +135,7 @@ class Task:
         definition: lm-eval's file, relative to its folder of tasks ("" for image tasks).
         harness: lm-eval's name of the task.
         primary: the metric that ranks the task, in lm-eval's notation `metric,filter`.
+        breakdown: columns of the test split; the primary metric is also given for each of their values, as `metric,column=value`.
         image_column: column with the image.
         label_column: column with the class index.
     """
@@ -143,6 +149,7 @@ class Task:
     source: str
     config: str | None = None
     train_configs: tuple[str, ...] = ()
+    test_configs: tuple[str, ...] = ()
     scorer: str = "lm-eval"
     needs: str = ""
     generative: Generative | None = None
@@ -151,6 +158,7 @@ class Task:
     definition: str = ""
     harness: str = ""
     primary: str = "acc,none"
+    breakdown: tuple[str, ...] = ()
     image_column: str = "image"
     label_column: str = "label"
 
