@@ -46,9 +46,12 @@ def score_answers(
         raise HubinitError(
             f"Task '{task.name}' asks each question once, in its own words; leave out --shots and --samples."
         )
-    find_judge(evaluation.judge)  # before hours of answers that nobody would rate
     documents = rows.read_documents(task, evaluation.revision, evaluation.limit)
     questions = read_questions(task, documents)
+    # All that rating needs, before hours of answers that nobody would rate.
+    find_judge(evaluation.judge)
+    read_templates(task)
+    read_references(task, questions)
     total = 4 * len(questions)
     answers, hashes = answer_all(
         task, model, tokenizer, questions, batch_size=batch_size, on_progress=lambda done: on_progress(done, total)

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from hubinit import tasks
-from hubinit.errors import HubinitError
+from hubinit.errors import HubError, HubinitError
 from hubinit.records import Score
 from hubinit.scoring import chat_client, score_outputs, two_turns
 from hubinit.scoring.evaluate import evaluate_one
@@ -251,6 +251,16 @@ def test_what_the_task_does_not_know_is_refused_before_any_answer(
         evaluate_one(
             language_model(), tokenizer(), EvalSpec(**{"task": "mt-bench", "judge": "gpt-4", **options}), batch_size=2
         )
+
+
+@pytest.mark.parametrize("source", ["JUDGE_PROMPTS", "REFERENCES"])
+def test_a_data_set_that_is_not_there_is_named_before_any_answer(
+    source: str, wise: Served, hub: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_turns, "generate", lambda *args, **more: pytest.fail("too late"))
+    monkeypatch.setattr(mt_bench, source, "alice/not-there")
+    with pytest.raises(HubError, match="Cannot load the data set alice/not-there of task 'mt-bench'"):
+        evaluate_one(language_model(), tokenizer(), EvalSpec(task="mt-bench", judge="gpt-4"), batch_size=2)
 
 
 def test_there_is_nothing_to_train_on() -> None:
