@@ -63,7 +63,7 @@ def run_eval(
         for judge, version in dict.fromkeys(
             (score.eval.judge, score.judge_version) for score in scores if score.eval.judge
         ):
-            say(f"Rated by {judge}" + (f", which calls itself {version}" if version else ""))
+            say(f"Rated by {judge}" + (f" ({version})" if version else ""))
     if out:
         say(f"Scores and every answer: {out.resolve()}") if not as_json else None
     for failure in (*failures, *(f"{name}: {note}" for name, scored in done.items() for note in scored.notes)):

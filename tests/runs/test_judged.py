@@ -129,7 +129,7 @@ def test_recorded_answers_are_rated_by_the_judge_at_the_given_address(
             as_json=False,
         )
     assert failed == 0
-    assert "Rated by j, which calls itself wise-0613 fp_1" in capsys.readouterr().out
+    assert "Rated by j (wise-0613 fp_1)" in capsys.readouterr().out
     assert len(served.asked) == 1, "both prompts of this test are the same text"
     (path,) = (tmp_path / "scores" / "items").iterdir()
     (item,) = read_items(path)
