@@ -1,6 +1,7 @@
 """Options that several commands share, and the reading of their values."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -64,6 +65,21 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
+
+def _allow_drift(wanted: bool) -> bool:
+    if wanted:
+        os.environ["HUBINIT_ALLOW_DRIFT"] = "1"  # hubinit.tasks.facts, also of the workers
+    return wanted
+
+
+AllowDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-drift",
+        callback=_allow_drift,
+        help="Use data sets whose rows or columns are not those of the original, with a warning that says what differs.",
+    ),
+]
 AllowCode = Annotated[
     bool,
     typer.Option(

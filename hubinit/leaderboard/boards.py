@@ -82,6 +82,7 @@ class _Line:
     label: str
     scores: dict[str, "pd.Series"]  # by column
     value: float  # mean over tasks at the chosen learning rate; NaN unless every task was scored
+    error: float  # its standard error √(Σ se²)/k over the k tasks; NaN where one is unknown
     default: float  # the same at the default learning rate
     delta: str
     loss: str
@@ -91,6 +92,7 @@ class _Line:
     init_seconds: str
     unadapted: int
     failed: int
+    contaminated: dict[str, int]  # by column; only where there are some
 
 
 def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Iterator[Column]:
@@ -103,7 +105,7 @@ def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Ite
         return Column(name, error, tuple(map(Cell, texts)))
 
     if len(tasks) > 1:
-        yield column("mean", [_percent(line.value) for line in lines])
+        yield column("mean", [_plus_minus(line.value, line.error) for line in lines], SAMPLING)
     else:
         yield from scores
     yield column("vs lora", [line.delta for line in lines], BOTH)
@@ -133,6 +135,13 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
         parts.append(f"Modules left without an adapter: {', '.join(unadapted)}.")
     if failed := [f"{line.label} {line.failed}" for line in lines if line.failed]:
         parts.append(f"Runs without a score: {', '.join(failed)}.")
+    if any(math.isnan(line.value) for line in lines) and len({name for line in lines for name in line.scores}) > 1:
+        parts.append("Ratings and percentages have no mean." if rated else "No mean where a task has no score.")
+    seen = {name: count for line in lines for name, count in line.contaminated.items()}
+    if seen:
+        parts.append(
+            f"Test items in the training data: {', '.join(f'{name} {count}' for name, count in seen.items())}."
+        )
     return " ".join(parts)
 
 
@@ -146,6 +155,7 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
         label=label,
         scores=scores,
         value=float(method["value"].mean()) if complete else math.nan,
+        error=float((method["stderr"].astype(float) ** 2).sum(skipna=False) ** 0.5) / len(method),
         default=float(method["default"].mean(skipna=False)) if complete else math.nan,
         delta=_plus_minus(
             float(delta.mean()) if alike else math.nan,
@@ -159,6 +169,7 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
         init_seconds=NOTHING if pd.isna(first["init_seconds"]) else f"{float(first['init_seconds']):.1f}",
         unadapted=int(method["unadapted"].max()),
         failed=int(method["failed"].max()),
+        contaminated={row["column"]: int(row["contaminated"]) for row in scores.values() if row["contaminated"]},
     )
 
 

@@ -51,6 +51,7 @@ RANKING = [
     "pairs",
     "init_seconds",
     "unadapted",
+    "contaminated",
     "failed",
     "best",
 ]
@@ -72,8 +73,9 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
         best first: `default_lr` and `default` (median at that rate), `lr` and `value` (median at the chosen rate), `std` and
         `seeds`, `n` and `stderr` (binomial, median over seeds), `validation_loss` (median at the chosen rate), `delta`,
         `delta_stderr` and `pairs` (mean difference to plain LoRA over common seeds), `init_seconds` (median; calibration and
-        initialisation), `unadapted` (the most target modules that a run left without an adapter), `failed` (runs without a
-        score), `best` (leads the next method by more than the uncertainty of their difference).
+        initialisation), `unadapted` (the most target modules that a run left without an adapter), `contaminated` (test items
+        that are in the training data), `failed` (runs without a score), `best` (leads the next method by more than the
+        uncertainty of their difference).
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
@@ -144,6 +146,7 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
         "pairs": pairs,
         "init_seconds": median(seconds) if seconds else math.nan,
         "unadapted": max((row["unadapted"] or 0 for row in chosen), default=0),
+        "contaminated": max((row["contaminated"] or 0 for row in chosen), default=0),
     }
 
 

@@ -106,6 +106,7 @@ class RunRow(Row):
     stderr: Amount | None = None
     invalid_rate: Share | None = None
     judge_version: Text | None = Field(default=None, description="that the judge reported about itself")
+    contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None

@@ -163,6 +163,7 @@ def _score(score: Score | None) -> dict[str, Any]:
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
         "judge_version": score.judge_version,
+        "contaminated": score.contaminated,
     }
 
 

@@ -1,6 +1,7 @@
 """From what the user asks for to the list of runs, each with its content key, and what is already done."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -103,11 +104,11 @@ def plan(
         request: what the user asked for.
         store: what is done already.
         force: plan what is done as if it were not.
-        on_lost: told why a model cannot be had, which costs its own runs only.
+        on_lost: told why a model or training data cannot be had, which costs the runs with them only.
         on_note: told of each stored result that cannot be read; its run is planned again.
 
     Raises:
-        HubinitError: an unknown or malformed name, protocol or option, or no model that can be had.
+        HubinitError: an unknown or malformed name, protocol or option, or nothing that can be had.
     """
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
@@ -131,7 +132,14 @@ def plan(
             continue
         for group in task_groups(request, model):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
-            for spec in run_specs(model, tasks.members(group), methods, protocol, pin_task):
+            try:
+                specs = run_specs(model, tasks.members(group), methods, protocol, pin_task)
+            except HubError as error:  # its training data: what does not train on them goes on
+                lost = error
+                on_lost(str(error))
+                untrained = [name for name in methods if name == "none" and not KINDS[model.kind].labelled]
+                specs = run_specs(model, (), untrained, protocol, pin_task)
+            for spec in specs:
                 stored = None if force else store.readable(spec.key, on_note)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     if lost is not None and not planned:
@@ -188,7 +196,7 @@ def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
 def evaluations_of(
     group: str, request: Request, model: ModelSpec, protocol: Protocol, pin_task: PinTask
 ) -> tuple[EvalSpec, ...]:
-    """What the runs of a group are scored on.
+    """What the runs of a group are scored on. Data that cannot be had stay in: the run will say so, and be `partial`.
 
     Raises:
         HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on, or a task that
@@ -204,7 +212,7 @@ def evaluations_of(
     return tuple(
         EvalSpec(
             task=name,
-            revision=pin_task(name),
+            revision=revision_of(name, pin_task),
             limit=protocol.limit,
             shots=protocol.shots,
             judge=find_judge(request.judge).name if tasks.get(name).judged else None,
@@ -213,11 +221,19 @@ def evaluations_of(
     )
 
 
+def revision_of(name: str, pin_task: PinTask) -> str | None:
+    """The commit of a task's data set; None where it cannot be had."""
+    with suppress(HubError):
+        return pin_task(name)
+    return None
+
+
 def run_specs(
     model: ModelSpec, members: Sequence[str], methods: Sequence[str], protocol: Protocol, pin_task: PinTask
 ) -> list[RunSpec]:
     """The runs of one model on one task group."""
-    data = data_spec(members, protocol, pin_task)
+    trains = KINDS[model.kind].labelled or set(methods) - {"none"}
+    data = data_spec(members, protocol, pin_task) if trains else None
     specs = []
     for name in methods:
         whole = base_spec(model, data, protocol) if name == "none" else run_spec(model, name, data, protocol)
@@ -233,7 +249,7 @@ def run_specs(
     return specs
 
 
-def base_spec(model: ModelSpec, data: DataSpec, protocol: Protocol) -> RunSpec:
+def base_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> RunSpec:
     """The run of method `none`: the base as it is or, for a labelled kind, a linear probe with everybody's data and recipe."""
     spec = RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0)
     if not KINDS[model.kind].labelled:

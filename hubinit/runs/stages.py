@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hubinit.records import ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
 from hubinit.training.trainer import remove_checkpoints, train
@@ -308,6 +310,8 @@ def score(
         tell(0, 0)
         try:
             scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
+            with suppress(HubinitError):  # training data that cannot be had any more cost the marks, not the score
+                scored = mark_seen(scored, evaluation, job.spec.data) if job.spec.data else scored
             scores += store.write_items(job.spec.key, scored.scores, scored.items)
             reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:

@@ -6,7 +6,7 @@ loading is never used: it has scored the bare base silently.
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
@@ -49,25 +49,36 @@ def score_text(
     by_document: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_document.setdefault(sample["doc_id"], []).append(sample)
-    items = [item_of(of_one, task, free) for _, of_one in sorted(by_document.items())]
+    choices = None if free else definition.doc_to_choice
+    items = [item_of(of_one, task, choices) for _, of_one in sorted(by_document.items())]
     primary = metric_name(*task.primary.split(","))
     return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
 
 
-def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Item:
-    """One document from lm-eval's samples of it, one per filter; the task's own rules read the same output."""
+def item_of(samples: Sequence[Mapping[str, Any]], task: Task, choices: Callable[[Any], Sequence[str]] | None) -> Item:
+    """One document from lm-eval's samples of it, one per filter; the task's own rules read the same output.
+
+    Args:
+        samples: as lm-eval logs them.
+        task: whose rules read a free text.
+        choices: document ─► texts that the model chooses from; None: it answers in free text.
+    """
     first = samples[0]
     extracted, values = {}, {}
     for sample in samples:
         for metric in sample["metrics"]:
             name = metric_name(metric, sample["filter"])
             values[name] = float(sample[metric])
-            if free and INVALID not in sample["filtered_resps"]:
+            if choices is None and INVALID not in sample["filtered_resps"]:
                 extracted[name] = str(sample["filtered_resps"][0])
-    if not free:
+    if choices is not None:
         likelihoods = tuple(float(response[0]) for response in first["filtered_resps"])
         return Item(
-            id=str(first["doc_id"]), prompt_hash=first["prompt_hash"][:16], values=values, log_likelihoods=likelihoods
+            id=str(first["doc_id"]),
+            prompt_hash=first["prompt_hash"][:16],
+            extracted=choose(choices(first["doc"]), likelihoods, values),
+            values=values,
+            log_likelihoods=likelihoods,
         )
     outputs = tuple(first["resps"][0])
     own = read_answer(task, str(first["doc_id"]), first["doc"], outputs)
@@ -78,6 +89,21 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Ite
             "values": {**own.values, **values},
         }
     )
+
+
+def choose(choices: Sequence[str], likelihoods: Sequence[float], metrics: Iterable[str]) -> dict[str, str]:
+    """The choice that each of lm-eval's accuracies takes: the likeliest one, per character or per byte where it says so."""
+    lengths: dict[str, Callable[[str], int]] = {
+        "acc": lambda choice: 1,
+        "acc_norm": len,
+        "acc_bytes": lambda choice: len(choice.encode()),
+    }
+
+    def take(length: Callable[[str], int]) -> str:
+        worth = [value / (length(choice) or 0.1) for choice, value in zip(choices, likelihoods, strict=True)]
+        return choices[worth.index(max(worth))]
+
+    return {metric: take(lengths[metric]) for metric in metrics if metric in lengths}
 
 
 def metric_name(metric: str, rule: str) -> str:

@@ -227,3 +227,12 @@ def test_the_card_says_who_rated_and_takes_nothing_of_it_for_markdown():
     assert "rated by `wise` (`wise-0613 ∣ 'x' ∣ <b>`) | 7.5000 |" in row
     [entry] = ModelCard(card).data.eval_results
     assert (entry.dataset_type, entry.metric_args["judge"]) == ("HuggingFaceH4/mt_bench_prompts", "wise")
+
+
+def test_a_card_says_which_test_items_were_trained_on():
+    result = run()
+    for count, said in ((0, False), (15, True)):
+        scores = tuple(score.model_copy(update={"contaminated": count}) for score in result.scores)
+        manifest = Manifest(kind="trained", result=result.model_copy(update={"scores": scores}), files={})
+        text = adapter_card(manifest, "alice/x", tasks=TASKS)
+        assert ("15 test items of arc-easy are, with their answers, in the training data." in text) is said
