@@ -145,4 +145,4 @@ def list_protocols(
         table.add_row(known, one.description, one.source)
     console.print(table)
     for optimiser in OPTIMISERS.values():
-        say(f"recipe.optimiser={optimiser.name}: {optimiser.title} ({optimiser.source})")
+        say(f"--optimizers {optimiser.name}: {optimiser.title} ({optimiser.source})")

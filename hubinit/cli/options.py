@@ -34,6 +34,12 @@ Dtype = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
+Optimizers = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated optimizers (see `hubinit protocols`); each trains every method. Default: adamw."
+    ),
+]
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
 Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
 Overrides = Annotated[

@@ -20,6 +20,7 @@ from hubinit.cli.options import (
     JudgeUrl,
     Methods,
     Models,
+    Optimizers,
     Out,
     Overrides,
     Protocol,
@@ -48,6 +49,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
     protocol: Protocol = "default",
@@ -76,6 +78,7 @@ def bench(
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+        "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
@@ -105,6 +108,9 @@ def train(
     method: Annotated[str, typer.Option(help="Initialisation method.")] = "lora",
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the protocol's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Training seed. Default: the protocol's.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Optimizer (see `hubinit protocols`). Default: the protocol's.")
+    ] = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
     protocol: Protocol = "default",
@@ -133,6 +139,7 @@ def train(
             tasks=(task,),
             seeds=None if seed is None else (seed,),
             learning_rates=None if rate is None else (rate,),
+            optimisers=None if optimizer is None else (optimizer,),
             rank=rank,
             dtype=dtype,
             protocol=protocol,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hubinit.leaderboard.ranking import METHOD, TRAINING
 from hubinit.leaderboard.rows import RATING
-from hubinit.specs import Recipe
+from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
 
 NOTHING = "–"
@@ -197,12 +197,16 @@ def _whole_name(row: "pd.Series") -> str:
 
 
 def _labels(methods: list["pd.Series"]) -> list[str]:
-    """Names of the lines: options where a method has several; version and calibration examples where those are the same."""
+    """Names of the lines, with an optimiser that is not the default, and with what tells lines of one method apart.
+
+    These are the options, and where they are the same, version and calibration examples.
+    """
     labels = []
     for one in methods:
         same = [other for other in methods if other["method"] == one["method"]]
         alike = [other for other in same if other["options"] == one["options"]]
-        parts = [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
+        parts = [one["optimiser"]] if one["optimiser"] != DEFAULT_OPTIMISER and pd.notna(one["optimiser"]) else []
+        parts += [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
         if one["method"] == "none" and pd.notna(one["lr"]):
             parts.append("linear probe")
         if _differ(alike, "method_version"):

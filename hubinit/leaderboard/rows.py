@@ -88,6 +88,7 @@ class RunRow(Row):
     recipe: Annotated[Text, AfterValidator(_recipe)] | None = Field(
         default=None, description="JSON, without what changes no number and without defaults"
     )
+    optimiser: Text | None = Field(default=None, description="with its settings; `recipe` says it too")
     steps: Count | None = None
     calibration_samples: Count | None = Field(
         default=None, description="examples the pass saw; hubinit 0.1: that were asked for"
