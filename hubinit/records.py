@@ -60,6 +60,7 @@ class Score(Record):
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
     items: str | None = Field(default=None, description="sha256 of its item records; None: version 0.2 or earlier")
+    judge_version: str | None = Field(default=None, description="that a judge reports about itself, where it does")
     protection: str | None = Field(default=None, description="what kept a model's code apart; None: it wrote none")
     provenance: "Provenance | None" = Field(default=None, description="of this evaluation; None: that of its run")
 

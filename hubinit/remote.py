@@ -50,6 +50,7 @@ DATA_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)  # what loa
 TRIES = 5  # of one call that fails for a reason that may pass
 PATIENCE = 30.0  # seconds after which a call is not tried again (huggingface_hub itself retries some requests for 23 s)
 CONFLICT_SECONDS = 300.0  # how long a commit keeps rebasing on the commits of others
+JUDGE_KEYS = ("HUBINIT_JUDGE_KEY", "OPENAI_API_KEY")  # where a judge's key is looked for; shorter ones are placeholders
 MAX_WAIT = 120.0  # longest wait a Retry-After header can ask for
 
 
@@ -75,7 +76,7 @@ def call(action: str, function: Callable[[], T], *, api: HfApi) -> T:
     """
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
-        wait=_wait,
+        wait=pause,
         stop=stop_after_attempt(TRIES) | stop_after_delay(PATIENCE),
         reraise=True,
     )
@@ -155,7 +156,7 @@ def commit(
 
     retrying = Retrying(
         retry=retry_if_exception(lambda error: is_transient(error) or _conflicts(error)),
-        wait=_wait,
+        wait=pause,
         stop=give_up,
         reraise=True,
     )
@@ -307,7 +308,8 @@ def explain(error: BaseException, action: str, api: HfApi) -> HubError:
 def known_tokens(api: HfApi | None = None) -> set[str]:
     """The tokens this process holds; they must never be shown or written."""
     tokens = {os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"), api.token if api else None}
-    return {token for token in tokens if isinstance(token, str) and token}
+    keys = {os.environ.get(name, "").strip() for name in JUDGE_KEYS}
+    return {token for token in tokens if isinstance(token, str) and token} | {key for key in keys if len(key) >= 8}
 
 
 def redact(text: str, api: HfApi | None = None) -> str:
@@ -344,7 +346,7 @@ def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _wait(state: RetryCallState) -> float:
+def pause(state: RetryCallState) -> float:
     """Seconds before the next try: what the Hub asks for, else random and growing (shorter after a mere conflict)."""
     error = _error(state)
     if (asked := _retry_after(error)) is not None:

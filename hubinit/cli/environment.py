@@ -41,12 +41,13 @@ def is_installed(module: str) -> bool:
 
 
 @contextmanager
-def connect(hub: str | None) -> Iterator[str]:
+def connect(hub: str | None, judge_url: str | None = None) -> Iterator[str]:
     """Points every Hub library of this process and its children at a Hub from here on.
 
     Args:
         hub: None: `HF_ENDPOINT`, or huggingface.co when unset. `embedded`: start the embedded Hub under `home()` on a free
             port. `offline`: only what is in the local cache. Anything else: the URL of a Hub.
+        judge_url: address of the judge, for this process and its workers. None: `HUBINIT_JUDGE_URL`, if that is set.
 
     Yields:
         The endpoint's URL.
@@ -56,6 +57,8 @@ def connect(hub: str | None) -> Iterator[str]:
         Interrupted: the user pressed Ctrl-C inside the block.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # commands show their own
+    if judge_url is not None:
+        os.environ["HUBINIT_JUDGE_URL"] = judge_url
     try:
         if hub is None:
             yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")

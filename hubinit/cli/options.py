@@ -48,6 +48,19 @@ Overrides = Annotated[
 Samples = Annotated[
     int | None, typer.Option(min=1, help="Calibration examples. Default: 256, or what the method's source used.")
 ]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Model that rates free answers (mt-bench): its name at --judge-url, or `local:` and a Hub id or folder."
+    ),
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenAI-compatible address of the judge, e.g. http://127.0.0.1:8000/v1. Its key: HUBINIT_JUDGE_KEY or "
+        "OPENAI_API_KEY. Default: HUBINIT_JUDGE_URL."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder of results, adapters, calibrations and logs.")]
 Hub = Annotated[
     str | None, typer.Option(help="`embedded`, `offline`, or a URL. Default: HF_ENDPOINT, else huggingface.co.")

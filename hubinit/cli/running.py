@@ -24,7 +24,11 @@ from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import check_scorable
+<<<<<<< HEAD
 from hubinit.specs import FULL
+=======
+from hubinit.scoring.judge import LOCAL
+>>>>>>> main
 
 
 def run_bench(
@@ -42,7 +46,9 @@ def run_bench(
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
-        for model in dict.fromkeys(run.spec.model.id for run in planned):
+        judges = [e.judge or "" for run in planned for e in run.evaluations]
+        local = [judge.removeprefix(LOCAL) for judge in judges if judge.startswith(LOCAL)]
+        for model in dict.fromkeys([*(run.spec.model.id for run in planned), *local]):
             require_hub_id(model)
     if dry_run:
         print_plan(planned, store, as_json)

@@ -16,6 +16,8 @@ from hubinit.cli.options import (
     Force,
     Hub,
     Json,
+    JudgeModel,
+    JudgeUrl,
     Methods,
     Models,
     Optimizers,
@@ -53,6 +55,8 @@ def bench(
     protocol: Protocol = "default",
     set_: Overrides = None,
     calibration_samples: Samples = None,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -77,7 +81,7 @@ def bench(
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
     warn("Planning: asking the Hub for models and data sets …")
-    with connect(hub):
+    with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
         from hubinit.runs.plan import Request
         from hubinit.scoring.sandbox import allow_unprotected
@@ -91,6 +95,7 @@ def bench(
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
+            judge=judge_model,
         )
         failed = run_bench(request, out, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_)
     raise typer.Exit(1 if failed else 0)
@@ -163,6 +168,8 @@ def evaluate(
     shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question, for pass@k.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
+    judge_model: JudgeModel = None,
+    judge_url: JudgeUrl = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
     dtype: Dtype = "auto",
     allow_drift: AllowDrift = False,
@@ -177,14 +184,14 @@ def evaluate(
     groups = names(tasks, "--tasks")
     if (target is None) == (outputs is None):
         raise HubinitError("Give either a model or adapter to score, or --outputs with recorded answers.")
-    with connect(hub):
+    with connect(hub, judge_url):
         from hubinit.cli.scoring import run_eval
         from hubinit.scoring.sandbox import allow_unprotected
         from hubinit.specs import EvalSpec
 
         if allow_code:
             allow_unprotected()
-        wanted = EvalSpec(task="", limit=limit, shots=shots, samples=samples)
+        wanted = EvalSpec(task="", limit=limit, shots=shots, samples=samples, judge=judge_model)
         failed = run_eval(
             target, groups, wanted, outputs=outputs, batch_size=batch_size, dtype=dtype, out=out, as_json=json_
         )

@@ -62,6 +62,10 @@ def run_eval(
         say_json([json.loads(score.model_dump_json()) for score in scores] + [average_json(one) for one in averages])
     elif scores:
         console.print(score_table(scores, averages))
+        for judge, version in dict.fromkeys(
+            (score.eval.judge, score.judge_version) for score in scores if score.eval.judge
+        ):
+            say(f"Rated by {judge}" + (f" ({version})" if version else ""))
     for suite in set(suites) - {one.suite for one in averages}:
         warn(f"No average of {suite}: not all of its tasks were scored.")
     if out:
@@ -98,7 +102,8 @@ def score_target(
                 progress.update(bar, completed=finished, total=total)
 
             try:
-                evaluation = wanted.model_copy(update={"task": name, "revision": tasks.pin(name)})
+                judge = wanted.judge if tasks.get(name).judged else None
+                evaluation = wanted.model_copy(update={"task": name, "revision": tasks.pin(name), "judge": judge})
                 done[name] = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
             except HubinitError as error:
                 if len(members) == 1:

@@ -84,6 +84,25 @@ def conversation(messages: list[Any], learnt: int, tokenizer: Any, place: str) -
     return TokenExample(tuple(tokens), prompt=max(common, 1))
 
 
+def chat_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[int, ...]:
+    """The tokens of a conversation in the model's chat template, up to where its answer begins.
+
+    Raises:
+        HubinitError: no template, or it cannot render these messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise HubinitError(f"{tokenizer.name_or_path} has no chat template; use an instruction-tuned model.")
+    import jinja2
+
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise HubinitError(
+            f"The chat template of {tokenizer.name_or_path} refuses a conversation ({first_line(error)})."
+        ) from error
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _turns_at_the_end(messages: Sequence[Mapping[str, Any]]) -> int:
     """How many messages at the end are the assistant's."""
     others = [index for index, message in enumerate(messages) if message["role"] != "assistant"]

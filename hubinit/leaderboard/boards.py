@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hubinit.leaderboard.ranking import METHOD, TRAINING
+from hubinit.leaderboard.rows import RATING
 from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
 
@@ -59,7 +60,7 @@ def boards(ranking: pd.DataFrame) -> Iterator[Board]:
     """The tables of a ranking (from `rank`): one for each model, its dtype, evaluation and training setting."""
     settings = [setting for _, setting in ranking.groupby(BOARD, dropna=False, sort=True)]
     for title, setting in zip(_titles([setting.iloc[0] for setting in settings]), settings, strict=True):
-        setting = setting.assign(column=_task_columns(setting))
+        setting = _as_printed(setting).assign(column=_task_columns(setting))
         tasks = list(dict.fromkeys(setting["column"]))
         groups = [group for _, group in setting.groupby(METHOD, dropna=False, sort=False)]
         labels = _labels([group.iloc[0] for group in groups])
@@ -67,6 +68,13 @@ def boards(ranking: pd.DataFrame) -> Iterator[Board]:
         lines.sort(key=lambda line: (-line.value if math.isfinite(line.value) else math.inf, line.label))
         columns = tuple(_columns(setting, lines, tasks))
         yield Board(one_line(title), tuple(one_line(line.label) for line in lines), columns, _note(columns, lines))
+
+
+def _as_printed(setting: pd.DataFrame) -> pd.DataFrame:
+    """Shares are printed in percent, a hundredfold; this makes ratings come out as they are."""
+    numbers = ["value", "std", "stderr", "default", "delta", "delta_stderr"]
+    scale = setting["metric"].map(lambda metric: 0.01 if metric == RATING else 1.0)
+    return setting.assign(**{name: setting[name].astype(float) * scale for name in numbers})
 
 
 @dataclass(frozen=True)
@@ -116,13 +124,19 @@ def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Ite
 def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
     """What the numbers mean, and what is missing behind them."""
     used = [error for error in LEGEND if any(column.error == error for column in columns)]
-    parts = ["Scores in percent" + "".join(f"; {error}: {LEGEND[error]}" for error in used) + "."]
+    rated = any(row["metric"] == RATING for line in lines for row in line.scores.values())
+    parts = [
+        "Scores in percent"
+        + (", those of a judge from 1 to 10" if rated else "")
+        + "".join(f"; {error}: {LEGEND[error]}" for error in used)
+        + "."
+    ]
     if unadapted := [f"{line.label} {line.unadapted}" for line in lines if line.unadapted]:
         parts.append(f"Modules left without an adapter: {', '.join(unadapted)}.")
     if failed := [f"{line.label} {line.failed}" for line in lines if line.failed]:
         parts.append(f"Runs without a score: {', '.join(failed)}.")
     if any(math.isnan(line.value) for line in lines) and len({name for line in lines for name in line.scores}) > 1:
-        parts.append("No mean where a task has no score.")
+        parts.append("Ratings and percentages have no mean." if rated else "No mean where a task has no score.")
     seen = {name: count for line in lines for name, count in line.contaminated.items()}
     if seen:
         parts.append(
@@ -134,7 +148,8 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
 def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
     first = method.iloc[0]
     scores = {row["column"]: row for _, row in method.iterrows()}
-    complete = len(scores) == len(tasks)
+    alike = (method["metric"] == RATING).nunique() == 1  # ratings and shares have no mean
+    complete = alike and len(scores) == len(tasks)
     delta, error = method["delta"].astype(float), method["delta_stderr"].astype(float)
     return _Line(
         label=label,
@@ -142,7 +157,11 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
         value=float(method["value"].mean()) if complete else math.nan,
         error=float((method["stderr"].astype(float) ** 2).sum(skipna=False) ** 0.5) / len(method),
         default=float(method["default"].mean(skipna=False)) if complete else math.nan,
-        delta=_plus_minus(float(delta.mean()), float((error**2).sum(skipna=False) ** 0.5) / len(error), sign="+"),
+        delta=_plus_minus(
+            float(delta.mean()) if alike else math.nan,
+            float((error**2).sum(skipna=False) ** 0.5) / len(error),
+            sign="+",
+        ),
         loss=NOTHING if pd.isna(first["validation_loss"]) else f"{float(first['validation_loss']):.4f}",
         lr=", ".join(f"{rate:g}" for rate in sorted(set(method["lr"].dropna()))) or NOTHING,
         seeds=_range(method["seeds"]),
@@ -163,14 +182,18 @@ def _score(row: "pd.Series | None", error: str) -> Cell:
 
 
 def _task_columns(setting: pd.DataFrame) -> list[str]:
-    """The column that each row belongs in: its task, with metric and data revision where a task has several."""
+    """The column that each row belongs in: its task, with metric, data revision and judge where a task has several."""
     several = {
-        task for task, rows in setting.groupby("task") if len(rows[["data_revision", "metric"]].drop_duplicates()) > 1
+        task
+        for task, rows in setting.groupby("task")
+        if len(rows[["data_revision", "metric", "judge"]].drop_duplicates()) > 1
     }
-    return [
-        f"{row['task']} {row['metric']} {str(row['data_revision'])[:8]}" if row["task"] in several else str(row["task"])
-        for _, row in setting.iterrows()
-    ]
+    return [_whole_name(row) if row["task"] in several else str(row["task"]) for _, row in setting.iterrows()]
+
+
+def _whole_name(row: "pd.Series") -> str:
+    name = f"{row['task']} {row['metric']} {str(row['data_revision'])[:8]}"
+    return f"{name} by {row['judge']}" if pd.notna(row["judge"]) else name
 
 
 def _labels(methods: list["pd.Series"]) -> list[str]:

@@ -20,6 +20,7 @@ EVALUATION = [
     "data_revision",
     "limit",
     "shots",
+    "judge",
     "metric",
 ]  # what one ranking compares
 TRAINING = [

@@ -14,6 +14,7 @@ from hubinit.specs import ModelKind, Recipe
 
 LONGEST = 8_000  # characters of one cell
 CLOCKS_DIFFER = timedelta(days=1)  # how far in the future another machine's "now" may lie
+RATING = "score"  # the metric of a judge: from 1 to 10
 SHARES = ("acc", "exact_match", "em", "f1", "pass")  # metrics whose names begin so lie between 0 and 1
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -98,12 +99,14 @@ class RunRow(Row):
     data_revision: Name | None = None
     limit: Count | None = None
     shots: Count | None = None
+    judge: Name | None = Field(default=None, description="model that rated the answers")
     metric: Name | None = None
     primary: bool | None = None
     value: Number | None = None
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     stderr: Amount | None = None
     invalid_rate: Share | None = None
+    judge_version: Text | None = Field(default=None, description="that the judge reported about itself")
     contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
     seconds_load: Amount | None = None

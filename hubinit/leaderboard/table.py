@@ -17,7 +17,7 @@ from hubinit.specs import CalibrationSpec, Recipe
 SCHEMA = schema_of(RunRow)
 COLUMNS = list(SCHEMA.names)
 ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
-IDENTITY = ["key", "task", "data_revision", "limit", "shots", "metric"]  # what makes a row the same row
+IDENTITY = ["key", "task", "data_revision", "limit", "shots", "judge", "metric"]  # what makes a row the same row
 SETTINGS = [  # what a key stands for
     *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
     *("lr", "seed", "train_data", "train_samples", "validation_samples", "recipe"),
@@ -159,12 +159,14 @@ def _score(score: Score | None) -> dict[str, Any]:
         "data_revision": score.eval.revision,
         "limit": score.eval.limit,
         "shots": score.eval.shots,
+        "judge": score.eval.judge,
         "metric": score.metric,
         "primary": score.primary,
         "value": score.value,
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "judge_version": score.judge_version,
         "contaminated": score.contaminated,
     }
 

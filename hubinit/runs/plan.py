@@ -14,6 +14,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.pairs import check_settings, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
+from hubinit.scoring.judge import find_judge
 from hubinit.specs import (
     FULL,
     NO_ADAPTER,
@@ -49,6 +50,7 @@ class Request:
     protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
+    judge: str | None = None
 
     def read_protocol(self) -> Protocol:
         """The protocol with everything that the request changes in it.
@@ -214,7 +216,8 @@ def evaluations_of(
     """What the runs of a group are scored on. Data that cannot be had stay in: the run will say so, and be `partial`.
 
     Raises:
-        HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on.
+        HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on, or a task that
+            wants a judge where there is none.
     """
     for scored in request.eval_tasks or ():
         tasks.check_kind(scored, model)
@@ -224,7 +227,13 @@ def evaluations_of(
             f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
         )
     return tuple(
-        EvalSpec(task=name, revision=revision_of(name, pin_task), limit=protocol.limit, shots=protocol.shots)
+        EvalSpec(
+            task=name,
+            revision=revision_of(name, pin_task),
+            limit=protocol.limit,
+            shots=protocol.shots,
+            judge=find_judge(request.judge).name if tasks.get(name).judged else None,
+        )
         for name in dict.fromkeys(members)
     )
 

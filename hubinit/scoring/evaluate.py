@@ -6,12 +6,13 @@ from hubinit.scoring.code import CODE
 from hubinit.scoring.e2e import E2E
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
+from hubinit.scoring.mt_bench import JUDGE
 from hubinit.scoring.rules import RULES
 from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, CODE, E2E, ACCURACY)}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, CODE, E2E, JUDGE, ACCURACY)}
 
 
 def evaluate_one(

@@ -58,7 +58,7 @@ def wanted_decoding(task: Task, evaluation: EvalSpec) -> Decoding:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     decoding: Decoding,
     *,
     batch_size: int,
@@ -71,7 +71,7 @@ def generate(
     Args:
         model: a language model, with or without PEFT adapters; the active ones count.
         tokenizer: its tokenizer.
-        prompts: texts.
+        prompts: texts, or their tokens where special ones are in them already.
         decoding: how.
         batch_size: prompts per forward pass; each takes `beams` or `samples` rows.
         on_progress: called with (prompts done, prompts in all).
@@ -82,7 +82,7 @@ def generate(
     Raises:
         HubinitError: a prompt leaves too little of the model's context for an answer.
     """
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    encoded = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     check_room(model, encoded, decoding)
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     outputs: list[list[str]] = [[] for _ in prompts]

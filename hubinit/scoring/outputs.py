@@ -55,7 +55,7 @@ def score_outputs(
     lines = [checked(output, number) for number, output in enumerate(outputs, 1)]
     if not lines:
         raise HubinitError(f"There are no outputs to score on '{task}'.")
-    evaluation = EvalSpec(task=task, revision=revision, limit=limit, judge=judge)
+    evaluation = EvalSpec(task=task, revision=revision, limit=limit, judge=judge if definition.judged else None)
     paired = pair(lines, documents, definition, evaluation)
     samples = [[line.output] if isinstance(line.output, str) else line.output for line in lines]
     return grade(definition, paired, samples, evaluation)

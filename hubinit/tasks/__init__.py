@@ -38,6 +38,7 @@ from hubinit.tasks import (
     math_500,
     mawps,
     mbpp,
+    mt_bench,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -74,7 +75,7 @@ TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
     for module in (
         *(*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
-        *(*CODE, *TEXT, *IMAGE, *SMALL),
+        *(*CODE, *TEXT, mt_bench, *IMAGE, *SMALL),
     )
 }
 SUITES: dict[str, tuple[str, ...]] = {

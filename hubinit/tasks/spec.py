@@ -165,3 +165,8 @@ class Task:
     breakdown: tuple[str, ...] = ()
     image_column: str = "image"
     label_column: str = "label"
+
+    @property
+    def judged(self) -> bool:
+        """Whether another model rates the answers."""
+        return self.scorer == "judge"

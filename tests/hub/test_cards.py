@@ -14,6 +14,7 @@ from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, leaderboard_card
 from hubinit.hub.publication import of_adapter, repo_name
 from hubinit.records import Manifest
+from hubinit.specs import EvalSpec
 from hubinit.tasks import TASKS
 from tests.hub.builders import adapter_files, run, run_folder
 
@@ -212,6 +213,20 @@ def test_a_token_in_the_command_is_not_published(tmp_path):
     folder = adapter_files(tmp_path / "adapter")
     with pytest.raises(HubError, match="access token"):
         of_adapter(run(command=f"HF_TOKEN={REAL_LOOKING} hubinit bench"), folder, "trained", "alice/x")
+
+
+def test_the_card_says_who_rated_and_takes_nothing_of_it_for_markdown():
+    rated = manifest().result
+    score = rated.scores[0].model_copy(
+        update={"metric": "score", "value": 7.5, "eval": EvalSpec(task="mt-bench", judge="wise"), "task": "mt-bench"}
+    )
+    hostile = score.model_copy(update={"judge_version": "wise-0613 | `x` | <b>"})
+    result = rated.model_copy(update={"scores": (hostile,)})
+    card = adapter_card(Manifest(kind="trained", result=result, files={}), "alice/x", tasks=TASKS)
+    [row] = [line for line in card.splitlines() if line.startswith("| mt-bench |")]
+    assert "rated by `wise` (`wise-0613 ∣ 'x' ∣ <b>`) | 7.5000 |" in row
+    [entry] = ModelCard(card).data.eval_results
+    assert (entry.dataset_type, entry.metric_args["judge"]) == ("HuggingFaceH4/mt_bench_prompts", "wise")
 
 
 def test_a_card_says_which_test_items_were_trained_on():

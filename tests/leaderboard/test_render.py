@@ -12,7 +12,7 @@ from rich.console import Console
 from hubinit.leaderboard.boards import boards
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal, markdown
-from hubinit.leaderboard.table import failures, table
+from hubinit.leaderboard.table import failures, merge, table
 from hubinit.records import Manifest, read_result
 from hubinit.specs import EvalSpec, ModelSpec
 from tests.leaderboard.test_ranking import run
@@ -106,7 +106,7 @@ for name in ("torch", "transformers", "peft"):
 from rich.console import Console
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal, markdown
-from hubinit.leaderboard.table import failures, table
+from hubinit.leaderboard.table import failures, merge, table
 from hubinit.records import ResultStore
 from pathlib import Path
 results = list(ResultStore(Path(sys.argv[1])).results(print))
@@ -139,6 +139,42 @@ def test_results_of_version_0_1_rank_and_are_shown(tmp_path):
     assert all(f"│ {result.spec.method.name} " in text for result in results if result.scores)
     manifest = {"kind": "trained", "result": json.loads(min(stored.glob("*.json")).read_text()), "files": {}}
     assert Manifest.model_validate(manifest).start is None
+
+
+def rated(result, value: float, judge: str):
+    """The run, with the rating of a judge."""
+    score = result.scores[0].model_copy(
+        update={
+            "task": "mt-bench",
+            "metric": "score",
+            "value": value,
+            "stderr": 0.25,
+            "judge_version": f"{judge}-0613",
+            "eval": EvalSpec(task="mt-bench", judge=judge),
+        }
+    )
+    return result.model_copy(update={"scores": (*result.scores, score)})
+
+
+def test_ratings_are_printed_as_they_are_and_never_averaged_with_shares():
+    results = [rated(run("lora"), 7.5, "wise"), rated(run("pissa"), 8.0, "wise")]
+    [board] = boards(rank(table(results)))
+    cells = {column.name: [cell.text for cell in column.cells] for column in board.columns}
+    assert cells["mt-bench"] == ["7.5 ± 0.2", "8.0 ± 0.2"]
+    assert cells["arc-easy"] == ["50.0 ± 5.0"] * 2
+    assert set(cells["mean"]) == set(cells["vs lora"]) == {"–"}
+    assert board.note.startswith("Scores in percent, those of a judge from 1 to 10;")
+    assert "judge" not in next(boards(rank(table([run("lora")])))).note
+
+
+def test_two_judges_are_two_columns_and_their_rows_stay_apart():
+    rows = table([rated(run("lora"), 7.5, "wise"), rated(run("lora"), 3.0, "strict")])
+    [board] = boards(rank(rows))
+    names = [column.name for column in board.columns if "mt-bench" in column.name]
+    assert names == ["mt-bench score None by strict", "mt-bench score None by wise"]
+    merged = merge(table([rated(run("lora"), 7.5, "wise")]), table([rated(run("lora"), 3.0, "strict")]))
+    assert sorted(merged["judge"].dropna()) == ["strict", "wise"]
+    assert set(merged["judge_version"].dropna()) == {"strict-0613", "wise-0613"}
 
 
 def test_a_missing_mean_and_trained_test_items_are_said_below():

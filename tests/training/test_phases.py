@@ -15,6 +15,7 @@ from hubinit.adapters.gates import check_reload
 from hubinit.methods import get
 from hubinit.methods.lora_dash import LoraDashOptions, choose_directions
 from hubinit.training import trainer as training
+from hubinit.training.optimisers import OPTIMISERS
 from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.trainer import TrainOutcome, train
 from tests.adapters.small import logits
@@ -164,3 +165,12 @@ def test_adalora_gets_its_budget_and_its_regulariser_and_starts_over_when_killed
     again = adalora()
     run(tmp_path / "broken", again)
     assert equal(trained(again), trained(model))
+
+
+@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+def test_every_optimiser_trains_the_directions_once_they_are_chosen(optimiser: str, tmp_path: Path) -> None:
+    model = hubinit.initialize(language_model(), "lora-dash", rank=2)
+    phase = Warmup(model, 2, OPTIONS.directions, partial(choose_directions, options=OPTIONS))
+    recipe = RECIPE.model_copy(update={"optimiser": optimiser})
+    train(model, tokenizer(), EXAMPLES, recipe, learning_rate=1e-3, seed=0, output_dir=tmp_path, callbacks=[phase])
+    assert all(getattr(layer, CHILD).coefficients.all() for layer in adapted_layers(model).values())

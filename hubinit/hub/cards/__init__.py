@@ -227,8 +227,13 @@ def _clean(data: Any) -> None:
 def _eval_result(score: Score, spec: RunSpec, tasks: "Mapping[str, Task]") -> EvalResult:
     """One entry of the model-index, which groups scores by data set, configuration, split and revision."""
     task = tasks.get(score.task)
-    details = {"n": score.n, "stderr": score.stderr, "invalid_rate": score.invalid_rate}
-    settings = {"limit": score.eval.limit, "num_few_shot": score.eval.shots}
+    details = {
+        "n": score.n,
+        "stderr": score.stderr,
+        "invalid_rate": score.invalid_rate,
+        "judge_version": score.judge_version,
+    }
+    settings = {"limit": score.eval.limit, "num_few_shot": score.eval.shots, "judge": score.eval.judge}
     return EvalResult(
         task_type=KINDS[spec.model.kind].pipeline,
         dataset_type=task.dataset if task else score.task,
