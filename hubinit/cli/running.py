@@ -24,11 +24,8 @@ from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.evaluate import check_scorable
-<<<<<<< HEAD
-from hubinit.specs import FULL
-=======
 from hubinit.scoring.judge import LOCAL
->>>>>>> main
+from hubinit.specs import FULL
 
 
 def run_bench(
