@@ -16,6 +16,8 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
+LM_EVAL_PREFIX = "lm-eval:"  # of the names of tasks that lm-eval defines and hubinit does not register
+
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
 EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
 

@@ -72,6 +72,7 @@ def list_tasks(json_: Json = False) -> None:
     console.print(table)
     for name, members in SUITES.items():
         say(f"suite {name}: {', '.join(members)}")
+    say("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
     for scorer in SCORERS.values():
         say(f"scorer {scorer.name}: {scorer.title}")
 

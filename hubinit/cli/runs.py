@@ -145,7 +145,9 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first test examples of each task.")] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Solved examples in the prompt. Default: the task's, mostly 0.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question, for pass@k.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
@@ -164,7 +166,7 @@ def evaluate(
         from hubinit.cli.scoring import run_eval
         from hubinit.specs import EvalSpec
 
-        wanted = EvalSpec(task="", limit=limit, shots=shots, samples=samples)
+        wanted = EvalSpec(task="", limit=limit, samples=samples, **({} if shots is None else {"shots": shots}))
         failed = run_eval(
             target, groups, wanted, outputs=outputs, batch_size=batch_size, dtype=dtype, out=out, as_json=json_
         )

@@ -93,7 +93,8 @@ def score_target(
                 progress.update(bar, completed=finished, total=total)
 
             try:
-                evaluation = wanted.model_copy(update={"task": name, "revision": tasks.pin(name)})
+                known = {"task": name, "revision": tasks.pin(name), "shots": tasks.shots(name, wanted)}
+                evaluation = wanted.model_copy(update=known)
                 done[name] = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
             except HubinitError as error:
                 if len(members) == 1:

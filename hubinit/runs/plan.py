@@ -203,7 +203,7 @@ def evaluations_of(
             f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
         )
     return tuple(
-        EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=protocol.shots)
+        EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=tasks.shots(name, protocol))
         for name in dict.fromkeys(members)
     )
 

@@ -4,12 +4,13 @@ from typing import Any
 
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
+from hubinit.scoring.lm_eval_named import LM_EVAL_NAMED
 from hubinit.scoring.rules import RULES
 from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, ACCURACY)}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, LM_EVAL_NAMED, RULES, ACCURACY)}
 
 
 def evaluate_one(

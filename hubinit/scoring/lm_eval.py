@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 
@@ -44,14 +44,18 @@ def score_text(
             )
     except AssertionError as error:  # lm-eval's way to say that the model's context is too short for the task
         raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {error}") from error
-    samples = results["samples"][task.harness]
     free = definition.OUTPUT_TYPE == "generate_until"
+    items = items_of(results["samples"][task.harness], task, free)
+    primary = metric_name(*task.primary.split(","))
+    return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
+
+
+def items_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> list[Item]:
+    """lm-eval's samples of one task as items, in the order of the documents."""
     by_document: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_document.setdefault(sample["doc_id"], []).append(sample)
-    items = [item_of(of_one, task, free) for _, of_one in sorted(by_document.items())]
-    primary = metric_name(*task.primary.split(","))
-    return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
+    return [item_of(of_one, task, free) for _, of_one in sorted(by_document.items())]
 
 
 def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Item:
@@ -61,11 +65,13 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Ite
     for sample in samples:
         for metric in sample["metrics"]:
             name = metric_name(metric, sample["filter"])
-            values[name] = float(sample[metric])
+            if isinstance(sample[metric], SupportsFloat):  # a metric of the whole set has something else per document
+                values[name] = float(sample[metric])
             if free and INVALID not in sample["filtered_resps"]:
                 extracted[name] = str(sample["filtered_resps"][0])
     if not free:
-        likelihoods = tuple(float(response[0]) for response in first["filtered_resps"])
+        responses = [one[0] if isinstance(one, Sequence) else one for one in first["filtered_resps"]]
+        likelihoods = tuple(float(one) for one in responses)
         return Item(
             id=str(first["doc_id"]), prompt_hash=first["prompt_hash"][:16], values=values, log_likelihoods=likelihoods
         )
@@ -97,6 +103,10 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             self.done, self.total = 0, len(requests)
             return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+            self.done, self.total = 0, len(requests)
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             self.done, self.total = 0, len(requests)

@@ -11,7 +11,7 @@ from hubinit.errors import HubinitError, first_line
 from hubinit.scoring.evaluate import SCORERS
 from hubinit.scoring.spec import Scored
 from hubinit.specs import EvalSpec
-from hubinit.tasks import get, harness, images, rows
+from hubinit.tasks import get, harness, images, named, rows
 from hubinit.tasks.spec import Document, Task
 
 
@@ -52,7 +52,8 @@ def score_outputs(
     definition = get(task)
     grade = SCORERS[definition.scorer].grade
     if grade is None or (definition.harness and not definition.rules):
-        raise HubinitError(f"Task '{task}' is scored by log-likelihoods, so recorded outputs say nothing about it.")
+        how = "inside lm-eval" if named.is_named(task) else "by log-likelihoods"
+        raise HubinitError(f"Task '{task}' is scored {how}, so recorded outputs say nothing about it.")
     lines = [checked(output, number) for number, output in enumerate(outputs, 1)]
     if not lines:
         raise HubinitError(f"There are no outputs to score on '{task}'.")

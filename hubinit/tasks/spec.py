@@ -84,7 +84,7 @@ class Task:
         name: as in `--tasks`.
         title: as printed in tables and cards.
         kind: which models it is for.
-        dataset: Hub repository of the data (or a local folder).
+        dataset: Hub repository of the data (or a local folder; "": several, or files from elsewhere).
         config: configuration of the data set, if it has several.
         train_split: what training and validation examples are drawn from.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
@@ -94,11 +94,12 @@ class Task:
         needs: what it needs beyond Python, for `hubinit tasks`.
         generative: how it asks, where it does so itself.
         rules: how answers are read; the metrics of a task whose scorer is `rules`, and extra ones of lm-eval's free-text tasks.
-        definition: lm-eval's file, relative to its folder of tasks ("" for image tasks).
+        definition: lm-eval's file, relative to its folder of tasks ("" for image tasks) or absolute.
         harness: lm-eval's name of the task.
-        primary: the metric that ranks the task, in lm-eval's notation `metric,filter`.
+        primary: the metric that ranks the task, in lm-eval's notation `metric,filter`; "": the scorer finds it.
         image_column: column with the image.
         label_column: column with the class index.
+        shots: solved examples in the prompt where the user does not say how many.
     """
 
     name: str
@@ -119,3 +120,4 @@ class Task:
     primary: str = "acc,none"
     image_column: str = "image"
     label_column: str = "label"
+    shots: int = 0
