@@ -22,10 +22,20 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.scoring.engines import vllm_version
+from hubinit.specs import Engine
 
 
 def run_bench(
-    request: Request, out: Path, *, push_to: str | None, public: bool, dry_run: bool, force: bool, as_json: bool
+    request: Request,
+    out: Path,
+    *,
+    engine: Engine = "transformers",
+    push_to: str | None,
+    public: bool,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Plans, runs, publishes and prints the ranking.
 
@@ -33,6 +43,8 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    if engine == "vllm" and not dry_run:
+        vllm_version()
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
@@ -49,6 +61,7 @@ def run_bench(
             planned,
             store,
             eval_batch_size=request.read_protocol().eval_batch_size,
+            engine=engine,
             force=force,
             on_event=display,
             on_result=publisher or (lambda result: None),

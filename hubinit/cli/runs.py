@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     DryRun,
     Dtype,
+    Engine,
     EvalTasks,
     Force,
     Hub,
@@ -49,6 +50,7 @@ def bench(
     protocol: Protocol = "default",
     set_: Overrides = None,
     calibration_samples: Samples = None,
+    engine: Engine = "transformers",
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -82,7 +84,9 @@ def bench(
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_bench(request, out, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_bench(
+            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+        )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -152,6 +156,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
     dtype: Dtype = "auto",
+    engine: Engine = "transformers",
     hub: Hub = None,
     json_: Json = False,
 ) -> None:
@@ -166,8 +171,18 @@ def evaluate(
         from hubinit.cli.scoring import run_eval
         from hubinit.specs import EvalSpec
 
-        wanted = EvalSpec(task="", limit=limit, samples=samples, **({} if shots is None else {"shots": shots}))
+        wanted = EvalSpec(task="", limit=limit, samples=samples)
+        if shots is not None:
+            wanted = wanted.model_copy(update={"shots": shots})
         failed = run_eval(
-            target, groups, wanted, outputs=outputs, batch_size=batch_size, dtype=dtype, out=out, as_json=json_
+            target,
+            groups,
+            wanted,
+            outputs=outputs,
+            batch_size=batch_size,
+            dtype=dtype,
+            engine=engine,
+            out=out,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)

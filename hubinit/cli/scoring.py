@@ -12,11 +12,14 @@ from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.errors import HubinitError
 from hubinit.paths import write_atomically
 from hubinit.records import ITEMS, Score, items_name, write_items
+from hubinit.runs.costs import provenance
+from hubinit.runs.sweep import command_line
+from hubinit.scoring.engines import with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.outputs import read_outputs, score_outputs
 from hubinit.scoring.spec import Scored
 from hubinit.scoring.target import load_target
-from hubinit.specs import Dtype, EvalSpec
+from hubinit.specs import Dtype, Engine, EvalSpec
 
 
 def run_eval(
@@ -27,6 +30,7 @@ def run_eval(
     outputs: Path | None,
     batch_size: int,
     dtype: Dtype,
+    engine: Engine = "transformers",
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -39,6 +43,7 @@ def run_eval(
         outputs: file of recorded answers to one task.
         batch_size: sequences per forward pass.
         dtype: of the base's weights.
+        engine: what answers the questions of free-text tasks.
         out: where scores and answers are kept; None: they are not.
         as_json: print JSON.
 
@@ -53,7 +58,7 @@ def run_eval(
         done = {members[0]: score_recorded(members[0], outputs, wanted)}
         failures: list[str] = []
     else:
-        done, failures = score_target(target, members, wanted, batch_size, dtype)
+        done, failures = score_target(target, members, wanted, batch_size, dtype, engine)
     scores = keep(done, out) if out else [score for scored in done.values() for score in scored.scores]
     if as_json:
         say_json([json.loads(score.model_dump_json()) for score in scores])
@@ -75,14 +80,19 @@ def score_recorded(task: str, outputs: Path, wanted: EvalSpec) -> Scored:
 
 
 def score_target(
-    target: str, members: Sequence[str], wanted: EvalSpec, batch_size: int, dtype: Dtype
+    target: str,
+    members: Sequence[str],
+    wanted: EvalSpec,
+    batch_size: int,
+    dtype: Dtype,
+    engine: Engine = "transformers",
 ) -> tuple[dict[str, Scored], list[str]]:
     """Scores a model on tasks; one that fails costs only its own scores.
 
     Returns:
         The scores by task, and a reason for each task that failed.
     """
-    model, processor = load_target(target, members, dtype)
+    model, processor = load_target(target, members, dtype, engine)
     done: dict[str, Scored] = {}
     failures: list[str] = []
     with Progress(console=errors, disable=not errors.is_terminal) as progress:
@@ -95,12 +105,19 @@ def score_target(
             try:
                 known = {"task": name, "revision": tasks.pin(name), "shots": tasks.shots(name, wanted)}
                 evaluation = wanted.model_copy(update=known)
-                done[name] = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+                scored = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+                done[name] = written_by_vllm(scored) if engine == "vllm" else scored
             except HubinitError as error:
                 if len(members) == 1:
                     raise
                 failures.append(f"{name}: {error}")
     return done, failures
+
+
+def written_by_vllm(scored: Scored) -> Scored:
+    """Scores that say so."""
+    made = with_vllm(provenance(command_line()))
+    return Scored([score.model_copy(update={"provenance": made}) for score in scored.scores], scored.items)
 
 
 def keep(done: dict[str, Scored], out: Path) -> list[Score]:

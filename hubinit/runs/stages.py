@@ -20,10 +20,11 @@ from hubinit.data.encode import batches
 from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.paths import sha256_of
-from hubinit.records import ResultStore, RunResult, Score
+from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.scoring.engines import VllmModel, generates, load_vllm, with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
 from hubinit.training.trainer import remove_checkpoints, train
@@ -64,9 +65,9 @@ def run_stages(
         watch.costs = dict(stored.costs)  # the evaluation adds to what it cost before
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
-        scores, reasons = score(model, loaded, missing, job, store, report)
+        scores, reasons = score(model, loaded, missing, job, store, report, empty.provenance)
     if stored is not None:  # these may come from another machine and other versions than the adapter
-        scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
+        scores = [one.model_copy(update={"provenance": one.provenance or empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
@@ -278,7 +279,13 @@ def reload_adapter(loaded: Loaded, folder: Path, stored: RunResult) -> PeftModel
 
 
 def score(
-    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, store: ResultStore, report: OnProgress
+    model: Any,
+    loaded: Loaded,
+    evaluations: Sequence[EvalSpec],
+    job: Job,
+    store: ResultStore,
+    report: OnProgress,
+    provenance: Provenance,
 ) -> tuple[list[Score], list[str]]:
     """Evaluates task by task and stores every answer; a task that fails costs only its own scores.
 
@@ -294,8 +301,16 @@ def score(
 
         tell(0, 0)
         try:
-            scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
-            scores += store.write_items(job.spec.key, scored.scores, scored.items)
+            answering = model
+            if job.engine == "vllm" and generates(evaluation):  # else vLLM has nothing to do
+                adapter = None if job.spec.method.name == "none" else store.folder(job.spec.key) / "adapter"
+                answering = load_vllm(loaded.spec, adapter)
+            scored = evaluate_one(
+                answering, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell
+            )
+            made = with_vllm(provenance) if isinstance(answering, VllmModel) else None
+            kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
+            scores += store.write_items(job.spec.key, kept, scored.items)
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay

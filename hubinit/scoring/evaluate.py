@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hubinit.errors import HubinitError
+from hubinit.scoring.engines import VllmModel, generates
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
 from hubinit.scoring.lm_eval_named import LM_EVAL_NAMED
@@ -19,7 +21,7 @@ def evaluate_one(
     """Scores a model on one task.
 
     Args:
-        model: a language model or image classifier, with or without PEFT adapters; the active ones count.
+        model: a language model or image classifier, with or without PEFT adapters; the active ones count. Or one in vLLM.
         processor: its tokenizer or image processor.
         evaluation: which task, how many of its test examples, how many solved examples in the prompt.
         batch_size: sequences or images per forward pass.
@@ -33,7 +35,12 @@ def evaluate_one(
         HubinitError: unknown task, or a model whose context is too short for the task.
     """
     task = get(evaluation.task)
-    model.eval()
+    if not isinstance(model, VllmModel):
+        model.eval()
+    elif not generates(evaluation):
+        raise HubinitError(
+            f"'{task.name}' is not scored by free text alone, and vLLM does nothing else; leave out --engine."
+        )
     return SCORERS[task.scorer].score(
         task, model, processor, evaluation, batch_size, on_progress or (lambda done, total: None)
     )

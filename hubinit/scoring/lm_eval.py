@@ -8,18 +8,23 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from hubinit.errors import HubinitError
 from hubinit.records import Item
+from hubinit.scoring.batching import in_batches
+from hubinit.scoring.engines import VllmModel
+from hubinit.scoring.generation import cut
 from hubinit.scoring.loglikelihood import can_share, log_likelihoods
 from hubinit.scoring.rules import grade_by_rules, read_answer
 from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks import harness
-from hubinit.tasks.spec import Task
+from hubinit.tasks.spec import Decoding, Task
 
 INVALID = "[invalid]"  # what lm-eval's answer filters return when they find no answer
 
@@ -91,8 +96,57 @@ def metric_name(metric: str, rule: str) -> str:
     return metric if rule == "none" else f"{metric},{rule}"
 
 
+@dataclass(frozen=True)
+class Answering:
+    """A model in vLLM in lm-eval's clothes; it only generates."""
+
+    model: VllmModel
+    tokenizer: Any
+    on_progress: Progress
+    rank: int = 0
+    world_size: int = 1
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """Answers each request by its own decoding; a prompt that is too long loses its beginning, as in lm-eval."""
+        answers: dict[int, str] = {}
+        wanted = [decoding_of(request.args[1]) for request in requests]
+        for decoding in dict.fromkeys(wanted):
+            chosen = [index for index, other in enumerate(wanted) if other == decoding]
+            room = self.model.room - decoding.max_new_tokens
+            prompts = [self.tokenizer(requests[index].args[0])["input_ids"][-room:] for index in chosen]
+            texts = self.model.generate(prompts, decoding)
+            answers.update((index, cut(text, decoding.stop)) for index, [text] in zip(chosen, texts, strict=True))
+            self.on_progress(len(answers), len(requests))
+        return [answers[index] for index in range(len(requests))]
+
+
+def decoding_of(settings: Mapping[str, Any]) -> Decoding:
+    """lm-eval's generation settings of a request.
+
+    Raises:
+        HubinitError: one that vLLM is not told of.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    known = dict(normalize_gen_kwargs(dict(settings), 256))  # lm-eval's number where a definition has none
+    until, tokens, sampled = known.pop("until"), known.pop("max_gen_toks"), known.pop("do_sample")
+    temperature = known.pop("temperature", 0.0)
+    decoding = Decoding(
+        max_new_tokens=tokens,
+        temperature=temperature if sampled else 0.0,
+        top_p=known.pop("top_p", 1.0),
+        beams=known.pop("num_beams", 1),
+        stop=tuple(text for text in until if text),
+    )
+    if known:
+        raise HubinitError(f"The task decodes with {', '.join(known)}, which vLLM is not told of; leave out --engine.")
+    return decoding
+
+
 def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Progress) -> Any:
     """The model in lm-eval's clothes: log-likelihoods by our own trees, which are faster, and no progress bars."""
+    if isinstance(model, VllmModel):
+        return Answering(model, tokenizer, on_progress)
     from lm_eval.models.huggingface import HFLM
 
     class Reporting(HFLM):  # type: ignore[misc]
@@ -120,10 +174,20 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
             share = can_share(model, wanted)
             return log_likelihoods(model, wanted, batch_size=batch_size, share=share, on_progress=self.advance)
 
-        def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            tokens = super()._model_generate(context, *args, **kwargs)  # (B, T)
-            self.advance(len(context))
-            return tokens  # type: ignore[no-any-return]
+        def _model_generate(
+            self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
+        ) -> torch.Tensor:
+            mask = kwargs.pop("attention_mask")  # (B, T)
+            rows: list[torch.Tensor] = []
+
+            def answer(some: Sequence[int]) -> None:
+                part = slice(some[0], some[-1] + 1)
+                settings = {**kwargs, "attention_mask": mask[part]}
+                rows.extend(HFLM._model_generate(self, context[part], max_length, stop, **settings))
+                self.advance(len(some))
+
+            in_batches(range(len(context)), len(context), answer)
+            return pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)  # (B, T + new)
 
         def advance(self, count: int) -> None:
             self.done = min(self.done + count, self.total)

@@ -96,7 +96,7 @@ def scores_of(
                 metric=f"{part}/{own}" if part else own,
                 value=float(value),
                 n=int(found.get("sample_count", {}).get(key) or found["sample_len"]),
-                stderr=float(error) if known else None,  # type: ignore[arg-type]
+                stderr=float(error) if known else None,
                 invalid_rate=sum(own not in item.extracted for item in answers) / len(answers) if answers else None,
                 primary=not part and better.get(metric) is not False and not any(score.primary for score in scores),
                 eval=evaluation,

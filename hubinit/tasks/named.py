@@ -276,7 +276,9 @@ def own_code_only(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise HubinitError(refusal) if asked else error
+        if asked:
+            raise HubinitError(refusal) from error
+        raise
     finally:
         evaluate.load = usual
     if asked:

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from hubinit.errors import HubinitError
-from hubinit.scoring import score_outputs
+from hubinit.scoring import lm_eval_named, score_outputs
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.spec import Scored
 from hubinit.specs import EvalSpec
@@ -20,6 +20,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("definitions")
     with pytest.MonkeyPatch.context() as patch:
         definitions.use(folder, patch)
+        patch.setattr(lm_eval_named, "BOOTSTRAP", 20)
         yield folder
     named.find.cache_clear()
     named.load.cache_clear()
