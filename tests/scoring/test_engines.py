@@ -121,7 +121,7 @@ def test_a_decoding_as_vllm_takes_it(vllm: None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decoding", [Decoding(8, beams=4), Decoding(8, no_repeat_ngram=2), Decoding(199)])
 def test_what_vllm_does_not_do_is_one_sentence(vllm: None, decoding: Decoding) -> None:
-    with pytest.raises(HubinitError, match="beams as transformers does|do not fit into the context of 200"):
+    with pytest.raises(HubinitError, match=r"beams as transformers does|do not fit into the context of 200"):
         VllmModel(FakeLLM(), 200).generate([[1, 2]], decoding)
 
 
