@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.hotswap import hotswap_adapter
 
 from hubinit import tasks
 from hubinit.errors import HubinitError
@@ -156,7 +157,10 @@ def score_plain(loaded: Any, evaluation: EvalSpec, batch_size: int) -> list[Item
 
 
 def adapters(loaded: Any, count: int, questions: int, batch_size: int, rounds: int) -> list[Pair]:
-    """`count` adapters scored, and only made ready, in both ways. Both score the same task object in memory."""
+    """`count` adapters scored, and only made ready, in both ways. Both score the same task object in memory.
+
+    Made ready in a third way too: adapters of one shape need only their weights replaced, which hubinit does not do so far.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -205,8 +209,16 @@ def adapters(loaded: Any, count: int, questions: int, batch_size: int, rounds: i
             lambda: swap(lambda model: None),
             rounds,
         )[0]
+        model = PeftModel.from_pretrained(loaded.model, folders[0])
+        in_place = in_turns(
+            f"{count} adapters until they are ready, weights replaced in place by PEFT",
+            lambda: [HFLM(peft=folder, **arguments).batch_size for folder in folders],
+            lambda: [hotswap_adapter(model, folder, adapter_name="default") for folder in folders],
+            rounds,
+        )[0]
+        model.unload()
     note = f"accuracies {'equal' if theirs == own else f'differ: {theirs} and {own}'}"
-    return [Pair(whole.what, whole.usual, whole.own, note), ready]
+    return [Pair(whole.what, whole.usual, whole.own, note), ready, in_place]
 
 
 def save_adapter(loaded: Any, folder: Path, seed: int) -> str:

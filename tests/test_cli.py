@@ -70,6 +70,10 @@ def test_version():
         ((*BENCH, "--models", ","), "empty"),
         ((*BENCH, "--hub", "nowhere"), "--hub wants 'embedded', 'offline' or a URL"),
         ((*BENCH, "--models", "alice/not-there"), "alice/not-there"),
+        (
+            ("eval", "alice/not-there", "--tasks", "gsm8k", "--engine", "vllm"),
+            "vLLM is not installed: `pip install vllm`",
+        ),
         (("eval", "alice/not-there", "--tasks", "arc-easy"), "alice/not-there"),
         (("hub", "serve", "--user", "alice"), "--user wants NAME:TOKEN"),
         (("hub", "seed", "smolm2", "--root", "ROOT"), "Unknown seed 'smolm2'"),

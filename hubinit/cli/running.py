@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.cli.scoring import warn_unpinned
 from hubinit.hub.access import check_write
 from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
@@ -84,6 +85,7 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
     planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
     for reason in lost:
         warn(reason)
+    warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
     check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
     types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
     todo = sum(run.state != "cached" for run in planned)

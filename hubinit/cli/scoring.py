@@ -1,7 +1,7 @@
 """What eval does and prints."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.progress import Progress, TaskID
@@ -20,6 +20,7 @@ from hubinit.scoring.outputs import read_outputs, score_outputs
 from hubinit.scoring.spec import Scored
 from hubinit.scoring.target import load_target
 from hubinit.specs import Dtype, Engine, EvalSpec
+from hubinit.tasks import named
 
 
 def run_eval(
@@ -105,6 +106,7 @@ def score_target(
             try:
                 known = {"task": name, "revision": tasks.pin(name), "shots": tasks.shots(name, wanted)}
                 evaluation = wanted.model_copy(update=known)
+                warn_unpinned([evaluation])
                 scored = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
                 done[name] = written_by_vllm(scored) if engine == "vllm" else scored
             except HubinitError as error:
@@ -112,6 +114,13 @@ def score_target(
                     raise
                 failures.append(f"{name}: {error}")
     return done, failures
+
+
+def warn_unpinned(evaluations: Iterable[EvalSpec]) -> None:
+    """Says which tasks of lm-eval have data that no commit can be named for."""
+    names = {one.task for one in evaluations if one.revision is None and named.is_named(one.task)}
+    for name in sorted(names):
+        warn(f"{name}: its data are not one data set on the Hub, so the record names no revision of them.")
 
 
 def written_by_vllm(scored: Scored) -> Scored:

@@ -312,7 +312,7 @@ def score(
             kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
             scores += store.write_items(job.spec.key, kept, scored.items)
         except torch.OutOfMemoryError as error:
-            reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
+            reasons.append(f"{evaluation.task}: out of memory with one example at a time ({first_line(error)})")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay
             traceback.print_exc()
             reasons.append(f"{evaluation.task}: {first_line(error)}")

@@ -12,11 +12,13 @@ from hubinit import tasks
 from hubinit.adapters.calibrating import statistics_of
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
+from hubinit.records import Provenance, ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job
-from hubinit.runs.stages import attach_start, calibrate_run
-from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, RunSpec
-from tests import cases, texts
+from hubinit.runs.stages import attach_start, calibrate_run, score
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
+from tests import cases, definitions, texts
+from tests.scoring import fake_vllm
 
 
 def test_the_start_knows_the_length_of_the_training_set_and_an_option_wins() -> None:
@@ -57,3 +59,21 @@ def test_a_run_pays_for_its_own_statistics_and_names_what_the_shared_pass_took(
         assert costs[-1].seconds == found.seconds_for(statistics_of(spec.method.name, {}))
         assert costs[-1].shared_seconds == found.seconds
     assert 0 < costs[0].seconds < costs[1].seconds < costs[1].shared_seconds
+
+
+def test_vllm_writes_the_free_texts_and_its_scores_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "definitions").mkdir()
+    definitions.use(tmp_path / "definitions", monkeypatch)
+    fake_vllm.use(monkeypatch)
+    base = ModelSpec(id=str(texts.save_model(tmp_path / "base")), dtype="float32")
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    spec = RunSpec(model=base, method=MethodSpec(name="none"), rank=0, alpha=0)
+    evaluations = [EvalSpec(task="lm-eval:free", shots=2), EvalSpec(task="lm-eval:small")]
+    job = Job(store=tmp_path / "store", spec=spec, engine="vllm")
+    made = Provenance(versions={}, hardware={}, command="", created="")
+    scores, reasons = score(loaded.model, loaded, evaluations, job, ResultStore(job.store), lambda progress: None, made)
+    assert reasons == []
+    versions = {one.eval.task: one.provenance and one.provenance.versions for one in scores}
+    assert versions == {"lm-eval:free": {"vllm": "0.99"}, "lm-eval:small": None}
+    assert len(fake_vllm.CALLS["prompts"]) == 3
+    assert fake_vllm.CALLS["generate"]["lora_request"] is None

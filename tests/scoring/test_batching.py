@@ -26,7 +26,7 @@ def memory_for(model: torch.nn.Module, rows: int) -> Iterator[list[int]]:
     fitted: list[int] = []
 
     def check(module: Any, args: Any, kwargs: Any) -> None:
-        size = len(kwargs["input_ids"])
+        size = len(next(iter(kwargs.values())))  # input_ids or pixel_values
         if size > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
         fitted.append(size)

@@ -1,9 +1,6 @@
 """vLLM as an engine, against a stand-in for the package: which of its parameters get which values. Not run on a GPU."""
 
-import importlib.machinery
 import json
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,51 +19,14 @@ from hubinit.scoring.target import load_target
 from hubinit.specs import EvalSpec, ModelSpec
 from hubinit.tasks.spec import Decoding
 from tests import definitions
+from tests.scoring import fake_vllm
+from tests.scoring.fake_vllm import CALLS, FakeLLM
 from tests.texts import save_model, tokenizer
-
-CALLS: dict[str, Any] = {}
-
-
-class FakeLLM:
-    """Answers every prompt with its number of tokens."""
-
-    def __init__(self, **settings: Any) -> None:
-        CALLS["llm"] = settings
-        CALLS["loads"] = CALLS.get("loads", 0) + 1
-        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=200))
-
-    def generate(self, prompts: list[Any], **settings: Any) -> list[Any]:
-        CALLS["prompts"], CALLS["generate"] = prompts, settings
-        count = settings["sampling_params"].n
-        answers = [f"{len(prompt['prompt_token_ids'])} tokens" for prompt in prompts]
-        return [types.SimpleNamespace(outputs=[types.SimpleNamespace(text=answer)] * count) for answer in answers]
-
-    def get_tokenizer(self) -> Any:
-        return tokenizer()
-
-
-def fake(name: str, **content: Any) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-    module.__dict__.update(content)
-    return module
 
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    CALLS.clear()
-    lora = lambda name, number, path: types.SimpleNamespace(name=name, number=number, path=path)  # noqa: E731
-    monkeypatch.setitem(
-        sys.modules,
-        "vllm",
-        fake("vllm", LLM=FakeLLM, SamplingParams=lambda **settings: types.SimpleNamespace(**settings)),
-    )
-    monkeypatch.setitem(sys.modules, "vllm.lora", fake("vllm.lora"))
-    monkeypatch.setitem(sys.modules, "vllm.lora.request", fake("vllm.lora.request", LoRARequest=lora))
-    monkeypatch.setattr(engines.importlib.metadata, "version", lambda name: "0.99")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40 * 2**30, 80 * 2**30))
-    engines.load_base.cache_clear()
+    fake_vllm.use(monkeypatch)
     yield
     engines.load_base.cache_clear()
 
