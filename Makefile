@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test bench bench-init bench-gpu study-gpu clean
+.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu clean
 
 install: $(VENV)/.installed
 
@@ -22,12 +22,22 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/zizmor --offline --quiet .github
 
 types: install
 	$(BIN)/mypy
 
 test: lint types
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# The lower bounds of pyproject.toml: each direct dependency at the oldest version allowed. UV_TORCH_BACKEND=cpu takes torch's small build.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra bench --extra hub --extra test --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement .venv-lowest/lowest.txt --no-deps --editable .
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement tests/oracles.txt --no-deps
+	.venv-lowest/bin/pytest --numprocesses 2 --dist loadfile -m 'not index'
 
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.
 bench: install
@@ -38,10 +48,14 @@ bench-init: install
 	$(BIN)/hubinit hub seed smollm2-135m
 	$(BIN)/python benchmarks/init_time.py
 
+# The embedded Hub under 100 clients, in a minute and a half. AGAINST=COMMIT measures the server of another commit beside it.
+bench-hub: install
+	$(BIN)/python benchmarks/hub_load.py $(if $(AGAINST),--against $(AGAINST))
+
 # On a machine with a GPU and torch, in nine minutes and without network (README.md, "On a GPU machine"). $(PYTHON) is the one that
 # has torch; nothing is installed into it. REHEARSE=1 tries the command on a CPU with tiny sizes.
 bench-gpu study-gpu:
 	$(PYTHON) benchmarks/gpu.py $(@:-gpu=) --carry "$(CARRY)" --out "$(OUT)" $(if $(WORKERS),--workers $(WORKERS)) $(if $(REHEARSE),--rehearse)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis

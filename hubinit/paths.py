@@ -1,9 +1,18 @@
-"""Where hubinit keeps its files, and how a file is hashed and written."""
+"""Where hubinit keeps its files, how a file is named, opened, hashed and written."""
 
+import errno
 import hashlib
 import os
+import stat
 import threading
+import unicodedata
 from pathlib import Path
+from typing import BinaryIO
+
+MAX_NAME_BYTES = 200  # of one part: leaves room for the temporary name beside it
+MAX_PATH_BYTES = 1000
+_NOT_EVERYWHERE = frozenset('\\:*?"<>|')  # Windows gives them another meaning
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
 
 def home() -> Path:
@@ -17,6 +26,41 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def name_problem(name: str) -> str | None:
+    """Why a file of a repo must not have this path, as in "{name} {problem}"; None when it may.
+
+    A name is shown to people, joined to a folder and stored on other systems: it must be what it looks like, lie below the
+    folder, and mean one file everywhere.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "does not lie in its folder"
+    if not name.isprintable():
+        return "has a name with control, invisible or bidirectional characters"
+    if unicodedata.normalize("NFC", name) != name:
+        return "has a name that is not in Unicode's composed form (NFC)"
+    if len(name.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        return "has a name that is too long"
+    for part in parts:
+        if _NOT_EVERYWHERE & set(part) or part != part.strip().rstrip(".") or part.split(".")[0].lower() in _DEVICES:
+            return "has a name that means something else on other systems"
+    return None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file to read it; follows no link at its end, and does not wait for a pipe's other end.
+
+    Raises:
+        OSError: it is missing, or is not a regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> None:

@@ -53,6 +53,7 @@ class Score(Record):
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
     items: str | None = Field(default=None, description="sha256 of its item records; None: version 0.2 or earlier")
+    protection: str | None = Field(default=None, description="what kept a model's code apart; None: it wrote none")
     provenance: "Provenance | None" = Field(default=None, description="of this evaluation; None: that of its run")
 
 
@@ -118,8 +119,9 @@ class RunResult(Record):
         return self.calibration_examples or self.spec.calibration.samples
 
     def scored(self, evaluation: EvalSpec) -> bool:
-        """Whether this result already holds the scores of `evaluation`."""
-        return any(score.eval == evaluation for score in self.scores)
+        """Whether this result already holds the scores of `evaluation`; a metric that was left out is still wanted."""
+        left_out = self.status == "partial" and f"{evaluation.task}: " in (self.reason or "")
+        return not left_out and any(score.eval == evaluation for score in self.scores)
 
 
 class Manifest(Record):
@@ -295,7 +297,7 @@ def read_result(path: Path) -> RunResult:
         ):
             raise ValueError("a newer hubinit wrote it: update hubinit")
         result = RunResult.model_validate(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HubinitError(
             f"{path} is not a readable run result ({first_line(error)}); delete it to run it again."
         ) from error

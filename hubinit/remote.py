@@ -5,7 +5,6 @@ write through `commit`: one `HfApi.create_commit` on a known parent, rebuilt whe
 """
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from tenacity import (
 )
 
 from hubinit.errors import HubError, first_line
+from hubinit.secrets import MASK, mask
 
 RepoType = Literal["model", "dataset", "space"]
 Operation = CommitOperationAdd | CommitOperationDelete
@@ -51,11 +51,6 @@ TRIES = 5  # of one call that fails for a reason that may pass
 PATIENCE = 30.0  # seconds after which a call is not tried again (huggingface_hub itself retries some requests for 23 s)
 CONFLICT_SECONDS = 300.0  # how long a commit keeps rebasing on the commits of others
 MAX_WAIT = 120.0  # longest wait a Retry-After header can ask for
-
-SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bsk-[A-Za-z0-9_-]{32,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\bxox[abp]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
 
 
 @dataclass(frozen=True)
@@ -318,8 +313,8 @@ def known_tokens(api: HfApi | None = None) -> set[str]:
 def redact(text: str, api: HfApi | None = None) -> str:
     """`text` without anything that is, or looks like, a token."""
     for token in known_tokens(api):
-        text = text.replace(token, "[token]")
-    return SECRET.sub("[token]", text)
+        text = text.replace(token, MASK)
+    return mask(text)
 
 
 def _open_pull_request(api: HfApi, repo_id: str, repo_type: RepoType, title: str) -> str | None:

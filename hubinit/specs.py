@@ -140,7 +140,7 @@ class Recipe(Spec):
 
 
 class RunSpec(Spec):
-    """One run. `none` (the base as it is) has neither data nor recipe nor calibration, and rank 0."""
+    """One run. `none` has no calibration and rank 0: the base as it is, without data and recipe, or a linear probe with both."""
 
     model: ModelSpec
     method: MethodSpec

@@ -32,6 +32,7 @@ ROLLING = {
     "output_type": "loglikelihood_rolling",
     "doc_to_text": "",
     "doc_to_target": "{{q}}",
+    "training_split": "train",
     "test_split": "test",
     "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}],
 }

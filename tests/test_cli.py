@@ -75,7 +75,8 @@ def test_version():
             "vLLM is not installed: `pip install vllm`",
         ),
         (("eval", "alice/not-there", "--tasks", "arc-easy"), "alice/not-there"),
-        (("hub", "serve", "--user", "alice"), "--user wants NAME:TOKEN"),
+        (("hub", "serve", "--user", "alice:hf_alice"), "write NAME=TOKEN into a file for --users"),
+        (("hub", "serve", "--users", "missing.txt"), "missing.txt cannot be read"),
         (("hub", "seed", "smolm2", "--root", "ROOT"), "Unknown seed 'smolm2'"),
     ],
 )

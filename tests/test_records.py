@@ -138,3 +138,13 @@ def test_item_records_are_read_as_they_were_written(tmp_path: Path) -> None:
         read_items(path)
     with pytest.raises(HubinitError, match="does not hold the item records"):
         read_items(tmp_path / "missing.parquet")
+
+
+def test_a_metric_that_was_left_out_is_still_wanted():
+    evaluation = EvalSpec(task="e2e")
+    score = Score(task="e2e", metric="bleu", value=0.5, n=10, eval=evaluation)
+    assert result(scores=(score,)).scored(evaluation)
+    partial = result(scores=(score,)).model_copy(update={"status": "partial", "reason": "e2e: METEOR: needs Java"})
+    assert not partial.scored(evaluation)
+    other = partial.model_copy(update={"reason": "piqa: the data set cannot be had"})
+    assert other.scored(evaluation)

@@ -3,6 +3,7 @@
 from hubinit.adapters.attach import initialize
 from hubinit.adapters.base import detach, untouched_base
 from hubinit.adapters.calibrating import calibrate
+from hubinit.adapters.probe import attach_head
 from hubinit.adapters.reload import load_initialized
 from hubinit.adapters.report import InitReport, ModuleReport
 from hubinit.adapters.saving import SavedAdapter, export, head_size, save_initialized
@@ -11,6 +12,7 @@ __all__ = [
     "InitReport",
     "ModuleReport",
     "SavedAdapter",
+    "attach_head",
     "calibrate",
     "detach",
     "export",

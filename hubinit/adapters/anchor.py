@@ -9,6 +9,7 @@ switches `default` on, off, or merges it, does so with its anchor; `save_pretrai
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -107,9 +108,7 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
         factors: name → (A (r, n), B (m, r)) of the anchor itself, i.e. already with its sign.
         config: the anchor's configuration; its scaling applies to the factors.
     """
-    config = copy.deepcopy(config)
-    config.target_modules, config.modules_to_save, config.inference_mode = list(factors), None, True
-    config.lora_dropout = 0.0
+    config = anchor_config(config, factors)
     own = peft_model.peft_config[ADAPTER]
     kasa = own.__dict__.pop(
         "kasa_config", None
@@ -127,6 +126,14 @@ def add_anchor(peft_model: Any, factors: dict[str, tuple[Tensor, Tensor]], confi
         mark = read_mark(config) or name_mark(factors, {name: layers[name].scaling[ANCHOR] for name in factors})
         set_mark(own, mark, min(factors))
         set_mark(config, mark, min(factors))
+
+
+def anchor_config(config: LoraConfig, names: Iterable[str]) -> LoraConfig:
+    """A copy of a configuration for an anchor on the modules `names`: nothing but the factors."""
+    config = copy.deepcopy(config)
+    config.target_modules, config.modules_to_save, config.inference_mode = list(names), None, True
+    config.lora_dropout = 0.0
+    return config
 
 
 def set_factors(layer: Any, adapter: str, A: Tensor, B: Tensor) -> None:

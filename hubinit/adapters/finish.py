@@ -12,20 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hubinit.adapters.anchor import ANCHOR
 from hubinit.adapters.configs import rank_fields
 from hubinit.adapters.mark import mark_in, read_mark
-from hubinit.adapters.saving import CONFIG, WEIGHTS, SavedAdapter, list_saved, prepare, write_tensors
-from hubinit.errors import HubinitError, first_line
-
-PREFIX = "base_model.model."
-A_END, B_END = ".lora_A.weight", ".lora_B.weight"
+from hubinit.adapters.patterns import check_patterns
+from hubinit.adapters.saving import SavedAdapter, list_saved, prepare, write_tensors
+from hubinit.adapters.untrusted import (
+    A_END,
+    B_END,
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    check_files,
+    check_finite,
+    read_config,
+    read_header,
+)
+from hubinit.errors import HubinitError
+from hubinit.text import one_line
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,12 @@ class StoredAdapter:
         """Module name → rank of its LoRA."""
         factors = {key: tensor for key, tensor in self.tensors.items() if key.endswith(A_END)}
         return {key.removeprefix(PREFIX).removesuffix(A_END): A.shape[0] for key, A in factors.items()}
+
+    @property
+    def sides(self) -> dict[str, tuple[int, ...]]:
+        """Module name → (m, n) of its weight."""
+        ends = {name: (f"{PREFIX}{name}{B_END}", f"{PREFIX}{name}{A_END}") for name in self.ranks}
+        return {name: (self.tensors[b].shape[0], *self.tensors[a].shape[1:]) for name, (b, a) in ends.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -70,6 +85,7 @@ def finish_files(adapter: Path, start: Path, directory: Path) -> SavedAdapter:
     if (start / ANCHOR / CONFIG).is_file():
         check_plain(trained)
         anchor = read_adapter(start / ANCHOR)
+        check_whole_anchor(initial, anchor)
         check_own_anchor(adapter, anchor)
         return _write(stack_factors(trained, anchor), initial.config, directory)
     if (adapter / ANCHOR / CONFIG).is_file():
@@ -86,15 +102,28 @@ def read_adapter(directory: Path) -> StoredAdapter:
     """Reads the configuration and the tensors of a saved adapter.
 
     Raises:
-        HubinitError: one of the files is missing or damaged.
+        HubinitError: one of the files is missing or damaged, or the two do not fit together.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise HubinitError(f"{directory} is not a whole adapter: {name} is missing.")
-    try:
-        return StoredAdapter(directory, PeftConfig.from_pretrained(str(directory)), load_file(directory / WEIGHTS))
-    except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
-        raise HubinitError(f"{directory} holds an adapter that cannot be read: {first_line(error)}.") from error
+    check_files(directory)
+    config = read_config(directory)
+    shapes = {name: one.shape for name, one in read_header(directory / WEIGHTS).items()}
+    names = {key.removeprefix(PREFIX).removesuffix(A_END): key for key in shapes if key.endswith(A_END)}
+    check_patterns(config, names, directory / CONFIG)
+    for name, key in names.items():
+        A, B = shapes[key], shapes.get(key.removesuffix(A_END) + B_END, ())
+        whole = len(A) > 1 and len(B) == len(A) and A[0] == B[1]
+        if not whole or (isinstance(config, LoraConfig) and A[0] != _rank_of(config, name)):
+            raise HubinitError(
+                f"{directory} holds a damaged adapter: the factors of {one_line(name)} do not have the rank that {CONFIG} "
+                "says; get it again."
+            )
+    check_finite(directory / WEIGHTS)
+    return StoredAdapter(directory, config, load_file(directory / WEIGHTS))
+
+
+def _rank_of(config: LoraConfig, name: str) -> int:
+    rank: int = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
+    return rank
 
 
 def check_same_start(trained: StoredAdapter, start: StoredAdapter) -> None:
@@ -115,6 +144,17 @@ def check_same_start(trained: StoredAdapter, start: StoredAdapter) -> None:
             f"{trained.directory} was not trained from the start {start.directory}: it has {differs}; "
             "give the start that the training loaded."
         )
+
+
+def check_whole_anchor(start: StoredAdapter, anchor: StoredAdapter) -> None:
+    """Refuses a start whose anchor is not for all of its modules, as they are.
+
+    Raises:
+        HubinitError: in one sentence.
+    """
+    lora = isinstance(start.config, LoraConfig) and isinstance(anchor.config, LoraConfig)
+    if not lora or anchor.sides != start.sides:
+        raise HubinitError(f"{start.directory} is not a whole start point: its anchor/ is not its own; fetch it again.")
 
 
 def check_own_anchor(adapter: Path, anchor: StoredAdapter) -> None:

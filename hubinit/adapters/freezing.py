@@ -6,7 +6,6 @@ task) carries it into folders and Trainer checkpoints without a `hubinit.json`. 
 (`frozen_peft_weight_names`) holds through `set_adapter`, `enable_adapter_layers` and the Trainer's resume.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from hubinit import methods
 from hubinit.adapters.anchor import ADAPTER
 from hubinit.adapters.base import adapted_layers
 from hubinit.adapters.mark import set_mark
+from hubinit.adapters.untrusted import read_json
 from hubinit.errors import HubinitError
 from hubinit.methods.spec import Method
 from hubinit.records import MANIFEST
@@ -70,9 +70,9 @@ def frozen_in(directory: Path, config: PeftConfig) -> tuple[str, ...]:
     if isinstance(config.auto_mapping, dict) and FROZEN in config.auto_mapping:
         return tuple(name for name in str(config.auto_mapping[FROZEN]).split(",") if name in FREEZABLE)
     try:
-        made = json.loads((directory / MANIFEST).read_text())["result"]["spec"]["method"]
+        made = read_json(directory / MANIFEST)["result"]["spec"]["method"]
         frozen = frozen_by(made["name"], made["options"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (HubinitError, KeyError, TypeError, AttributeError):
         return ()  # not of hubinit
     if config.peft_type == PeftType.LORA:  # as which NEAT's trained adapter is exported
         return tuple(name.replace("peanut_", "lora_") for name in frozen)

@@ -355,6 +355,7 @@ def deviation(measured: Tensor, reference: Tensor) -> float:
 def tolerance_of(model: PeftModel) -> float:
     """The tolerance for the coarsest dtype among the base's weights; bfloat16's for quantised ones."""
     dtypes = {layer.get_base_layer().weight.dtype for layer in adapted_layers(model).values()}
+    dtypes = dtypes or {parameter.dtype for parameter in model.parameters()}  # a linear probe adapts no layer
     return max(TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]) for dtype in dtypes)
 
 

@@ -7,7 +7,6 @@ gives the first module the alpha that it has anyway. (PEFT warns about a key tha
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
+from hubinit.adapters.untrusted import CONFIG, read_json
 from hubinit.errors import HubinitError
 
 MARK = re.compile(r"hubinit-anchor-[0-9a-f]{16}")
-CONFIG, ANCHOR_CONFIG = "adapter_config.json", "anchor/adapter_config.json"
+ANCHOR_CONFIG = f"anchor/{CONFIG}"
 
 
 def name_mark(factors: Mapping[str, tuple[Tensor, Tensor]], scalings: Mapping[str, float]) -> str:
@@ -41,7 +41,7 @@ def name_mark(factors: Mapping[str, tuple[Tensor, Tensor]], scalings: Mapping[st
 def read_mark(config: Any) -> str | None:
     """The mark in a PEFT configuration (the object, or the content of its file); None without one."""
     pattern = config.get("alpha_pattern") if isinstance(config, dict) else getattr(config, "alpha_pattern", None)
-    found = next(filter(None, map(MARK.search, pattern or {})), None)
+    found = next(filter(None, map(MARK.search, pattern if isinstance(pattern, dict) else ())), None)
     return found[0] if found else None
 
 
@@ -69,7 +69,6 @@ def check_anchor_kept(directory: Path) -> None:
 def mark_in(path: Path) -> str | None:
     """The mark in an `adapter_config.json`; None without one, or without a readable file."""
     try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # whoever reads the folder for real says what is wrong with it
+        return read_mark(read_json(path))
+    except HubinitError:  # whoever reads the folder for real says what is wrong with it
         return None
-    return read_mark(config) if isinstance(config, dict) else None

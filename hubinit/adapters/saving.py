@@ -21,7 +21,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.variants import KasaLinearVariant, MiCALinearVariant
 from peft.tuners.peanut.layer import PeanutLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.activations import ACT2FN
@@ -32,12 +32,11 @@ from hubinit.adapters.configs import lora_config, write_config
 from hubinit.adapters.mark import read_mark
 from hubinit.adapters.provenance import write_manifest
 from hubinit.adapters.report import adapter_checksum
+from hubinit.adapters.untrusted import CONFIG, WEIGHTS, read_header
 from hubinit.errors import HubinitError
 from hubinit.models.layers import base_of
 from hubinit.paths import sha256_of
 from hubinit.records import MANIFEST
-
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,10 @@ def list_saved(directory: Path, rank: int) -> SavedAdapter:
 
 
 def head_size(weights: Path) -> int | None:
-    """Classes of the head that is saved with a classifier's adapter; None without one."""
-    with safe_open(weights, framework="numpy") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
-    return next((int(shape[0]) for name, shape in shapes.items() if name.endswith("classifier.weight")), None)
+    """Classes of the head that is saved with a classifier's adapter; None without one.
+
+    Raises:
+        HubinitError: the file is damaged.
+    """
+    heads = (one.shape for name, one in read_header(weights).items() if name.endswith("classifier.weight"))
+    return next((shape[0] for shape in heads if shape), None)

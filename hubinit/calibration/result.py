@@ -241,7 +241,7 @@ class Calibration:
             )
         except FileNotFoundError:
             raise CalibrationError(f"there is no calibration in {folder}: run calibrate and save it there.") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise CalibrationError(f"the calibration in {folder} is damaged ({error}): calibrate again.") from None
 
 

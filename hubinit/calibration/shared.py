@@ -33,6 +33,7 @@ def calibrate_shared(
     folder: Path,
     *,
     target_modules: str | Sequence[str] = "all-linear",
+    head: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
 ) -> Calibration:
@@ -48,6 +49,7 @@ def calibrate_shared(
         needs: of every method that shares the data and all settings but `samples`, the one wanted now included.
         folder: where calibrations are kept.
         target_modules: which layers.
+        head: seed of a fresh head, through which the gradients pass.
         on_batch: called with the batches done and the batches of the segment that is being computed.
         on_plan: called with the memory plan of each segment that has to be computed.
     """
@@ -61,6 +63,7 @@ def calibrate_shared(
             "data": encode.data_hash(segment),
             "settings": settings.model_copy(update={"samples": end - start}).canonical_json(),
             "target_modules": target_modules,
+            **({} if head is None else {"head": head}),
         }
 
         def compute(missing: frozenset[Statistic], segment: Pool = segment) -> Calibration:

@@ -1,11 +1,14 @@
 """`hubinit hub …`: the embedded Hub."""
 
+import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from hubinit.cli.console import console, folding
+from hubinit.cli.console import console, folding, warn
+from hubinit.cli.environment import SEEDING, SERVING, require_modules
 from hubinit.errors import HubinitError
 from hubinit.paths import home
 
@@ -20,16 +23,28 @@ def serve(
         Path | None, typer.Option(help="Folder of the Hub's content. Default: hub/ in hubinit's cache folder.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8321,
-    user: Annotated[list[str] | None, typer.Option(help="NAME:TOKEN. Repeatable. Default: one user `local`.")] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A user's name; the token is made once and kept under tokens/. Repeatable. Default: `local`."
+        ),
+    ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="File of users with tokens of your choice, NAME=TOKEN a line. Default: $HUBINIT_HUB_USERS."),
+    ] = None,
 ) -> None:
     """Serve the embedded Hub on this machine (127.0.0.1 only).
 
-    Example: `hubinit hub serve --root ~/my-hub --user alice:hf_alice`
+    A line of the file of `--users` that names a user alone gives them a token that is made here; `#` begins a comment. The
+    variable HUBINIT_HUB_USERS holds the same, with spaces or lines between the users. Neither shows in the list of processes.
+
+    Example: `hubinit hub serve --root ~/my-hub --user alice --user bob`
     """
+    require_modules(SERVING)
     from hubinit.devhub.server import serve as run_server
 
-    accounts = dict(split_user(text) for text in user) if user else None
-    run_server(root or home() / "hub", port=port, users=accounts)
+    run_server(root or home() / "hub", port=port, users=accounts(user or [], users))
 
 
 @app.command()
@@ -49,6 +64,7 @@ def seed(
 
     Example: `hubinit hub seed smollm2-135m arc`
     """
+    require_modules(SEEDING)
     from hubinit.devhub.seed import SEEDS, seed_folder
     from hubinit.devhub.seed import seed as fill
     from hubinit.devhub.seed.wheels import megabytes
@@ -73,9 +89,26 @@ def seed(
     console.print(f"Serve it with: hubinit hub serve --root {folder}", markup=False, highlight=False)
 
 
-def split_user(text: str) -> tuple[str, str]:
-    """NAME and TOKEN of a `--user` option."""
-    name, colon, token = text.partition(":")
-    if not colon or not name or not token:
-        raise HubinitError("--user wants NAME:TOKEN, for example alice:hf_alice.")
-    return name, token
+def accounts(names: list[str], file: Path | None) -> dict[str, str | None]:
+    """The users that options and environment name; None for a token that is to be made.
+
+    Raises:
+        HubinitError: the file cannot be read, or a name comes with a token.
+    """
+    from hubinit.devhub.users import parse_users
+
+    if any(":" in name or "=" in name for name in names):
+        raise HubinitError(
+            "--user takes a name only, for every user of this machine sees a command's options; "
+            "write NAME=TOKEN into a file for --users."
+        )
+    if file is None:
+        return parse_users(os.environ.get("HUBINIT_HUB_USERS", "")) | dict.fromkeys(names)
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.stat().st_mode & 0o077:
+            warn(f"Other users of this machine can read the tokens in {file}: chmod 600 {quote(str(file))}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise HubinitError(f"The file of users {file} cannot be read ({reason}).") from error
+    return parse_users(text) | dict.fromkeys(names)

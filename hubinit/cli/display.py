@@ -101,10 +101,10 @@ def name(run: PlannedRun) -> str:
 def run_cells(run: PlannedRun) -> list[str]:
     """Model, method, training data, learning rate and seed of a run, as table cells."""
     spec = run.spec
-    trained = spec.method.name != "none"
+    trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
     return [
         spec.model.id.split("/")[-1],
-        spec.method.name + (f" r{spec.rank}" if trained else ""),
+        spec.method.name + (f" r{spec.rank}" if spec.rank else ""),
         run.group if trained else "-",
         f"{spec.learning_rate:g}" if trained else "-",
         f"seed {spec.seed}" if trained else "-",

@@ -7,11 +7,37 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from hubinit.errors import HubinitError, Interrupted
 from hubinit.paths import home
 
 HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
+
+# What the extra `hub` installs, as modules.
+SERVING = ("anyio", "h11", "pathspec", "re2", "starlette", "uvicorn")
+SEEDING = (*SERVING, "gguf", "google.protobuf", "onnx", "tokenizers")
+
+
+def require_modules(names: tuple[str, ...]) -> None:
+    """Says how to install the embedded Hub, before any work, when a part of it is not there.
+
+    Args:
+        names: `SERVING` or `SEEDING`.
+
+    Raises:
+        HubinitError: one of them is not installed.
+    """
+    if missing := [name for name in names if not is_installed(name)]:
+        raise HubinitError(f'The embedded Hub needs {", ".join(missing)}: pip install "hubinit[hub]"')
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; only the packages around it are imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 @contextmanager
@@ -34,6 +60,7 @@ def connect(hub: str | None) -> Iterator[str]:
         if hub is None:
             yield os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         elif hub == "embedded":
+            require_modules(SERVING)
             from hubinit.devhub.server import running
 
             with running(home() / "hub") as server:

@@ -13,7 +13,7 @@ Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`)
 Methods = Annotated[
     str,
     typer.Option(
-        help="Comma-separated methods, `none` (the base), `all` (those that train as their source does), or `peft:<type>`."
+        help="Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
     ),
 ]
 Tasks = Annotated[
@@ -54,6 +54,13 @@ Public = Annotated[bool, typer.Option("--public", help="Publish public repositor
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done, and do nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
+
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code", help="Run code that a model wrote even where this machine cannot isolate it: with your rights."
+    ),
+]
 
 LONGEST = 100_000  # numbers of a range
 

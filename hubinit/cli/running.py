@@ -24,6 +24,7 @@ from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.engines import vllm_version
+from hubinit.scoring.evaluate import check_scorable
 from hubinit.specs import Engine
 
 
@@ -49,6 +50,8 @@ def run_bench(
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
+    for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
+        check_scorable(task)
     if push_to:
         for model in dict.fromkeys(run.spec.model.id for run in planned):
             require_hub_id(model)
@@ -74,8 +77,8 @@ def run_bench(
         print_json(results, published, [*lost, *unpublished])
     else:
         print_ranking(results, out, published)
-    for failure in unpublished:
-        warn(failure)
+    for line in [*(publisher.notes if publisher else []), *unpublished]:
+        warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + len(unpublished)
 
 

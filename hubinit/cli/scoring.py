@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -67,7 +68,7 @@ def run_eval(
         console.print(score_table(scores))
     if out:
         say(f"Scores and every answer: {out.resolve()}") if not as_json else None
-    for failure in failures:
+    for failure in (*failures, *(f"{name}: {note}" for name, scored in done.items() for note in scored.notes)):
         warn(failure)
     return len(failures)
 
@@ -151,5 +152,5 @@ def score_table(scores: Sequence[Score]) -> Table:
             str(score.n),
             "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
         )
-        table.add_row(score.task, score.metric, *cells, style="bold" if score.primary else "")
+        table.add_row(score.task, escape(score.metric), *cells, style="bold" if score.primary else "")
     return table

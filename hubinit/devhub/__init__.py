@@ -7,6 +7,7 @@ It binds to loopback only, and has no web pages, no git access, no organisations
 - `repos.py`, `listing.py`, `cards.py`: create, describe, list; what is derived from a repo's files
 - `files.py`, `lfs.py`, `commits.py`, `refs.py`: download, upload, commit, branches, tags, history
 - `discussions.py`, `pulls.py`, `access.py`, `evals.py`: discussions and pull requests, gating, leaderboards
+- `bodies.py`, `connections.py`, `root.py`: bounds for what clients send, for their connections, and for who reads the folder
 - `faults.py`: failures on purpose, for tests of clients
 - `seed/`: real models and data sets from a Python package index
 """

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from . import access, commits, discussions, evals, files, lfs, listing, refs, repos
 from .bodies import check_content_type, read_body
-from .calls import Call, Settings
+from .calls import BodyNeeded, Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
 from .records import Repo
 from .refusals import Refusal, bad_request
@@ -63,7 +63,7 @@ class App:
         await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
-        """Find the route, read the body, run the handler in a thread."""
+        """Find the route, run the handler in a thread, and read the body when the handler wants it."""
         raw_path = request.scope.get("raw_path", request.scope["path"].encode()).decode("ascii", "replace")
         segments = [unquote(segment) for segment in raw_path.split("/")[1:]]
         if "\0" in "".join(segments) or not raw_path.isascii():
@@ -73,8 +73,12 @@ class App:
             return await lfs.receive_upload(call, request, segments[1])
         handler = route(call.method, segments)
         check_content_type(request)
-        body = await read_body(request, self.limit(call, segments), self.settings.idle_seconds)
-        answer = await run_in_threadpool(handler, replace(call, body=body))
+        try:
+            answer = await run_in_threadpool(handler, call)
+        except BodyNeeded:  # so the handler has found nothing to refuse by the path and the user
+            limit, limits = self.limit(call, segments), self.settings
+            body = await read_body(request, limit, limits.idle_seconds, limits.body_seconds)
+            answer = await run_in_threadpool(handler, replace(call, body=body))
         return answer if isinstance(answer, Response) else JSONResponse(answer)
 
     def limit(self, call: Call, segments: list[str]) -> int:

@@ -29,10 +29,20 @@ def sync_file(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a file, and make its folder when missing; a reader, or a machine that dies, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content, mode=mode)
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner may enter, and those above it that are missing."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read, and make its folder when missing.
+
+    A reader, or a machine that dies, sees the old file or the new one.
+    """
+    make_private(path.parent)
+    write_atomically(path, content, mode=0o600)
     sync_folder(path.parent)
 
 
@@ -63,7 +73,7 @@ class Blobs:
         """Args: root: the folder; `incoming/` beside the content holds what is being written."""
         self.root = root
         self.incoming = root / "incoming"
-        self.incoming.mkdir(parents=True, exist_ok=True)
+        make_private(self.incoming)
 
     def path(self, sha256: str) -> Path:
         """Where the content of this hash is, or would be."""
@@ -103,7 +113,7 @@ class Blobs:
         if place.exists():
             written.unlink()
             return
-        place.parent.mkdir(exist_ok=True)
-        written.chmod(0o444)
+        make_private(place.parent)
+        written.chmod(0o400)
         written.replace(place)
         sync_folder(place.parent)

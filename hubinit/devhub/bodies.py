@@ -12,7 +12,7 @@ from starlette.requests import Request
 from .refusals import Refusal
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-CLOSE = {"Connection": "close"}  # else uvicorn waits for the rest of the body
+_CLOSE = {"Connection": "close"}  # else the rest of the body is awaited, for as long as connections.py allows
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -31,21 +31,26 @@ def check_content_type(request: Request) -> None:
         raise Refusal(415, "A POST needs the content type application/json, or that of the call.")
 
 
-async def read_body(request: Request, limit: int, idle_seconds: float) -> bytes:
+async def read_body(request: Request, limit: int, idle_seconds: float, whole_seconds: float) -> bytes:
     """The whole body.
 
     Raises:
-        Refusal: the body is longer than the limit (413), or nothing came for too long (408).
+        Refusal: the body is longer than the limit (413), nothing came for too long, or not all of it in time (408).
     """
-    too_long = Refusal(413, f"The body is longer than {limit} bytes.", headers=CLOSE)
+    # The connection stays open: a client reads the answer only when it has sent all, which is read and dropped.
+    too_long = Refusal(413, f"The body is longer than {limit} bytes.")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise too_long
     body = bytearray()
-    async for piece in arriving(request, idle_seconds):
-        body += piece
-        if len(body) > limit:
-            raise too_long
+    try:
+        with anyio.fail_after(whole_seconds):
+            async for piece in arriving(request, idle_seconds):
+                body += piece
+                if len(body) > limit:
+                    raise too_long
+    except TimeoutError:
+        raise Refusal(408, f"The body did not come within {whole_seconds:g} seconds.", headers=_CLOSE) from None
     return bytes(body)
 
 
@@ -63,7 +68,7 @@ async def arriving(request: Request, idle_seconds: float) -> AsyncIterator[bytes
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise Refusal(408, f"Nothing of the body came for {idle_seconds:g} seconds.", headers=CLOSE) from None
+            raise Refusal(408, f"Nothing of the body came for {idle_seconds:g} seconds.", headers=_CLOSE) from None
         yield piece
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -30,6 +31,13 @@ class Settings:
     upload_seconds: int = 6 * 3600
     anonymous_max_bytes: int = 2 << 20
     idle_seconds: float = 30
+    body_seconds: float = 600
+    unread_seconds: float = 300
+    max_connections: int = min(500, getrlimit(RLIMIT_NOFILE)[0] // 2)  # each may have a file open
+
+
+class BodyNeeded(Exception):
+    """A handler got as far as the body, which has not been read yet."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Call:
         user: who asks; None is anonymous.
         accounts: all users' names.
         base_url: the address under which the client knows this server.
-        body: the whole body (empty for uploads, which are streamed).
+        body: the whole body; None until a handler has asked for it.
     """
 
     store: Store
@@ -60,7 +68,17 @@ class Call:
     user: str | None
     accounts: frozenset[str]
     base_url: str
-    body: bytes = field(default=b"", repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+    def content(self) -> bytes:
+        """The body. Whoever asks has checked permission before, and has not changed anything yet.
+
+        Raises:
+            BodyNeeded: it is read now, and the handler called again.
+        """
+        if self.body is None:
+            raise BodyNeeded
+        return self.body
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object.
@@ -69,7 +87,7 @@ class Call:
             Refusal: (400) the body is something else.
         """
         try:
-            content = parse_json(self.body or b"{}")
+            content = parse_json(self.content() or b"{}")
         except ValueError:
             content = None
         if not isinstance(content, dict):

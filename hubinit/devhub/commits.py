@@ -127,7 +127,7 @@ def _ref_to_change(call: Call, repo: Repo, revision: str) -> str:
 
 
 def _lines(call: Call) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in io.BytesIO(call.body):
+    for line in io.BytesIO(call.content()):
         if line.strip():
             try:
                 item = parse_json(line)

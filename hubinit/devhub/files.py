@@ -107,7 +107,7 @@ def paths_info(call: Call, repo: Repo, rest: list[str]) -> list[dict[str, Any]]:
         body = call.json()
         paths, expand = body.get("paths"), body.get("expand") is True
     else:
-        form = parse_qs(call.body.decode(errors="replace"))
+        form = parse_qs(call.content().decode(errors="replace"))
         paths, expand = form.get("paths", []), form.get("expand", ["false"])[0].lower() == "true"
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise bad_request("paths must be a list of paths.")

@@ -18,13 +18,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from .blobs import chunks, sync_file, write_durably
+from .blobs import chunks, make_private, sync_file, write_durably
 from .bodies import arriving
 from .calls import Call
 from .names import REPO_TYPES, SHA256
 from .records import Entry, Repo
 from .refusals import Refusal, bad_request
-from .store import Store
 
 SIGNED = ("action", "uid", "oid", "size", "part", "folder", "expires")
 
@@ -33,7 +32,7 @@ def server_secret(root: Path) -> bytes:
     """The key that signs upload addresses, made once per root."""
     path = root / "secret"
     if not path.exists():
-        write_durably(path, secrets.token_bytes(32), mode=0o600)
+        write_durably(path, secrets.token_bytes(32))
     return path.read_bytes()
 
 
@@ -148,7 +147,7 @@ async def receive_upload(call: Call, request: Request, action: str) -> Response:
             await run_in_threadpool(sync_file, file)
             if action == "part":
                 folder = incoming / fields["folder"]
-                folder.mkdir(exist_ok=True)
+                make_private(folder)
                 written.replace(folder / f"{int(fields['part'])}-{hashed.hexdigest()}")
             else:
                 if hashed.hexdigest() != fields["oid"]:
@@ -208,13 +207,6 @@ def lfs_files(call: Call, repo: Repo, rest: list[str]) -> Response:
                     about = {"filename": path, "pushedAt": commit.date, "ref": ref, "size": entry.size}
                     found[entry.sha256] = {"fileOid": entry.sha256, "oid": entry.sha256} | about
     return call.page(sorted(found.values(), key=lambda item: (item["pushedAt"], item["filename"])))
-
-
-def sweep(store: Store, *, older_than: float = 86400) -> None:
-    """Remove what uploads that were never finished have left behind for a day."""
-    for path in store.blobs.incoming.iterdir():
-        if time.time() - path.stat().st_mtime > older_than:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 ROUTES = {("GET", "lfs-files"): lfs_files}

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
+import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from .blobs import Blobs, chunks, git_oid, lfs_pointer, sync_folder, write_durably
+from .blobs import Blobs, chunks, git_oid, lfs_pointer, make_private, sync_folder, write_durably
 from .names import is_lfs
 from .records import Commit, Entry, Repo, Tree, now
+from .root import take
 
 
 class Objects:
@@ -18,6 +21,8 @@ class Objects:
     def __init__(self, root: Path) -> None:
         """Args: root: created when missing."""
         self.root = Path(root)
+        self.mark = take(self.root)
+        self.close = weakref.finalize(self, os.close, self.mark)  # no file is written after this
         self.blobs = Blobs(self.root / "blobs")
         self.tree_of = lru_cache(maxsize=256)(self._tree_of)
         self.commit_of = lru_cache(maxsize=16384)(self._commit_of)
@@ -66,8 +71,8 @@ class Objects:
     def record_lfs(self, uid: str, sha256: str) -> None:
         """Remember that this content was uploaded to this repo: knowing a hash alone must not give access to the content."""
         folder = self._lfs_folder(sha256)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / uid).touch()
+        make_private(folder)
+        (folder / uid).touch(0o600)
         sync_folder(folder)
 
     def lfs_holders(self, sha256: str) -> set[str]:

@@ -25,6 +25,7 @@ def refs(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 def create_branch(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/branch/NAME."""
+    call.require_write(repo)
     return _create_ref(
         call, repo, f"refs/heads/{check_ref('/'.join(rest))}", str(call.json().get("startingPoint") or "main")
     )
@@ -32,13 +33,13 @@ def create_branch(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
 
 def create_tag(call: Call, repo: Repo, rest: list[str]) -> dict[str, Any]:
     """POST …/tag/REV."""
+    call.require_write(repo)
     return _create_ref(
         call, repo, f"refs/tags/{check_ref(str(call.json().get('tag', '')))}", rest[0] if rest else "main"
     )
 
 
 def _create_ref(call: Call, repo: Repo, ref: str, target: str) -> dict[str, Any]:
-    call.require_write(repo)
     with call.store.edit(repo.type, repo.id) as repo:
         if ref in repo.refs:
             raise Refusal(409, f"{ref} exists already.")

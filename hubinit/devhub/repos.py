@@ -55,6 +55,7 @@ def _named(call: Call, body: dict[str, Any]) -> tuple[RepoType, str, str]:
 
 def create(call: Call) -> dict[str, Any] | JSONResponse:
     """POST /api/repos/create."""
+    call.signed_in()
     body = call.json()
     repo_type, _, repo_id = _named(call, body)
     if repo_id.partition("/")[0] != call.user:
@@ -81,6 +82,7 @@ def _conflict(refusal: Refusal, answer: Mapping[str, Any]) -> JSONResponse:
 
 def delete(call: Call) -> dict[str, Any]:
     """DELETE /api/repos/delete."""
+    call.signed_in()
     repo_type, _, repo_id = _named(call, call.json())
     repo = call.find(repo_type, repo_id)
     call.require_write(repo)
@@ -90,6 +92,7 @@ def delete(call: Call) -> dict[str, Any]:
 
 def move(call: Call) -> dict[str, Any]:
     """POST /api/repos/move."""
+    call.signed_in()
     body = call.json()
     repo_type, old, new = _type(body.get("type")), str(body.get("fromRepo")), check_repo_id(str(body.get("toRepo")))
     user = call.require_write(call.find(repo_type, old))

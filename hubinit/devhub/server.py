@@ -5,8 +5,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,7 +17,8 @@ from hubinit.errors import HubError
 
 from .app import App
 from .calls import Settings
-from .lfs import sweep
+from .connections import Connection
+from .root import sweep
 from .store import Store
 from .users import sign_up, token_file
 
@@ -75,7 +78,7 @@ def bind(port: int) -> socket.socket:
     return listener
 
 
-def make_app(root: Path, users: Mapping[str, str] | None, settings: Settings | None = None) -> App:
+def make_app(root: Path, users: Mapping[str, str | None] | None, settings: Settings | None = None) -> App:
     """The application over a root folder, which is created when missing.
 
     Raises:
@@ -83,16 +86,19 @@ def make_app(root: Path, users: Mapping[str, str] | None, settings: Settings | N
     """
     try:
         store = Store(Path(root))
-        sweep(store)
+        limits = settings or Settings()
+        sweep(store.root, store.mark, upload_seconds=limits.upload_seconds)
         with store.locked():
-            return App(store, sign_up(store.root, users), settings)
+            return App(store, sign_up(store.root, users), limits)
     except OSError as error:
         raise HubError(f"The embedded Hub cannot use the folder {root}: {error.strerror}.") from error
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, settings: Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
+        http=cast("Any", partial(Connection, settings)),  # uvicorn only calls it
+        ws="none",
         lifespan="off",
         access_log=False,
         log_level="warning",
@@ -108,7 +114,7 @@ def running(
     root: Path,
     *,
     port: int = 0,
-    users: Mapping[str, str] | None = None,
+    users: Mapping[str, str | None] | None = None,
     settings: Settings | None = None,
     listener: socket.socket | None = None,
     wrap: Callable[[App], ASGIApp] = lambda app: app,
@@ -118,7 +124,7 @@ def running(
     Args:
         root: its folder.
         port: 0 for a free one.
-        users: name to token; one user `local` when not given.
+        users: name to token, None for a token made here; one user `local` when not given.
         settings: limits, for tests.
         listener: a socket that is bound already, in place of `port`.
         wrap: puts middleware around the application, such as `faults.Faults`.
@@ -131,7 +137,7 @@ def running(
     if bound.getsockname()[0] != HOST:
         raise HubError("The embedded Hub is for this machine only and binds to 127.0.0.1.")
     served = wrap(app)
-    server = _server(served)
+    server = _server(served, app.settings)
     thread = threading.Thread(target=server.run, args=([bound],), name="embedded-hub", daemon=True)
     bound.listen(128)  # connections made before the thread is ready wait instead of being refused
     thread.start()
@@ -141,9 +147,10 @@ def running(
         server.should_exit = True
         thread.join(10)
         bound.close()
+        app.store.close()
 
 
-def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str] | None = None) -> None:
+def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str | None] | None = None) -> None:
     """Serve until interrupted, after saying how to use it.
 
     Raises:
@@ -153,7 +160,7 @@ def serve(root: Path, *, port: int = DEFAULT_PORT, users: Mapping[str, str] | No
     bound = bind(port)
     print("\n".join(greeting(f"http://{HOST}:{bound.getsockname()[1]}", app)), flush=True)
     with suppress(KeyboardInterrupt):
-        _server(app).run([bound])
+        _server(app, app.settings).run([bound])
 
 
 def greeting(url: str, app: App) -> list[str]:

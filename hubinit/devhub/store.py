@@ -7,6 +7,7 @@ ROOT/
   repos/model/NS/NAME.json    one JSON per repo: settings, refs, discussions
   lfs/ab/ab…/UID      this LFS content was uploaded to the repo of this uid
   lock                held, across processes, by whoever changes a repo
+  in-use              see root.py
   tokens/NAME, secret see users.py and lfs.py
 ```
 
@@ -17,13 +18,14 @@ that is being served. Content that nothing refers to any more is not collected; 
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from .blobs import sync_folder, write_durably
+from .blobs import make_private, sync_folder, write_durably
 from .names import COMMIT_SHA, GITATTRIBUTES, RepoType, check_path, check_repo_id
 from .objects import Objects
 from .records import MAIN, Entry, Repo, changed_tree, now
@@ -83,7 +85,7 @@ class Store(Objects):
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the one lock that everything that changes a repo takes, across threads and processes."""
-        with (self.root / "lock").open("w") as file:
+        with os.fdopen(os.open(self.root / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -101,7 +103,7 @@ class Store(Objects):
         """Replace a repo's JSON; the lock must be held."""
         path = self.repo_path(repo.type, repo.id)
         if not path.parent.exists():
-            path.parent.mkdir(parents=True)
+            make_private(path.parent)
             sync_folder(path.parent.parent)
         write_durably(path, repo.model_dump_json(exclude_defaults=True).encode())
 

@@ -24,31 +24,44 @@ def token_file(root: Path, name: str) -> Path:
     return root / "tokens" / name
 
 
-def sign_up(root: Path, users: Mapping[str, str] | None) -> dict[str, str]:
+def parse_users(text: str) -> dict[str, str | None]:
+    """The users that a file or a variable names: `NAME=TOKEN`, or `NAME` for a token made here, between spaces or lines.
+
+    A line that begins with `#` is a comment.
+
+    Raises:
+        HubError: a name comes twice.
+    """
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    words = [word.partition("=") for line in lines for word in line.split()]
+    users = {name: token if equals else None for name, equals, token in words}
+    if len(users) < len(words):
+        raise HubError("A user of the embedded Hub is named twice; give every user one token.")
+    return users
+
+
+def sign_up(root: Path, users: Mapping[str, str | None] | None) -> dict[str, str]:
     """The users of a server, with each one's token in its file.
 
     Args:
         root: the Hub's folder.
-        users: name to token; None for one user `local`, whose token is made once per root.
+        users: name to token; None for a token that is made once per root, and for one user `local`.
 
     Raises:
         HubError: a name is not a legal namespace, or tokens are empty or shared.
     """
-    if not users:
-        path = token_file(root, DEFAULT_USER)
+    tokens = {}
+    for name, token in (users or {DEFAULT_USER: None}).items():
+        path = token_file(root, check_namespace(name))
         kept = path.read_text().strip() if path.exists() else ""
-        users = {DEFAULT_USER: kept or f"hf_{secrets.token_hex(17)}"}
-    for name in users:
-        check_namespace(name)
-    if not all(TOKEN.fullmatch(token) for token in users.values()):
-        raise HubError(
-            "A token of the embedded Hub is made of letters, digits, '_' and '-'; give it as --user NAME:TOKEN."
-        )
-    if len(set(users.values())) < len(users):
+        tokens[name] = token if token is not None else kept or f"hf_{secrets.token_hex(17)}"
+    if not all(TOKEN.fullmatch(token) for token in tokens.values()):
+        raise HubError("A token of the embedded Hub is made of letters, digits, '_' and '-'; write NAME=TOKEN.")
+    if len(set(tokens.values())) < len(tokens):
         raise HubError("Every user of the embedded Hub needs a token of their own.")
-    for name, token in users.items():
-        write_durably(token_file(root, name), token.encode(), mode=0o600)
-    return dict(users)
+    for name, token in tokens.items():
+        write_durably(token_file(root, name), token.encode())
+    return tokens
 
 
 def user_of(users: Mapping[str, str], token: str) -> str | None:

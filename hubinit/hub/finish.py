@@ -10,7 +10,8 @@ from huggingface_hub import HfApi
 
 from hubinit.adapters.finish import finish_files
 from hubinit.adapters.reload import adapter_folder
-from hubinit.adapters.saving import WEIGHTS, SavedAdapter
+from hubinit.adapters.saving import SavedAdapter
+from hubinit.adapters.untrusted import WEIGHTS
 from hubinit.errors import HubError, HubinitError
 from hubinit.hub.manifest import CARD, read_manifest
 from hubinit.hub.publication import write_about

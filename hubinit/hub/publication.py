@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
@@ -14,7 +14,7 @@ from hubinit.adapters import head_size
 from hubinit.errors import HubError
 from hubinit.hub.cards import adapter_card, public_name
 from hubinit.hub.eval_results import Benchmark, eval_files, find_benchmarks
-from hubinit.hub.manifest import CARD, check_text, list_files
+from hubinit.hub.manifest import CARD, Content, check_text, content_hash, list_files, read_checked
 from hubinit.methods import METHODS
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import sha256_of
@@ -30,13 +30,13 @@ _UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
 @dataclass(frozen=True)
 class Publication:
-    """The whole content of an adapter repo: bytes of small files, paths of large ones.
+    """The whole content of an adapter repo: bytes of small files, checked weights on the disk.
 
     `manifest` is None for a PEFT adapter that hubinit did not make.
     """
 
     repo_id: str
-    files: dict[str, bytes | Path]
+    files: dict[str, Content]
     manifest: Manifest | None = None
 
     @property
@@ -122,36 +122,43 @@ def of_adapter(
     """
     spec = result.spec
     require_hub_id(spec.model.id)
-    paths = _adapter_files(folder)
-    if missing := {"adapter_config.json", "adapter_model.safetensors"} - paths.keys():
+    files = _adapter_files(folder)
+    if missing := {"adapter_config.json", "adapter_model.safetensors"} - files.keys():
         raise HubError(f"{folder} is not a PEFT adapter: {' and '.join(sorted(missing))} is missing.")
-    weights = paths["adapter_model.safetensors"]
-    if kind == "trained" and result.adapter_sha256 is not None and sha256_of(weights) != result.adapter_sha256:
+    weights = content_hash(files["adapter_model.safetensors"])
+    if kind == "trained" and result.adapter_sha256 is not None and weights != result.adapter_sha256:
         raise HubError(
-            f"{weights} is not the adapter that the result of this run scored: it was changed or replaced since; "
-            "run it again before publishing it."
+            f"{folder / 'adapter_model.safetensors'} is not the adapter that the result of this run scored: "
+            "it was changed or replaced since; run it again before publishing it."
         )
-    files: dict[str, bytes | Path] = {}
-    for name, path in paths.items():
-        files[name] = _on_the_hub(path, spec) if path.name == "adapter_config.json" else path
+    for name, content in files.items():
+        if PurePosixPath(name).name == "adapter_config.json" and isinstance(content, bytes):
+            files[name] = _on_the_hub(content, name, spec)
     hashes = {name: content_hash(content) for name, content in files.items()}
     manifest = Manifest(kind=kind, result=result, start=start_of(spec).key, files=hashes)
     card = card_of(manifest, repo_id, folder, counterpart=counterpart, licence=licence, tasks=tasks)
-    for name, text in ((CARD, card), (MANIFEST, manifest.json_text())):
-        check_text(text, name)
-        files[name] = text.encode()
+    ours = {CARD: card.encode(), MANIFEST: manifest.json_text().encode()}
     if kind == "trained":
-        files |= eval_files(result, benchmarks or {}) | item_files(result, folder.parent / ITEMS)
+        ours |= eval_files(result, benchmarks or {})
+        files |= item_files(result, folder.parent / ITEMS)
+    for name, text in ours.items():
+        check_text(text.decode(), name)
+    files |= ours
     return Publication(repo_id, files, manifest)
 
 
-def item_files(result: RunResult, folder: Path) -> dict[str, bytes | Path]:
-    """The item records that the scores of a run were made from, as far as they are there unchanged."""
-    files: dict[str, bytes | Path] = {}
+def item_files(result: RunResult, folder: Path) -> dict[str, Content]:
+    """The item records that the scores of a run were made from, as far as they are there unchanged.
+
+    Raises:
+        HubError: text in them looks like an access token.
+    """
+    files: dict[str, Content] = {}
     for score in result.scores:
         path = folder / items_name(score.eval)
-        if score.items is not None and path.is_file() and sha256_of(path) == score.items:
-            files[f"{ITEMS}/{path.name}"] = path
+        if score.items is not None and path.is_file() and not path.is_symlink() and sha256_of(path) == score.items:
+            name = f"{ITEMS}/{path.name}"
+            files[name] = read_checked(path, name)
     return files
 
 
@@ -188,7 +195,7 @@ def describe(result: RunResult, folder: Path, kind: AdapterKind) -> Manifest:
     Raises:
         HubError: a file in the folder must not be published.
     """
-    files = {name: sha256_of(path) for name, path in _adapter_files(folder).items()}
+    files = {name: content_hash(content) for name, content in _adapter_files(folder).items()}
     manifest = Manifest(kind=kind, result=result, start=start_of(result.spec).key, files=files)
     manifest.write(folder)
     return manifest
@@ -247,11 +254,6 @@ def num_labels(model: ModelSpec, folder: Path) -> int | None:
     return head_size(folder / "adapter_model.safetensors") if KINDS[model.kind].labelled else None
 
 
-def content_hash(content: bytes | Path) -> str:
-    """Hex sha256 of a file or of bytes."""
-    return sha256_of(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-
-
 def require_hub_id(model: str) -> None:
     """Checks that others can have the base of what is published.
 
@@ -267,8 +269,8 @@ def is_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) is not None and not Path(name).exists()
 
 
-def _adapter_files(folder: Path) -> dict[str, Path]:
-    return {name: path for name, path in list_files(folder).items() if name not in (CARD, MANIFEST)}
+def _adapter_files(folder: Path) -> dict[str, Content]:
+    return {name: content for name, content in list_files(folder).items() if name not in (CARD, MANIFEST)}
 
 
 def _on_a_hub(tasks: Mapping[str, Task]) -> dict[str, Task]:
@@ -279,9 +281,11 @@ def _slug(text: str) -> str:
     return re.sub(r"[-.]{2,}", "-", re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)).strip("-.")
 
 
-def _on_the_hub(path: Path, spec: RunSpec) -> bytes:
+def _on_the_hub(content: bytes, name: str, spec: RunSpec) -> bytes:
     """The adapter's configuration with the base as others know it: its Hub id, never a local path."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads(content)
+    if not isinstance(config, dict):
+        raise HubError(f"{name} is not the configuration of a PEFT adapter; save the adapter again.")
     config["base_model_name_or_path"] = spec.model.id
     config["revision"] = spec.model.revision
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,10 +13,10 @@ from huggingface_hub import HfApi
 
 from hubinit.adapters import load_initialized
 from hubinit.errors import HubError
-from hubinit.hub.manifest import ALLOWED_SUFFIXES, CARD, read_manifest
+from hubinit.hub.manifest import CARD, MAX_TEXT_BYTES, parse_manifest, read_manifest, refusal
 from hubinit.hub.publication import num_labels
 from hubinit.models.kinds import KINDS
-from hubinit.paths import sha256_of
+from hubinit.paths import open_regular, sha256_of
 from hubinit.records import ANCHOR, MANIFEST, Manifest
 from hubinit.remote import call, read_file
 from hubinit.text import one_line
@@ -52,11 +54,11 @@ def pull(
         base: the model it is meant for; refused when the adapter was made for another one.
         base_revision: the same for the model's commit.
         out: a folder to copy it to; default: it stays in the Hub's cache. Files of an earlier pull in it are renewed, files
-            that hubinit did not put there are never touched.
+            that hubinit did not put there are never touched. No link in it is followed.
 
     Raises:
-        HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file in the way, or the Hub
-            refuses.
+        HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file or a link in the way,
+            or the Hub refuses.
     """
     sha = call(f"find {repo_id}", lambda: api.repo_info(repo_id, revision=revision).sha, api=api)
     content = read_file(api, repo_id, MANIFEST, revision=sha)
@@ -70,10 +72,11 @@ def pull(
             "ask its owner to publish it again."
         )
     paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
-    read_file(api, repo_id, CARD, revision=sha)
+    card = read_file(api, repo_id, CARD, revision=sha)
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
     if out is not None:
-        _renew(folder, out, manifest)
+        texts = {CARD: card, MANIFEST: content}
+        _renew(out, manifest, paths, {name: text for name, text in texts.items() if text is not None})
         folder = out
     return Pulled(repo_id, sha or "", folder, manifest)
 
@@ -155,26 +158,23 @@ def _identity(model: "PreTrainedModel") -> tuple[str | None, str | None]:
 
 
 def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, digest: str) -> Path:
-    if not _is_publishable(name):
-        raise HubError(f"{MANIFEST} of {repo_id} lists {name!r}, which hubinit never publishes; do not use this repo.")
     for again in (False, True):  # a damaged copy in the cache is fetched once more
-        local = call(
-            f"download {one_line(name)} of {repo_id}",
-            lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
-            api=api,
+        local = Path(
+            call(
+                f"download {name} of {repo_id}",
+                lambda again=again: api.hf_hub_download(repo_id, name, revision=sha, force_download=again),  # type: ignore[misc]
+                api=api,
+            )
         )
-        if sha256_of(Path(local)) == digest:
-            return Path(local)
+        repo = _root(local, name).parent.parent  # snapshots/COMMIT/NAME is a link to blobs/ beside it
+        if not local.resolve().is_relative_to(repo.resolve()):
+            raise HubError(f"{local} in the Hub's cache leads out of {repo}; delete that folder and run this again.")
+        if local.is_file() and sha256_of(local) == digest:
+            return local
     raise HubError(
-        f"{one_line(name)} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
+        f"{name} of {repo_id} is not the file that its {MANIFEST} describes: it was changed after hubinit "
         "published it; do not use it, or load it with peft directly if you trust the change."
     )
-
-
-def _is_publishable(name: str) -> bool:
-    """Whether a manifest may list this path: below its folder, and of a kind that hubinit writes."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.suffix in ALLOWED_SUFFIXES
 
 
 def _root(path: Path, name: str) -> Path:
@@ -182,45 +182,99 @@ def _root(path: Path, name: str) -> Path:
     return path.parents[len(PurePosixPath(name).parts) - 1]
 
 
-def _renew(folder: Path, out: Path, manifest: Manifest) -> None:
-    """Makes `out` hold the adapter in `folder`, and removes what only an earlier pull put there; the manifest comes last.
+def _renew(out: Path, manifest: Manifest, paths: dict[str, Path], texts: dict[str, bytes]) -> None:
+    """Makes `out` hold an adapter, and removes what only an earlier pull put there.
+
+    A fresh folder is filled and moved into place: whole where `out` is not there yet, else file by file, the manifest last.
 
     Raises:
-        HubError: a file that hubinit did not write is in the way; nothing has been changed then.
+        HubError: a link or a file that hubinit did not write is in the way; nothing has been changed then.
     """
+    _check_links(out)
     before = _described(out)
-    if foreign := next((name for name in _in_the_way(out, manifest, before)), None):
+    if foreign := next(_in_the_way(out, manifest, before), None):
         raise HubError(
-            f"{out / foreign} is in the way: it is not a file that an earlier pull left there unchanged; "
+            f"{one_line(out / foreign)} is in the way: it is not a file that an earlier pull left there unchanged; "
             "move it away or choose another folder."
         )
-    for name in sorted(before.keys() - manifest.files.keys()):
-        (out / name).unlink(missing_ok=True)
-    if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
-        (out / ANCHOR).rmdir()
-    for name in [*manifest.files, CARD, MANIFEST]:
-        if (folder / name).is_file():
-            target = out / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            shutil.copyfile(folder / name, temporary)
-            temporary.replace(target)
+    new = not out.exists()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=out.parent if new else out) as private:
+        fresh = Path(private) / "fresh"
+        for name in [*manifest.files, *texts]:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            if name in texts:
+                (fresh / name).write_bytes(texts[name])
+            else:
+                _copy(paths[name], fresh / name, manifest.files[name])
+        if new:
+            fresh.rename(out)
+            return
+        for name in sorted(before.keys() - manifest.files.keys()):
+            (out / name).unlink(missing_ok=True)
+        if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
+            (out / ANCHOR).rmdir()
+        for name in [*manifest.files, *texts]:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).replace(out / name)
+
+
+def _copy(source: Path, target: Path, digest: str) -> None:
+    """Copies a file of the cache; what is written is what was checked."""
+    shutil.copyfile(source, target)
+    if sha256_of(target) != digest:
+        raise HubError(f"{source} was changed while it was being copied; run the same command again.")
+
+
+def _check_links(out: Path) -> None:
+    """Checks that `out` is where its name says.
+
+    Raises:
+        HubError: it is a link, or lies behind one that somebody else made.
+    """
+    place = Path(os.path.abspath(out))  # noqa: PTH100  (resolve() would follow the links)
+    for folder in (place, *place.parents):
+        if folder.is_symlink() and (folder == place or folder.lstat().st_uid not in (0, os.geteuid())):
+            raise HubError(
+                f"{folder} is a link, which is not followed; give the folder that it leads to, or another one."
+            )
 
 
 def _described(out: Path) -> dict[str, str]:
     """The files that an earlier pull (or `hubinit init`) put into a folder, with their hashes; empty without a manifest."""
-    path = out / MANIFEST
-    files = read_manifest(path.read_bytes(), str(out)).files if path.is_file() else {}
-    return {name: digest for name, digest in files.items() if _is_publishable(name)}
+    try:
+        with open_regular(out / MANIFEST) as file:
+            files = parse_manifest(file.read(MAX_TEXT_BYTES + 1), str(out)).files
+    except OSError:  # not there, or in the way
+        return {}
+    return {name: digest for name, digest in files.items() if not refusal(name)}
 
 
 def _in_the_way(out: Path, manifest: Manifest, before: dict[str, str]) -> Iterator[str]:
-    """Files in `out` that are neither as an earlier pull left them nor as this one wants them."""
-    anchors = (path.relative_to(out).as_posix() for path in (out / ANCHOR).rglob("*") if path.is_file())
-    for name in sorted({*manifest.files, *before, *anchors}):  # an anchor that is not this adapter's would be loaded
+    """What is in `out` that is neither as an earlier pull left it nor as this one wants it; nothing is followed."""
+    for name in sorted({*manifest.files, *before, CARD, MANIFEST, *_anchors(out)}):
+        parts = PurePosixPath(name).parts
+        on_the_way = (out.joinpath(*parts[:count]) for count in range(1, len(parts)))
+        if any(folder.is_symlink() or (folder.exists() and not folder.is_dir()) for folder in on_the_way):
+            yield name
+            continue
         path = out / name
-        if path.is_file() and sha256_of(path) not in {before.get(name), manifest.files.get(name)}:
+        if not os.path.lexists(path):
+            continue
+        if not stat.S_ISREG(path.lstat().st_mode):
             yield name
-    for name in () if (out / MANIFEST).is_file() else (CARD,):
-        if (out / name).exists():
+        elif name in (CARD, MANIFEST):  # renewed where there is a manifest
+            if not (out / MANIFEST).exists():
+                yield name
+        elif sha256_of(path) not in {before.get(name), manifest.files.get(name)}:
             yield name
+
+
+def _anchors(out: Path) -> Iterator[str]:
+    """What lies where an anchor would; one that is not this adapter's would be loaded with it."""
+    if (out / ANCHOR).is_symlink():
+        yield ANCHOR
+        return
+    for root, folders, files in os.walk(out / ANCHOR):
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        yield from (Path(root, name).relative_to(out).as_posix() for name in (*files, *links))

@@ -7,7 +7,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from hubinit.adapters.mark import check_anchor_kept
 from hubinit.errors import HubError
-from hubinit.hub.manifest import list_files, read_manifest
+from hubinit.hub.manifest import Content, content_hash, list_files, parse_manifest, read_manifest
 from hubinit.hub.publication import FOLDERS, Publication, base_licence, of_adapter
 from hubinit.records import MANIFEST, AdapterKind, Manifest, read_result
 from hubinit.remote import Commit, Operation, commit, ensure_repo, read_file, show
@@ -50,7 +50,7 @@ def send(
         if stale:
             stale &= set(api.list_repo_files(repo_id, revision=parent))
         return [
-            *(CommitOperationAdd(name, content) for name, content in sorted(publication.files.items())),
+            *(_add(name, content) for name, content in sorted(publication.files.items())),
             *(CommitOperationDelete(name, is_folder=False) for name in sorted(stale)),
         ]
 
@@ -111,22 +111,38 @@ def of_folder(api: HfApi, directory: Path, repo_id: str) -> Publication:
     if manifest is None:
         if "adapter_config.json" not in files:
             raise HubError(f"{directory} holds no adapter (adapter_config.json); give the folder of a PEFT adapter.")
-        return Publication(repo_id, dict(files))
+        return Publication(repo_id, files)
     licence = base_licence(api, manifest.result.spec)
     return of_adapter(manifest.result, directory, manifest.kind, repo_id, licence=licence)
 
 
-def _manifest(directory: Path, files: Mapping[str, Path]) -> Manifest | None:
+def _add(name: str, content: Content) -> CommitOperationAdd:
+    """Adds a file to a commit, if it still is the one that was checked.
+
+    Raises:
+        HubError: it was changed since.
+    """
+    if isinstance(content, bytes):
+        return CommitOperationAdd(name, content)
+    operation = CommitOperationAdd(name, content.path)
+    if operation.upload_info.sha256.hex() != content.sha256:
+        raise HubError(f"{content.path} was changed while it was being published; run the same command again.")
+    return operation
+
+
+def _manifest(directory: Path, files: Mapping[str, Content]) -> Manifest | None:
     """The provenance of a folder: the result of the run it belongs to, or else its `hubinit.json`."""
     resolved = directory.resolve()
     kind: AdapterKind | None = next((kind for kind, name in FOLDERS.items() if name == resolved.name), None)
     result = resolved.parent / "result.json"
     if kind is not None and result.is_file():
         return Manifest(kind=kind, result=read_result(result), files={})
-    if MANIFEST not in files:
+    text = files.get(MANIFEST)
+    if not isinstance(text, bytes):
         return None
-    manifest = read_manifest(files[MANIFEST].read_bytes(), str(directory))
-    if name := manifest.problem(directory):
+    manifest = read_manifest(text, str(directory))
+    hashes = {name: content_hash(content) for name, content in files.items()}
+    if name := next((name for name, digest in manifest.files.items() if hashes.get(name) != digest), None):
         raise HubError(
             f"{name} in {directory} is not the file that {MANIFEST} describes; restore it, or delete {MANIFEST} "
             "to publish the folder as a plain PEFT adapter."
@@ -137,4 +153,4 @@ def _manifest(directory: Path, files: Mapping[str, Path]) -> Manifest | None:
 def _published(api: HfApi, repo_id: str, revision: str | None) -> Manifest | None:
     """What hubinit put into a repo, as its manifest says; None without one."""
     content = read_file(api, repo_id, MANIFEST, revision=revision)
-    return read_manifest(content, repo_id) if content else None
+    return parse_manifest(content, repo_id) if content else None

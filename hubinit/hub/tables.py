@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -13,17 +13,23 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, HfApi
 from pydantic import BaseModel, TypeAdapter
 
-from hubinit.errors import HubError
-from hubinit.hub.cards import catalogue_card, initialisation_seconds, leaderboard_card
+from hubinit.hub import catalogue
+from hubinit.hub.cards import leaderboard_card
+from hubinit.hub.catalogue import CatalogueRow
+from hubinit.hub.claims import proven_runs
 from hubinit.hub.manifest import CARD, check_text
+from hubinit.hub.quarantine import QUARANTINE, Quarantined, bad_line, read_lines, summary, to_bytes
+from hubinit.hub.recovery import load
+from hubinit.hub.revisions import Source
+from hubinit.hub.untrusted import BadRow, bad_row, split
 from hubinit.leaderboard import table as runs_table
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import markdown
-from hubinit.records import Manifest, Record, RunResult
-from hubinit.remote import Commit, Operation, commit, ensure_repo, read_file, show
+from hubinit.leaderboard.rows import RunRow, schema_of
+from hubinit.records import RunResult
+from hubinit.remote import Commit, Operation, commit, ensure_repo, show
 
 Item = TypeVar("Item", bound=BaseModel)
-Start = Literal["keep", "shift"]
 
 
 @dataclass(frozen=True)
@@ -35,33 +41,55 @@ class Table(Generic[Item]):
         noun: what its items are called.
         file: the parquet file in the data set.
         queued: the file of its items in the outbox.
-        schema: of the rows.
-        key: a column that every row has.
+        row: what a row may hold.
+        identity: the columns by which a row is told from others; the first is never null.
         items: reads and writes items as JSON.
         rows: items ─► rows.
-        merge: old rows, new rows ─► all rows, each once, the same whoever came first.
-        card: repo, rows ─► README.md.
+        settle: rows in the order in which they were claimed ─► those that stand, and the position and reason of the others.
+        prove: rows that contradict each other ─► those of them that were there first, or are right.
+        card: repo, rows, number of rows in quarantine ─► README.md.
     """
 
     name: str
     noun: str
     file: str
     queued: str
-    schema: pa.Schema
-    key: str
+    row: type[BaseModel]
+    identity: tuple[str, ...]
     items: TypeAdapter[list[Item]]
     rows: Callable[[Sequence[Item]], pd.DataFrame]
-    merge: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
-    card: Callable[[str, pd.DataFrame], str]
+    settle: Callable[[pd.DataFrame], tuple[pd.DataFrame, dict[int, str]]]
+    prove: Callable[[Source, str | None, pd.DataFrame], pd.DataFrame]
+    card: Callable[[str, pd.DataFrame, int], str]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return schema_of(self.row)
+
+    def merge(self, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+        """All rows of both, each once; where two contradict each other, the old one."""
+        return self.settle(pd.concat([old, new], ignore_index=True))[0]
+
+    def source(self, api: HfApi, repo_id: str) -> Source:
+        """Where its rows are on the Hub."""
+        return Source(api, repo_id, self.file, self.name, self.row, self.identity)
 
 
 def publish(
-    api: HfApi, table: Table[Item], items: Sequence[Item], repo_id: str, *, private: bool = True
+    api: HfApi,
+    table: Table[Item],
+    items: Sequence[Item],
+    repo_id: str,
+    *,
+    private: bool = True,
+    on_problem: Callable[[str], None] = lambda problem: None,
 ) -> Commit | None:
     """Adds the rows of `items` to a data set and renews its card.
 
     Any number of publishers may do this at the same time: rows are merged with those at the parent of the commit, and the
-    commit is rebuilt when the parent has changed.
+    commit is rebuilt when the parent has changed. A row that is not what it should be, or contradicts one that was there
+    first, goes to the quarantine and stops nobody; `on_problem` is told.
 
     Returns:
         The commit, or None when the data set had all rows before.
@@ -70,41 +98,62 @@ def publish(
         HubError: the Hub refuses, the data set there is another one, or an item holds an access token.
     """
     check_text(to_json(table, items).decode(), f"a row of the {table.name}")
-    new = table.rows(items)
+    source = table.source(api, repo_id)
+    good, bad = split(_records(table, table.rows(items)), table.row)
+    new = runs_table.frame((row.model_dump() for row in good), table.schema)
+    refused: list[Quarantined] = []
 
     def build(parent: str | None) -> list[Operation]:
-        old = read(api, table, repo_id, parent)
-        merged = table.merge(old, new)
-        card = table.card(repo_id, merged)
+        state = load(source, parent)
+        merged, contenders = _merge(table, source, parent, state.rows, new)
+        refused[:] = [*state.lines, *(bad_line(table.file, row) for row in [*bad, *contenders])]
+        known = read_lines(source, parent)
+        added = list({line.id: line for line in refused if line.id not in {one.id for one in known}}.values())
+        card = table.card(repo_id, merged, len(known) + len(added))
         check_text(card, CARD)
         operations: list[Operation] = [CommitOperationAdd(CARD, card.encode())]
-        if not merged.equals(old):
+        if state.lines or not merged.equals(state.rows):
             operations.append(CommitOperationAdd(table.file, parquet(table, merged)))
-        return operations
+        if added:
+            operations.append(CommitOperationAdd(QUARANTINE, to_bytes([*known, *added])))
+        return operations + [CommitOperationAdd(path, content) for path, content in state.aside.items()]
 
     ensure_repo(api, repo_id, "dataset")
     done = commit(api, repo_id, "dataset", build, message=message(table, items))
     if not private:
         show(api, repo_id, "dataset")
+    if refused:
+        on_problem(summary(repo_id, refused))
     return done
 
 
 def read(api: HfApi, table: Table[Any], repo_id: str, revision: str | None = None) -> pd.DataFrame:
-    """The rows of a data set; none when it has none yet. Rows of an older hubinit lack columns, which are null then.
+    """The rows of a data set that are right; none when it has none yet. Columns that an older hubinit lacked are null.
 
     Raises:
         HubError: it cannot be read, or holds something else.
     """
-    content = read_file(api, repo_id, table.file, repo_type="dataset", revision=revision)
-    try:
-        rows = runs_table.frame(pq.read_table(io.BytesIO(content)).to_pylist() if content else (), table.schema)
-        if rows[table.key].isna().any():
-            raise ValueError(f"a row has no {table.key}")
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise HubError(
-            f"{table.file} of {repo_id} is not a {table.name} of this version of hubinit; use another data set."
-        ) from error
-    return rows
+    return load(table.source(api, repo_id), revision).rows
+
+
+def _merge(
+    table: Table[Any], source: Source, parent: str | None, old: pd.DataFrame, new: pd.DataFrame
+) -> tuple[pd.DataFrame, list[BadRow]]:
+    """All rows that stand, and those that contradict them. Whose they are is asked only where two contradict each other."""
+    claims = pd.concat([old, new], ignore_index=True)
+    standing, contending = table.settle(claims)
+    if contending:
+        ours = table.identity[0]
+        disputed = claims[claims[ours].isin(claims.iloc[list(contending)][ours])]
+        claims = pd.concat([table.prove(source, parent, disputed), claims], ignore_index=True)
+        standing, contending = table.settle(claims)
+    records = _records(table, claims.iloc[list(contending)])
+    return standing, [bad_row(row, why) for row, why in zip(records, contending.values(), strict=True)]
+
+
+def _records(table: Table[Any], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False).to_pylist()
+    return records
 
 
 def parquet(table: Table[Any], rows: pd.DataFrame) -> bytes:
@@ -125,89 +174,7 @@ def to_json(table: Table[Item], items: Sequence[Item]) -> bytes:
     return table.items.dump_json(list(items))
 
 
-class CatalogueRow(Record):
-    """One pre-initialised adapter. `task` is None where the start does not depend on data; `options` is JSON.
-
-    `calibration_samples`: how many examples the calibration saw.
-    """
-
-    repo: str
-    model: str
-    revision: str | None
-    method: str
-    options: str
-    rank: int
-    alpha: float
-    task: str | None
-    calibration_samples: int | None
-    bytes: int | None
-    start: Start
-    anchor: bool
-    seconds: float | None
-    created: str
-
-
-def catalogue_row(manifest: Manifest, repo_id: str, start: Start, group: str | None = None) -> CatalogueRow:
-    """The row of one adapter.
-
-    Args:
-        manifest: what it is.
-        repo_id: where it is.
-        start: whether the method starts at the base.
-        group: the suite that it was made for, when that is more than one task.
-    """
-    result, spec = manifest.result, manifest.result.spec
-    return CatalogueRow(
-        repo=repo_id,
-        model=spec.model.id,
-        revision=spec.model.revision,
-        method=spec.method.name,
-        options=json.dumps(spec.method.options, sort_keys=True),
-        rank=spec.rank,
-        alpha=spec.alpha,
-        task=(group or "+".join(spec.data.tasks)) if spec.data else None,
-        calibration_samples=result.calibrated_on,
-        bytes=result.adapter_bytes,
-        start=start,
-        anchor=manifest.anchored,
-        seconds=initialisation_seconds(result),
-        created=result.provenance.created,
-    )
-
-
-CATALOGUE_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("repo", "model", "revision", "method", "options")),
-        ("rank", pa.int64()),
-        ("alpha", pa.float64()),
-        ("task", pa.string()),
-        ("calibration_samples", pa.int64()),
-        ("bytes", pa.int64()),
-        ("start", pa.string()),
-        ("anchor", pa.bool_()),
-        ("seconds", pa.float64()),
-        ("created", pa.string()),
-    ]
-)
-
-
-def _catalogue_rows(items: Sequence[CatalogueRow]) -> pd.DataFrame:
-    return runs_table.frame((item.model_dump() for item in items), CATALOGUE_SCHEMA)
-
-
-def _merge_catalogues(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """One row per repo: the one made last."""
-    order = ["repo", "created", *(name for name in CATALOGUE_SCHEMA.names if name not in ("repo", "created"))]
-    both = pd.concat([old, new], ignore_index=True).sort_values(order, kind="stable", na_position="first")
-    return both.drop_duplicates("repo", keep="last").reset_index(drop=True)
-
-
-def _catalogue_card(repo_id: str, rows: pd.DataFrame) -> str:
-    records = pa.Table.from_pandas(rows, schema=CATALOGUE_SCHEMA, preserve_index=False).to_pylist()
-    return catalogue_card(repo_id, records, path=CATALOGUE.file)
-
-
-def _leaderboard_card(repo_id: str, rows: pd.DataFrame) -> str:
+def _leaderboard_card(repo_id: str, rows: pd.DataFrame, quarantined: int) -> str:
     return leaderboard_card(
         repo_id,
         markdown(rank(rows), runs_table.failures(rows)),
@@ -215,6 +182,7 @@ def _leaderboard_card(repo_id: str, rows: pd.DataFrame) -> str:
         rows=len(rows),
         models=sorted(rows["model"].unique()),
         path=LEADERBOARD.file,
+        quarantined=quarantined,
     )
 
 
@@ -223,23 +191,25 @@ LEADERBOARD: Table[RunResult] = Table(
     noun="runs",
     file="data/runs-00000-of-00001.parquet",
     queued="results.json",
-    schema=runs_table.SCHEMA,
-    key="key",
+    row=RunRow,
+    identity=tuple(runs_table.IDENTITY),
     items=TypeAdapter(list[RunResult]),
     rows=runs_table.table,
-    merge=runs_table.merge,
+    settle=runs_table.settle,
+    prove=proven_runs,
     card=_leaderboard_card,
 )
 CATALOGUE: Table[CatalogueRow] = Table(
     name="catalogue",
     noun="adapters",
-    file="data/adapters-00000-of-00001.parquet",
+    file=catalogue.PATH,
     queued="catalogue.json",
-    schema=CATALOGUE_SCHEMA,
-    key="repo",
+    row=CatalogueRow,
+    identity=("repo",),
     items=TypeAdapter(list[CatalogueRow]),
-    rows=_catalogue_rows,
-    merge=_merge_catalogues,
-    card=_catalogue_card,
+    rows=catalogue.catalogue_rows,
+    settle=catalogue.settle_catalogue,
+    prove=lambda source, _, rows: catalogue.stated_by_repo(source.api, rows),
+    card=catalogue.catalogue_markdown,
 )
 TABLES: tuple[Table[Any], ...] = (LEADERBOARD, CATALOGUE)

@@ -99,6 +99,7 @@ def make_start(
         HubinitError: the method cannot initialise this model with these data, or the start is not the promised one.
     """
     spec, folder = start.spec, folder.resolve()  # `.` has no name of its own
+    stages.set_head(spec, loaded)
     calibration = None
     if spec.calibration is not None:
         calibration = stages.calibrate_start(

@@ -14,8 +14,8 @@ from hubinit import methods as registry
 from hubinit.adapters.calibrating import need_of
 from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.hub import tables
+from hubinit.hub.catalogue import CatalogueRow, catalogue_row
 from hubinit.hub.outbox import deliver_rows
-from hubinit.hub.tables import CatalogueRow, catalogue_row
 from hubinit.inits.make import Tell, load_base, make_start, pool_of, read_start
 from hubinit.inits.plan import PlannedStart, check_examples, check_methods, task_data
 from hubinit.inits.publish import publish_start, repo_of

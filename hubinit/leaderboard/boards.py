@@ -87,7 +87,7 @@ class _Line:
 
 def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Iterator[Column]:
     """The columns of a board, the most telling first; those that say nothing here are left out."""
-    trained = setting[setting["method"] != "none"]
+    trained = setting[setting["lr"].notna()]
     error = SEEDS if len(trained) and (trained["seeds"] > 1).all() else SAMPLING
     scores = [Column(task, error, tuple(_score(line.scores.get(task), error) for line in lines)) for task in tasks]
 
@@ -169,6 +169,8 @@ def _labels(methods: list["pd.Series"]) -> list[str]:
         same = [other for other in methods if other["method"] == one["method"]]
         alike = [other for other in same if other["options"] == one["options"]]
         parts = [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
+        if one["method"] == "none" and pd.notna(one["lr"]):
+            parts.append("linear probe")
         if _differ(alike, "method_version"):
             parts.append(f"version {one['method_version']}")
         if _differ(alike, "calibration_samples"):
@@ -221,8 +223,9 @@ def _setting(row: "pd.Series", name: str) -> str:
 
 def _title(row: "pd.Series") -> str:
     parts = [str(row["model"]), *([str(row["dtype"])] if pd.notna(row["dtype"]) else [])]
-    parts.append(f"rank {row['rank']}" if row["rank"] else "not trained")
-    if pd.notna(row["train_data"]):
+    learned = pd.notna(row["train_data"])
+    parts.append(f"rank {row['rank']}" if row["rank"] else "linear probe" if learned else "not trained")
+    if learned:
         samples = f" ({int(row['train_samples'])} examples)" if pd.notna(row["train_samples"]) else ""
         parts.append(f"trained on {row['train_data']}{samples}")
     if pd.notna(row["recipe"]):

@@ -28,6 +28,7 @@ TRAINING = [
     "validation_samples",
     "recipe",
 ]  # of one table
+LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of it, what a linear probe has too
 METHOD = ["method", "method_version", "options", "calibration_samples", "calibration"]  # what makes one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
@@ -83,9 +84,8 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]:
     """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
-    untrained = [row for row in scored if row["method"] == "none"]
-    trained = [row for row in scored if row["method"] != "none"]
-    for setting in _group(trained, TRAINING) or [[]]:
+    untrained = [row for row in scored if _is_untrained(row)]
+    for setting in _settings([row for row in scored if not _is_untrained(row)]) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
         default_lr = _default_rate(setting)
         methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]
@@ -95,9 +95,23 @@ def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]
         leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0])
         for place, (chosen, default) in enumerate(methods):
             line = _line(chosen, default, baseline)
-            line["default_lr"] = default_lr if chosen[0]["method"] != "none" else None
+            line["default_lr"] = None if _is_untrained(chosen[0]) else default_lr
             line["failed"] = failed[_values(chosen[0], FAILED_RUN)]
             yield shared | line | {"best": leads and place == 0}
+
+
+def _is_untrained(row: Row) -> bool:
+    """The base as it is. A linear probe has no adapter either, but it was trained."""
+    return row["method"] == "none" and row["train_data"] is None
+
+
+def _settings(trained: list[Row]) -> list[list[Row]]:
+    """The rows of each training setting. A linear probe has no rank or targets: it is in every setting that learned as it did."""
+    probes = [row for row in trained if row["method"] == "none"]
+    settings = _group([row for row in trained if row["method"] != "none"], TRAINING)
+    ways = {_values(setting[0], LEARNED) for setting in settings}
+    alone = _group([row for row in probes if _values(row, LEARNED) not in ways], TRAINING)
+    return [s + [row for row in probes if _values(row, LEARNED) == _values(s[0], LEARNED)] for s in settings] + alone
 
 
 def _baseline(methods: list[list[Row]]) -> list[Row]:
@@ -117,7 +131,7 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
     return {
         **{name: first[name] for name in METHOD},
         "default": _median(default, "value"),
-        "lr": first["lr"] if first["method"] != "none" else None,
+        "lr": None if _is_untrained(first) else first["lr"],
         "value": median(values),
         "std": stdev(values) if len(values) > 1 else math.nan,
         "seeds": len(values),
@@ -171,7 +185,7 @@ def _pair(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
 
 
 def _by_seed(rows: list[Row], others: list[Row]) -> dict[int, float]:
-    if rows and rows[0]["method"] == "none":
+    if rows and _is_untrained(rows[0]):
         return {row["seed"]: rows[0]["value"] for row in others}
     return {row["seed"]: row["value"] for row in rows}
 

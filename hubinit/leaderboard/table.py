@@ -10,62 +10,21 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("kind", pa.string()),
-        ("dtype", pa.string()),  # of the base's weights; null: hubinit 0.1, which chose it and did not say
-        ("method", pa.string()),
-        ("method_version", pa.int64()),
-        ("options", pa.string()),  # JSON
-        ("rank", pa.int64()),
-        ("alpha", pa.float64()),
-        ("rslora", pa.bool_()),
-        ("target_modules", pa.string()),
-        ("lr", pa.float64()),
-        ("seed", pa.int64()),
-        ("train_data", pa.string()),  # task names joined by "+"
-        ("train_samples", pa.int64()),
-        ("validation_samples", pa.int64()),
-        ("recipe", pa.string()),  # JSON, without what changes no number and without defaults
-        ("steps", pa.int64()),
-        ("calibration_samples", pa.int64()),  # examples the pass saw; hubinit 0.1: that were asked for
-        ("calibration", pa.string()),  # JSON of its other settings, without defaults
-        ("unadapted", pa.int64()),  # target modules that the method left without an adapter
-        ("task", pa.string()),  # null in the one row of a run without scores
-        ("data_revision", pa.string()),
-        ("limit", pa.int64()),
-        ("shots", pa.int64()),
-        ("metric", pa.string()),
-        ("primary", pa.bool_()),
-        ("value", pa.float64()),
-        ("n", pa.int64()),
-        ("stderr", pa.float64()),
-        ("invalid_rate", pa.float64()),
-        ("validation_loss", pa.float64()),
-        *((f"seconds_{stage}", pa.float64()) for stage in ("load", "calibrate", "initialise", "train", "evaluate")),
-        ("peak_memory_bytes", pa.int64()),
-        ("trainable_parameters", pa.int64()),
-        ("adapter_bytes", pa.int64()),
-        ("adapter_sha256", pa.string()),
-        ("versions", pa.string()),  # JSON
-        ("hardware", pa.string()),  # JSON
-        ("git_sha", pa.string()),
-        ("git_dirty", pa.bool_()),
-        ("command", pa.string()),
-        ("created", pa.string()),
-    ]
-)
+SCHEMA = schema_of(RunRow)
 COLUMNS = list(SCHEMA.names)
 ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "metric"]  # what makes a row the same row
+SETTINGS = [  # what a key stands for
+    *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
+    *("lr", "seed", "train_data", "train_samples", "validation_samples", "recipe"),
+]
+ADAPTER = ["adapter_sha256", "validation_loss"]  # what its run left
+SCORE = ["primary", "value", "n", "stderr"]  # what an evaluation found
+DECISIVE = [*IDENTITY, *SETTINGS, *ADAPTER, *SCORE]
 
 
 def rows(results: Iterable[RunResult]) -> list[dict[str, Any]]:
@@ -102,18 +61,39 @@ def _without_defaults(recipe: str) -> str:
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """All rows of both, each once.
+    """All rows of both, each once; see `settle`, whose contenders are left out."""
+    return settle(pd.concat([old, new], ignore_index=True))[0]
 
-    Of two rows with the same identity the one created later stays. The row of a failed run goes when the run has scores.
-    The outcome does not depend on the order in which tables are merged, so concurrent publishers agree on it.
+
+def settle(claims: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
+    """The rows that stand, each once, and the position and reason of each that contradicts one of them.
+
+    The first scored row of a key says which adapter the key is, and the first row of an evaluation what it scored: whatever
+    their `created` says, later rows may add evaluations of the same adapter and repeat what is there. The row of a failed
+    run goes when the run has scores.
     """
-    both = pd.concat([old, new], ignore_index=True)[COLUMNS]
-    both = both.sort_values(
-        [*IDENTITY, "created", "status", "value", "stderr", "adapter_sha256"], kind="stable", na_position="first"
-    )
-    both = both.drop_duplicates(IDENTITY, keep="last")
-    scored = set(both.loc[both["task"].notna(), "key"])
-    return both[both["task"].notna() | ~both["key"].isin(scored)].reset_index(drop=True)
+    claims = claims[COLUMNS]
+    records: list[dict[str, Any]] = [
+        {name: None if pd.isna(value) else value for name, value in zip(DECISIVE, values, strict=True)}
+        for values in claims[DECISIVE].itertuples(index=False)
+    ]
+    runs: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    standing: list[int] = []
+    contending: dict[int, str] = {}
+    for position, record in sorted(enumerate(records), key=lambda item: item[1]["task"] is None):  # scores first
+        identity, run = tuple(record[name] for name in IDENTITY), runs.get(record["key"], record)
+        wrong = [name for name in SETTINGS if None not in (record[name], run[name]) and record[name] != run[name]]
+        if record["task"] is not None:
+            wrong += [name for name in ADAPTER if record[name] != run[name]]
+            wrong += [name for name in SCORE if record[name] != rows.get(identity, record)[name]]
+        if wrong:
+            contending[position] = f"another row of this key stands, with another {', '.join(wrong)}"
+        elif identity not in rows and (record["task"] is not None or record["key"] not in runs):
+            standing.append(position)
+            rows[identity] = runs[record["key"]] = record
+    kept = claims.iloc[standing].sort_values(IDENTITY, kind="stable", na_position="first")
+    return kept.reset_index(drop=True), contending
 
 
 def _run(result: RunResult) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from hubinit.errors import HubError, first_line
 from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.models.kinds import KINDS
+from hubinit.models.layers import linear_layers, output_heads
 from hubinit.models.names import WANTED, is_folder
 from hubinit.remote import call
 from hubinit.specs import ModelSpec
 
 UNWANTED = ["*/*", "consolidated*"]  # other formats of the same weights
+HEAD_STD = 0.02  # of a fresh head's weights: `initializer_range` of ViT (arXiv 2010.11929) and DINOv2 in transformers
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def load(
         spec: the model; `pin` it first to load one exact revision.
         device: None takes the GPU when there is one.
         labels: class names of a labelled kind, which gets a fresh head for them. Ignored by other kinds.
-        seed: of the fresh head.
+        seed: of the fresh head, see `draw_head`.
 
     Raises:
         HubError: gated, missing, unreachable, without safetensors weights, of a type that cannot be loaded, or no disk space.
@@ -53,7 +55,9 @@ def load(
     weights = {**options, "dtype": dtype, "use_safetensors": True}
     try:
         with quiet():
-            processor = getattr(transformers, kind.processor_class).from_pretrained(folder, **options)
+            processor = getattr(transformers, kind.processor_class).from_pretrained(
+                folder, **options, **kind.processing
+            )
             auto = getattr(transformers, kind.auto_class)
             if kind.labelled:
                 model = load_labelled(auto, folder, weights, labels or (), seed)
@@ -73,11 +77,11 @@ def load(
 
 
 def load_labelled(auto: Any, folder: Path, weights: dict[str, Any], labels: Sequence[str], seed: int) -> Any:
-    """A classifier with a fresh head for `labels`, drawn from `seed` without touching the global generator."""
+    """A classifier with a fresh head for `labels`; the global generator stays as it was."""
     names = dict(enumerate(labels))
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return auto.from_pretrained(
+        torch.manual_seed(seed)  # of whatever else the repo has no weights for
+        model = auto.from_pretrained(
             folder,
             num_labels=len(names),
             id2label=names,
@@ -85,6 +89,28 @@ def load_labelled(auto: Any, folder: Path, weights: dict[str, Any], labels: Sequ
             ignore_mismatched_sizes=True,
             **weights,
         )
+    draw_head(model, seed)
+    return model
+
+
+@torch.no_grad()
+def draw_head(model: Any, seed: int) -> None:
+    """Draws the head of a classifier anew, by one rule for every architecture: weights from N(0, 0.02²), biases 0.
+
+    A trained head that the repo has, for other classes that happen to be as many, goes too. The head is not zero: a zero head
+    sends no gradient into the layers below, and methods that begin with gradients would see nothing.
+
+    Args:
+        model: without adapters.
+        seed: the head depends on it only, whatever the device and dtype of the model.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = linear_layers(model)
+    for name in output_heads(model):
+        head: Any = layers[name]
+        head.weight.copy_(HEAD_STD * torch.randn(head.weight.shape, generator=generator))  # (classes, features)
+        if head.bias is not None:
+            head.bias.zero_()
 
 
 @contextmanager

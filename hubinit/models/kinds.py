@@ -1,6 +1,7 @@
 """The kinds of model that hubinit knows: one object each, with everything that differs between them. A new kind is one more."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hubinit.specs import Dtype, ModelKind, RunSpec
 
@@ -17,9 +18,10 @@ class Kind:
         pipeline: the Hub's name of what its adapters do.
         pipelines: pipelines that a repo of such a base may declare.
         default_suite: what `--tasks` is when nobody says.
-        labelled: its head has the classes of one task. The head is new, so the untrained base has no score, every task needs a
-            base of its own in memory, and a mixture of tasks cannot be trained.
+        labelled: its head has the classes of one task. The head is new, so `none` is a linear probe (the head alone is trained),
+            every task needs a base of its own in memory, and a mixture of tasks cannot be trained.
         dtype: the floating-point type where the user leaves the choice.
+        processing: options of the processor.
     """
 
     name: ModelKind
@@ -31,6 +33,7 @@ class Kind:
     default_suite: str
     labelled: bool
     dtype: Dtype = "auto"
+    processing: Mapping[str, str] = field(default_factory=dict)
 
 
 LANGUAGE = Kind(
@@ -53,8 +56,15 @@ VISION = Kind(
     default_suite="image",
     labelled=True,
     dtype="float32",  # the new head is trained as it is
+    # Pillow, as DINOv2's and CLIP's own code resizes; the default is torchvision where it is installed, whose pixels differ.
+    processing={"backend": "pil"},
 )
 KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}
+
+
+def head_seed(spec: RunSpec) -> int | None:
+    """The seed of a labelled kind's head: the run's, so that all methods of a seed begin with the same; None without a head."""
+    return spec.seed if KINDS[spec.model.kind].labelled else None
 
 
 def start_of(spec: RunSpec) -> RunSpec:

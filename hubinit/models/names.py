@@ -17,7 +17,7 @@ from hubinit.specs import ModelKind, ModelSpec
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # files of a base model that loading needs
 
 # A `config.json` that says nothing raises one of these.
-UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError)
+UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, TypeError, RecursionError)
 
 
 @cache
@@ -79,7 +79,7 @@ def folder_kind(folder: Path) -> ModelKind:
     """The kind of the model in a folder, by the model type in its `config.json`."""
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise HubinitError(f"{folder / 'config.json'} cannot be read: {error}") from error
     return kind_of(model_type)
 

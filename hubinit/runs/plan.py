@@ -93,8 +93,9 @@ def plan(
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base (`none`) has one run per model, whatever the
-    learning rates and seeds. Revisions and floating-point types are resolved here: a changed model or data set is a new run.
+    every registered adapter method that trains as its source does. The base of a language model (`none`) has one run, whatever
+    the learning rates and seeds; that of a labelled kind has a fresh head, which is trained alone at every one of them. Revisions
+    and floating-point types are resolved here: a changed model or data set is a new run.
 
     Args:
         request: what the user asked for.
@@ -164,14 +165,9 @@ def task_groups(request: Request, model: ModelSpec) -> list[str]:
     """What each run of a model trains on. A labelled model has the classes of one task, so a suite is one run per task.
 
     Raises:
-        HubinitError: unknown task, one of another kind than the model's, or the untrained base of a labelled kind.
+        HubinitError: unknown task, or one of another kind than the model's.
     """
-    kind = KINDS[model.kind]
-    if kind.labelled and "none" in request.methods:
-        raise HubinitError(
-            f"Method 'none' has no score for {model.id}: the head of {kind.noun} is untrained; leave it out."
-        )
-    return groups_for(request.tasks or (kind.default_suite,), model)
+    return groups_for(request.tasks or (KINDS[model.kind].default_suite,), model)
 
 
 def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
@@ -215,16 +211,25 @@ def run_specs(
     data = data_spec(members, protocol, pin_task)
     specs = []
     for name in methods:
-        if name == "none":
-            specs.append(RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0))
+        whole = base_spec(model, data, protocol) if name == "none" else run_spec(model, name, data, protocol)
+        if whole.recipe is None:
+            specs.append(whole)
             continue
-        whole = run_spec(model, name, data, protocol)
+        tasks.check_trainable(members)
         specs += [
             whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]
     return specs
+
+
+def base_spec(model: ModelSpec, data: DataSpec, protocol: Protocol) -> RunSpec:
+    """The run of method `none`: the base as it is or, for a labelled kind, a linear probe with everybody's data and recipe."""
+    spec = RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0)
+    if not KINDS[model.kind].labelled:
+        return spec
+    return spec.model_copy(update={"data": data, "recipe": protocol.recipe})
 
 
 def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:

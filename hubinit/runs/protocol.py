@@ -5,7 +5,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from hubinit.errors import HubinitError, nearest
@@ -102,9 +101,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise HubinitError(f"--set {override}: '{part}' is a single value and has no fields.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise HubinitError(f"--set {override}: '{text}' is not valid YAML.") from error
+        value = load_untrusted_yaml(text)
+    except ValueError as error:
+        raise HubinitError(f"--set {override[:200]} cannot be read: {error}.") from error
     values[path[-1]] = parse_number(value) if isinstance(value, str) else value
 
 

@@ -19,6 +19,7 @@ class Publisher:
         self.store, self.namespace, self.groups, self.private = store, namespace, groups, private
         self.published: list[str] = []
         self.failures: list[str] = []
+        self.notes: list[str] = []  # what the publisher should know, though nothing failed
         self._done: set[str] = set()
 
     def __call__(self, result: RunResult) -> None:
@@ -49,7 +50,9 @@ class Publisher:
 
     def _attempt(self, publish: Callable[[], list[Delivered]]) -> None:
         try:
-            self.published += [done.url or f"{done.repo_id} (queued; `hubinit sync` sends it)" for done in publish()]
+            for done in publish():
+                self.published.append(done.url or f"{done.repo_id} (queued; `hubinit sync` sends it)")
+                self.notes += done.notes
         except (HubinitError, OSError) as error:  # also a full disk, or a file that went away
             reason = first_line(error)
             self.failures.append(

@@ -18,7 +18,8 @@ from hubinit.calibration.memory import MemoryPlan
 from hubinit.calibration.shared import Need, Pool, calibrate_shared
 from hubinit.data.encode import batches
 from hubinit.errors import HubinitError, InitialisationError, first_line
-from hubinit.models.base import Loaded
+from hubinit.models.base import Loaded, draw_head
+from hubinit.models.kinds import head_seed
 from hubinit.paths import sha256_of
 from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.remote import redact
@@ -53,7 +54,7 @@ def run_stages(
     if stored is not None and stored.status not in {"ok", "partial"}:
         stored = None
     result = empty
-    if spec.method.name == "none":
+    if spec.recipe is None:  # the base as it is
         model: Any = loaded.model
     elif stored is not None:
         model = reload_adapter(loaded, folder, stored)
@@ -66,13 +67,14 @@ def run_stages(
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
         scores, reasons = score(model, loaded, missing, job, store, report, empty.provenance)
+    kept = [one for one in stored.scores if one.eval not in missing] if stored is not None else []
     if stored is not None:  # these may come from another machine and other versions than the adapter
         scores = [one.model_copy(update={"provenance": one.provenance or empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
             "reason": redact("; ".join(reasons)) or None,
-            "scores": (*(stored.scores if stored else ()), *scores),
+            "scores": (*kept, *scores),
             "costs": watch.costs,
         }
     )
@@ -94,6 +96,7 @@ def train_adapter(
     assert spec.data is not None and spec.recipe is not None
     report(Progress(key=spec.key, stage="read data"))
     examples, validation = tasks.training_examples(spec.data, spec.seed)
+    set_head(spec, loaded)
     calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
     report(Progress(key=spec.key, stage="initialise"))
     start = make_start(spec, loaded, calibration, examples, folder / "init", watch, population=len(examples))
@@ -128,6 +131,12 @@ def train_adapter(
         "adapter_sha256": exported.sha256,
         "gates": {**start.gates, "trained": trained, "reload": reload},
     }
+
+
+def set_head(spec: RunSpec, loaded: Loaded) -> None:
+    """Gives the base of a labelled kind the head that every method begins with at this seed, whatever ran on it before."""
+    if (seed := head_seed(spec)) is not None:
+        draw_head(loaded.model, seed)
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:
@@ -168,6 +177,7 @@ def calibrate_start(
             needs,
             kept_in,
             target_modules=spec.target_modules,
+            head=head_seed(spec),
             on_batch=on_batch,
             on_plan=on_plan,
         )
@@ -211,12 +221,12 @@ def make_start(
         GateError: the start is not the promised one.
         HubinitError: the method cannot initialise this model, or PEFT's own does not run on it.
     """
-    promised = methods.get(spec.method.name).start
     batch = gate_batch(pool, loaded)
     with watch.stage("initialise"):
         model = attach_start(spec, loaded, calibration, population=population)
     measured = {"start": check_start(spec, model, batch)}
     saved = adapters.save_initialized(model, folder, base=spec.model.id, revision=spec.model.revision)
+    promised = model.hubinit_report.start
     if (printed := gates.check_printed(model, folder, batch, promised)) is not None:
         measured["printed"] = printed
     return Start(model, saved, batch, measured)
@@ -229,14 +239,15 @@ def check_start(spec: RunSpec, model: PeftModel, batch: dict[str, Tensor]) -> fl
         GateError: the start is not the promised one.
         InitialisationError: an adapter of PEFT does not run on this model.
     """
-    method = methods.get(spec.method.name)
+    promised = model.hubinit_report.start
     try:
-        return gates.check_start(model, batch, method.start)
+        return gates.check_start(model, batch, promised)
     except (RuntimeError, ValueError, AttributeError) as error:
-        if method.factors is not None or isinstance(error, torch.OutOfMemoryError):
+        own = spec.method.name == "none" or methods.get(spec.method.name).factors is not None
+        if own or isinstance(error, torch.OutOfMemoryError):
             raise
         raise InitialisationError(
-            f"PEFT's {method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
+            f"PEFT's {spec.method.name} does not run on {spec.model.id} in {spec.model.dtype} ({first_line(error)}); "
             "try --dtype float32, or choose another method."
         ) from error
 
@@ -251,6 +262,8 @@ def attach_start(
     spec: RunSpec, loaded: Loaded, calibration: Calibration | None, *, population: int | None
 ) -> PeftModel:
     """The base with the adapter that a run starts from; `population` is the length of its training set, where known."""
+    if spec.method.name == "none":
+        return adapters.attach_head(loaded.model, seed=spec.seed)
     return adapters.initialize(
         loaded.model,
         spec.method.name,
@@ -311,6 +324,7 @@ def score(
             made = with_vllm(provenance) if isinstance(answering, VllmModel) else None
             kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
             scores += store.write_items(job.spec.key, kept, scored.items)
+            reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory with one example at a time ({first_line(error)})")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay

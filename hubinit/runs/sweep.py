@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore, RunResult
 from hubinit.remote import redact
 from hubinit.runs.costs import provenance
@@ -114,6 +115,7 @@ def pass_of(spec: RunSpec) -> str:
         alpha=0,
         target_modules=spec.target_modules,
         data=spec.data,
+        seed=head_seed(spec) or 0,
         calibration=spec.calibration.model_copy(update={"samples": 1}),
     ).key
 
@@ -123,7 +125,7 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     arguments = ["hubinit" if program == "__main__.py" else program]
     arguments += ["=".join(map(_without_folder, argument.split("="))) for argument in sys.argv[1:]]  # also --out=FOLDER
-    return re.sub(r"://[^/@\s]+@", "://", redact(shlex.join(arguments)))
+    return redact(re.sub(r"://[^/@\s]+@", "://", shlex.join(arguments)))
 
 
 def _without_folder(text: str) -> str:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from hubinit.errors import HubinitError
+from hubinit.scoring.code import CODE
+from hubinit.scoring.e2e import E2E
 from hubinit.scoring.engines import VllmModel, generates
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
@@ -12,7 +14,7 @@ from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, LM_EVAL_NAMED, RULES, ACCURACY)}
+SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, LM_EVAL_NAMED, RULES, CODE, E2E, ACCURACY)}
 
 
 def evaluate_one(
@@ -32,8 +34,9 @@ def evaluate_one(
 
     Raises:
         HubError: the data set cannot be had.
-        HubinitError: unknown task, or a model whose context is too short for the task.
+        HubinitError: unknown task, one that this machine cannot score, or a model whose context is too short for it.
     """
+    check_scorable(evaluation.task)
     task = get(evaluation.task)
     if not isinstance(model, VllmModel):
         model.eval()
@@ -44,3 +47,14 @@ def evaluate_one(
     return SCORERS[task.scorer].score(
         task, model, processor, evaluation, batch_size, on_progress or (lambda done, total: None)
     )
+
+
+def check_scorable(name: str) -> None:
+    """Checks whether this machine has what the scorer of a task needs.
+
+    Raises:
+        HubinitError: unknown task, or something is missing; the message says what.
+    """
+    check = SCORERS[get(name).scorer].check
+    if check is not None:
+        check()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ def scores_generated(grade: Grade) -> Rule:
     def score(
         task: Task, model: Any, tokenizer: Any, evaluation: EvalSpec, batch_size: int, on_progress: Progress
     ) -> Scored:
-        assert task.generative is not None
+        asks = task.generative
+        assert asks is not None
         if evaluation.shots:
             raise HubinitError(f"Task '{task.name}' has a fixed prompt; leave out --shots.")
         documents = rows.read_documents(task, evaluation.revision, evaluation.limit)
-        prompts = [task.generative.prompt(document) for document in documents.values()]
+        before = asks.before(task, evaluation.revision) if asks.before else ""
+        prompts = [before + asks.prompt(document) for document in documents.values()]
         decoding = wanted_decoding(task, evaluation)
         outputs = generate(model, tokenizer, prompts, decoding, batch_size=batch_size, on_progress=on_progress)
         graded = grade(task, documents, outputs, evaluation)
@@ -35,7 +38,7 @@ def scores_generated(grade: Grade) -> Rule:
             item.model_copy(update={"prompt_hash": hash_of(prompt)})
             for item, prompt in zip(graded.items, prompts, strict=True)
         ]
-        return Scored(graded.scores, items)
+        return replace(graded, items=items)
 
     return score
 
@@ -46,11 +49,12 @@ def wanted_decoding(task: Task, evaluation: EvalSpec) -> Decoding:
     decoding = task.generative.decoding
     if evaluation.samples is None or evaluation.samples == decoding.samples:
         return decoding
-    if decoding.temperature == 0:
+    sampling = task.generative.sampling or decoding
+    if sampling.temperature == 0:
         raise HubinitError(
             f"Task '{task.name}' decodes without sampling: all samples would be equal; leave out --samples."
         )
-    return Decoding(**{**decoding.__dict__, "samples": evaluation.samples})
+    return replace(sampling, samples=evaluation.samples)
 
 
 def generate(

@@ -39,10 +39,11 @@ def score_images(
 def grade_images(
     task: Task, documents: Mapping[str, Document], outputs: Sequence[Sequence[str]], evaluation: EvalSpec
 ) -> Scored:
-    """Accuracy of recorded class names."""
+    """Accuracy of recorded class names, or of class indices where the output is not a name."""
     names = images.class_names(task, evaluation.revision)
+    known = {str(index): name for index, name in enumerate(names)} | {name: name for name in names}
     items = [
-        graded(key, output.strip(), names[int(document[task.label_column])])
+        graded(key, known.get(output.strip(), output.strip()), names[int(document[task.label_column])])
         for (key, document), (output, *_) in zip(documents.items(), outputs, strict=True)
     ]
     return Scored(mean_scores(items, task, evaluation), items)

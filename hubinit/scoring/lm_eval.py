@@ -85,8 +85,8 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Ite
     return own.model_copy(
         update={
             "prompt_hash": first["prompt_hash"][:16],
-            "extracted": {**extracted, **own.extracted},
-            "values": {**values, **own.values},
+            "extracted": {**own.extracted, **extracted},
+            "values": {**own.values, **values},
         }
     )
 

@@ -49,11 +49,9 @@ def score_outputs(
         HubError: the data set cannot be had.
         HubinitError: an unknown task, one that is not scored by outputs, or outputs that do not fit the documents.
     """
-    definition = get(task)
+    definition = gradable(task)
     grade = SCORERS[definition.scorer].grade
-    if grade is None or (definition.harness and not definition.rules):
-        how = "inside lm-eval" if named.is_named(task) else "by log-likelihoods"
-        raise HubinitError(f"Task '{task}' is scored {how}, so recorded outputs say nothing about it.")
+    assert grade is not None
     lines = [checked(output, number) for number, output in enumerate(outputs, 1)]
     if not lines:
         raise HubinitError(f"There are no outputs to score on '{task}'.")
@@ -61,6 +59,19 @@ def score_outputs(
     paired = pair(lines, documents, definition, evaluation)
     samples = [[line.output] if isinstance(line.output, str) else line.output for line in lines]
     return grade(definition, paired, samples, evaluation)
+
+
+def gradable(name: str) -> Task:
+    """The task of this name, if outputs say anything about it.
+
+    Raises:
+        HubinitError: an unknown task, or one that is scored by log-likelihoods.
+    """
+    task = get(name)
+    if SCORERS[task.scorer].grade is None or (task.harness and not task.rules):
+        how = "inside lm-eval" if named.is_named(name) else "by log-likelihoods"
+        raise HubinitError(f"Task '{name}' is scored {how}, so recorded outputs say nothing about it.")
+    return task
 
 
 def read_outputs(path: Path) -> list[dict[str, Any]]:

@@ -1,12 +1,19 @@
 """Free-text answers read by a task's rules: extract, compare, and count what has no usable answer."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 
-from hubinit.records import Item
+from hubinit.errors import HubinitError, first_line
+from hubinit.records import Item, Score
 from hubinit.scoring.generation import scores_generated
-from hubinit.scoring.spec import Scored, Scorer, mean_scores
+from hubinit.scoring.spec import Scored, Scorer, mean_score, mean_scores
 from hubinit.specs import EvalSpec
-from hubinit.tasks.spec import Document, Task
+from hubinit.tasks.spec import Document, Rule, Task
+from hubinit.text import one_line
+
+MODULES = {"math": "math_verify"}  # what an extra of hubinit brings to a rule
 
 
 def grade_by_rules(
@@ -17,16 +24,60 @@ def grade_by_rules(
         read_answer(task, key, document, samples)
         for (key, document), samples in zip(documents.items(), outputs, strict=True)
     ]
-    return Scored(mean_scores(items, task, evaluation, invalid=True), items)
+    parts = part_scores(items, list(documents.values()), task, evaluation)
+    return Scored(mean_scores(items, task, evaluation, invalid=True) + parts, items)
 
 
 def read_answer(task: Task, key: str, document: Document, samples: Sequence[str]) -> Item:
-    """One item with what each rule finds in its output."""
-    extracted = {rule.name: answer for rule in task.rules if (answer := rule.extract(samples[0])) is not None}
-    values = {
-        rule.name: float(rule.name in extracted and rule.matches(extracted[rule.name], document)) for rule in task.rules
-    }
+    """One item with what each rule finds in its output.
+
+    Raises:
+        HubinitError: the document is not one of the task's.
+    """
+    output = samples[0]
+    rules = [rule for rule in task.rules if can_use(rule)]
+    extracted = {rule.name: answer for rule in rules if (answer := rule.extract(output)) is not None}
+    try:
+        values = {
+            rule.name: float(
+                rule.name in extracted and rule.matches(output if rule.whole else extracted[rule.name], document)
+            )
+            for rule in rules
+        }
+    except (LookupError, TypeError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise HubinitError(f"Question {key!r} is not one of '{task.name}': {reason}.") from error
     return Item(id=key, outputs=tuple(samples), extracted=extracted, values=values)
+
+
+@cache
+def can_use(rule: Rule) -> bool:
+    """Whether what the rule needs is installed; says once that it is not."""
+    if not rule.extra or find_spec(MODULES[rule.extra]):
+        return True
+    warnings.warn(f'The metric {rule.name} is left out: pip install "hubinit[{rule.extra}]".', stacklevel=2)
+    return False
+
+
+def part_scores(items: Sequence[Item], documents: Sequence[Document], task: Task, evaluation: EvalSpec) -> list[Score]:
+    """The primary metric of the items whose documents agree in a column, for each column that the task is broken down by."""
+    scores = []
+    for column in task.breakdown:
+        parts: dict[str, list[Item]] = {}
+        for item, document in zip(items, documents, strict=True):
+            parts.setdefault(one_line(document.get(column, "unknown")), []).append(item)
+        scores += [
+            mean_score(
+                [item.values[task.primary] for item in members],
+                task=task,
+                metric=f"{task.primary},{column}={part}",
+                primary=False,
+                evaluation=evaluation,
+                invalid_rate=sum(task.primary not in item.extracted for item in members) / len(members),
+            )
+            for part, members in sorted(parts.items())
+        ]
+    return scores
 
 
 RULES = Scorer(

@@ -14,10 +14,11 @@ Progress = Callable[[int, int], None]  # requests done, requests in all
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one task, and the record of every item that they come from."""
+    """The scores of one task, the record of every item that they come from, and what could not be scored and why."""
 
     scores: list[Score]
     items: list[Item]
+    notes: tuple[str, ...] = ()
 
 
 # (task, model, tokenizer or image processor, evaluation, batch size, progress) ─► one score per metric, the ranking one `primary`
@@ -35,12 +36,14 @@ class Scorer:
         title: what it does, for `hubinit tasks`.
         score: the rule; the model is in evaluation mode.
         grade: how recorded outputs are scored; None where a score is not made from outputs.
+        check: raises a HubinitError where this machine cannot do it, before a model has worked for it.
     """
 
     name: str
     title: str
     score: Rule
     grade: Grade | None = None
+    check: Callable[[], object] | None = None
 
 
 def mean_scores(

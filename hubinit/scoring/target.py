@@ -1,21 +1,21 @@
 """What `hubinit eval` is pointed at: a base model, or an adapter whose base is found by itself."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from peft import PeftConfig
 
 from hubinit import tasks
 from hubinit.adapters import head_size, load_initialized
 from hubinit.adapters.reload import adapter_folder
-from hubinit.errors import HubError, HubinitError, first_line
+from hubinit.adapters.untrusted import CONFIG, WEIGHTS, parse_config, read_json
+from hubinit.errors import HubError, HubinitError
 from hubinit.models.base import load
 from hubinit.models.kinds import KINDS
 from hubinit.models.names import pin, resolve
+from hubinit.records import MANIFEST
 from hubinit.remote import call
 from hubinit.scoring.engines import load_vllm, vllm_version
 from hubinit.specs import Dtype, Engine, ModelSpec
@@ -61,13 +61,13 @@ def base_of(adapter: str) -> ModelSpec:
     """The base that an adapter's configuration names.
 
     Raises:
-        HubError: the configuration cannot be read.
+        HubError: the configuration cannot be had.
+        HubinitError: it is not one, or names no base.
     """
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-    except (ValueError, TypeError, OSError) as error:
-        raise HubError(f"The adapter_config.json of {adapter} cannot be read: {first_line(error)}.") from error
-    return resolve(str(config.base_model_name_or_path)).model_copy(update={"revision": config.revision})
+    config = parse_config(file_of(adapter, CONFIG))
+    if not config.base_model_name_or_path:
+        raise HubinitError(f"The {CONFIG} of {adapter} names no base: write its Hub id to base_model_name_or_path.")
+    return resolve(config.base_model_name_or_path).model_copy(update={"revision": config.revision})
 
 
 def head_of(target: str, spec: ModelSpec, wanted: Sequence[str], adapter: bool) -> list[str]:
@@ -82,7 +82,7 @@ def head_of(target: str, spec: ModelSpec, wanted: Sequence[str], adapter: bool) 
     if len(wanted) > 1:
         raise HubinitError(f"{target} is {noun} with one head: score one task at a time, not {', '.join(wanted)}.")
     labels = tasks.labels(wanted[0])
-    size = head_size(file_of(target, "adapter_model.safetensors"))
+    size = head_size(file_of(target, WEIGHTS))
     if size is None:
         raise HubinitError(f"{target} holds no trained head, so nothing can be scored.")
     trained_on = trained_tasks(target)
@@ -95,20 +95,20 @@ def head_of(target: str, spec: ModelSpec, wanted: Sequence[str], adapter: bool) 
 def trained_tasks(adapter: str) -> tuple[str, ...]:
     """The tasks that an adapter says it was trained on; nothing where it does not say."""
     try:
-        data = json.loads(file_of(adapter, "hubinit.json").read_bytes())["result"]["spec"]["data"]
+        data = read_json(file_of(adapter, MANIFEST))["result"]["spec"]["data"]
         return tuple(str(name) for name in data["tasks"])
-    except (HubError, OSError, ValueError, KeyError, TypeError):
+    except (HubinitError, KeyError, TypeError):
         return ()
 
 
 def is_adapter(target: str) -> bool:
     """Whether the folder or Hub repo holds a PEFT adapter."""
     if Path(target).is_dir():
-        return (Path(target) / "adapter_config.json").is_file()
+        return (Path(target) / CONFIG).is_file()
     if target.count("/") != 1:
         return False
     try:
-        file_of(target, "adapter_config.json")
+        file_of(target, CONFIG)
     except HubError as error:
         if isinstance(error.__cause__, EntryNotFoundError):  # also: not in the cache, and no network
             return False

@@ -11,6 +11,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
 from hubinit.specs import DataSpec, EvalSpec, ModelSpec, Protocol, RunSpec
 from hubinit.tasks import (
+    aqua,
     arc_challenge,
     arc_challenge_gen,
     arc_easy,
@@ -18,14 +19,25 @@ from hubinit.tasks import (
     boolq,
     boolq_gen,
     cars,
+    cifar10,
     digits,
     dtd,
+    e2e,
+    e2e_kasa,
     eurosat,
     fashion_mnist,
     gsm8k,
+    gsm8k_lora_da,
+    gsm8k_lora_ga,
+    gsm8k_milora,
     gtsrb,
     hellaswag,
     hellaswag_gen,
+    hendrycks_math,
+    humaneval,
+    math_500,
+    mawps,
+    mbpp,
     named,
     openbookqa,
     openbookqa_gen,
@@ -35,6 +47,7 @@ from hubinit.tasks import (
     siqa,
     siqa_gen,
     sun397,
+    svamp,
     svhn,
     winogrande,
     winogrande_gen,
@@ -52,13 +65,24 @@ COMMONSENSE_GEN = (
     arc_challenge_gen,
     openbookqa_gen,
 )
+GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
+ARITHMETIC = (svamp, mawps, aqua)
+CODE = (mbpp, humaneval)
+TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
+SMALL = (cifar10, digits, fashion_mnist)
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *IMAGE, digits, fashion_mnist)
+    module.TASK.name: module.TASK
+    for module in (
+        *(*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
+        *(*CODE, *TEXT, *IMAGE, *SMALL),
+    )
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "commonsense": tuple(module.TASK.name for module in COMMONSENSE),
     "commonsense-gen": tuple(module.TASK.name for module in COMMONSENSE_GEN),
+    "gsm8k-papers": tuple(module.TASK.name for module in GSM8K_PAPERS),
+    "arithmetic": tuple(module.TASK.name for module in ARITHMETIC),
     "image": tuple(module.TASK.name for module in IMAGE),
 }
 
@@ -128,6 +152,19 @@ def head_labels(spec: RunSpec) -> list[str] | None:
     return labels(spec.data.tasks[0], spec.data.revisions[0] if spec.data.revisions else None)
 
 
+def check_trainable(names: Sequence[str]) -> None:
+    """Refuses to train on tasks that have nothing to train on.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name in names:
+        if not get(name).train_split:
+            raise HubinitError(
+                f"Task '{name}' has no training data: train on another one, and add --eval-tasks {name}."
+            )
+
+
 def labels(name: str, revision: str | None = None) -> list[str]:
     """The class names of an image task, in the order of their indices."""
     from hubinit.tasks.images import class_names
@@ -190,6 +227,7 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             f"One run cannot train on {', '.join(data.tasks)} together: a mixture is of language tasks only, and each image "
             "task has its own classes."
         )
+    check_trainable(data.tasks)
     revisions = data.revisions or (None,) * len(tasks)
     splits: list[Any] = []
     for task, revision in zip(tasks, revisions, strict=True):

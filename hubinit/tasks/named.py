@@ -149,7 +149,7 @@ def check(name: str, parts: list[Config]) -> None:
     """
     if any(part.get("unsafe_code") for part in parts):
         raise HubinitError(
-            f"'{name}' runs programs that the model writes, outside of a sandbox; it is not scored here."
+            f"'{name}' runs programs that the model writes, outside of a sandbox; take humaneval or mbpp, which run in one."
         )
     if any(part.get("doc_to_image") or part.get("doc_to_audio") for part in parts):
         raise HubinitError(f"'{name}' asks about images or sounds, which a language model does not see.")
@@ -225,14 +225,11 @@ def training_split(task: Task, revision: str | None) -> TrainingSplit:
 
     Raises:
         HubError: the data set cannot be had.
-        HubinitError: it has none, or is a group.
+        HubinitError: there are none that a model could answer, or they are what is scored.
     """
-    loaded = load(task, revision)
-    if task.harness not in loaded["tasks"]:
-        raise HubinitError(f"'{task.name}' is a group of {len(loaded['tasks'])} tasks; train on one of them.")
-    definition = loaded["tasks"][task.harness]
-    if not definition.has_training_docs() or definition.OUTPUT_TYPE == "loglikelihood_rolling":
-        raise HubinitError(f"'{task.name}' has no training examples in lm-eval; train on another task.")
+    definition = load(task, revision)["tasks"][task.harness]
+    if definition.OUTPUT_TYPE == "loglikelihood_rolling":
+        raise HubinitError(f"'{task.name}' scores whole texts and has no prompts to train on; train on another task.")
     if task.train_split == task.test_split:
         raise HubinitError(f"'{task.name}' is scored on its training split; train on another task.")
     return TrainingSplit(definition, definition.training_docs())

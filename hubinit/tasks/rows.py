@@ -33,12 +33,8 @@ def training_split(task: Task, revision: str | None) -> RowSplit:
     Raises:
         HubError: the data set cannot be had.
     """
-    import datasets
-
     assert task.generative is not None
-    parts = [load_rows(replace(task, config=name), task.train_split, revision) for name in task.train_configs]
-    rows = datasets.concatenate_datasets(parts) if parts else load_rows(task, task.train_split, revision)
-    return RowSplit(task.generative, rows)
+    return RowSplit(task.generative, load_joined(task, task.train_configs, task.train_split, revision))
 
 
 def read_documents(task: Task, revision: str | None, limit: int | None = None) -> dict[str, Document]:
@@ -48,10 +44,22 @@ def read_documents(task: Task, revision: str | None, limit: int | None = None) -
         HubError: the data set cannot be had.
     """
     asks = task.generative
-    rows = list(load_rows(task, task.test_split, revision))
+    rows = list(load_joined(task, task.test_configs, task.test_split, revision))
     documents = (asks.group(rows) if asks and asks.group else rows)[:limit]
     identify = asks.identify if asks else None
     return {identify(document) if identify else str(index): document for index, document in enumerate(documents)}
+
+
+def load_joined(task: Task, configs: tuple[str, ...], split: str, revision: str | None) -> Any:
+    """One split of several configurations, one after the other; of the task's own where there are none.
+
+    Raises:
+        HubError: the data set cannot be had.
+    """
+    import datasets
+
+    parts = [load_rows(replace(task, config=name), split, revision) for name in configs or (task.config,)]
+    return datasets.concatenate_datasets(parts)
 
 
 @cache

@@ -46,12 +46,44 @@ class Rule:
         extract: output ─► the answer as it is compared; None where there is not a usable one.
         matches: whether an extracted answer is the document's.
         source: who reads it so, with the file.
+        whole: `matches` wants the whole output, from which something was extracted.
+        extra: hubinit's extra that it needs; without it the rule is left out.
     """
 
     name: str
     extract: Callable[[str], str | None]
     matches: Callable[[str, Document], bool]
     source: str
+    whole: bool = False
+    extra: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read code out of a free text.
+
+    Attributes:
+        name: of the variant, after the metric; "" for the one that ranks the task.
+        extract: output ─► code; None where there is none.
+        source: who reads it so, with the file.
+    """
+
+    name: str
+    extract: Callable[[str], str | None]
+    source: str
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a task is scored by running what was written.
+
+    Attributes:
+        program: (document, code) ─► the program with its tests, which has passed when it runs to its end.
+        readings: how code is read out of an output; each gives its own metrics.
+    """
+
+    program: Callable[[Document, str], str]
+    readings: tuple[Reading, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,8 @@ class Generative:
         prompt: document ─► what the model is given.
         training: training row ─► prompt and completion.
         decoding: how the answers are generated.
+        sampling: how several answers per question are generated, where that is not the same.
+        before: (task, revision of the data) ─► what stands before every prompt, such as solved examples.
         group: rows of the test split ─► documents, where a document is not a row.
         identify: the id of a document; None: its position in the test split.
     """
@@ -69,6 +103,8 @@ class Generative:
     prompt: Callable[[Document], str]
     training: Callable[[Document], Example]
     decoding: Decoding
+    sampling: Decoding | None = None
+    before: "Callable[[Task, str | None], str] | None" = None
     group: Callable[[Sequence[Document]], list[Document]] | None = None
     identify: Callable[[Document], str] | None = None
 
@@ -86,17 +122,20 @@ class Task:
         kind: which models it is for.
         dataset: Hub repository of the data (or a local folder; "": several, or files from elsewhere).
         config: configuration of the data set, if it has several.
-        train_split: what training and validation examples are drawn from.
+        train_split: what training and validation examples are drawn from; "" where there is nothing to train on.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
         test_split: what is scored; never used to choose anything.
+        test_configs: configurations whose test splits are joined. Default: `config` alone.
         source: the paper and the official rule.
         scorer: name of what scores it, see `hubinit.scoring.evaluate`.
         needs: what it needs beyond Python, for `hubinit tasks`.
         generative: how it asks, where it does so itself.
         rules: how answers are read; the metrics of a task whose scorer is `rules`, and extra ones of lm-eval's free-text tasks.
+        coding: how programs are made of the answers, where the scorer is `code`.
         definition: lm-eval's file, relative to its folder of tasks ("" for image tasks) or absolute.
         harness: lm-eval's name of the task.
         primary: the metric that ranks the task, in lm-eval's notation `metric,filter`; "": the scorer finds it.
+        breakdown: columns of the test split; the primary metric is also given for each of their values, as `metric,column=value`.
         image_column: column with the image.
         label_column: column with the class index.
         shots: solved examples in the prompt where the user does not say how many.
@@ -111,13 +150,16 @@ class Task:
     source: str
     config: str | None = None
     train_configs: tuple[str, ...] = ()
+    test_configs: tuple[str, ...] = ()
     scorer: str = "lm-eval"
     needs: str = ""
     generative: Generative | None = None
     rules: tuple[Rule, ...] = ()
+    coding: Coding | None = None
     definition: str = ""
     harness: str = ""
     primary: str = "acc,none"
+    breakdown: tuple[str, ...] = ()
     image_column: str = "image"
     label_column: str = "label"
     shots: int = 0

@@ -1,7 +1,6 @@
 """What clients send: refused with a 4xx, in time and in bounds, whatever it is."""
 
 import json
-import socket
 import struct
 import time
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hubinit.devhub.bodies import parse_json
 from hubinit.devhub.calls import Settings
 from hubinit.devhub.server import running
+from tests.devhub.sockets import half_sent, status_of, wait_for_end
 
 REPO = "alice/bodies"
 JSON = build_hf_headers(token="hf_alice") | {"content-type": "application/json"}
@@ -98,28 +98,17 @@ def test_a_body_that_a_web_page_can_send_is_refused(hub, kind):
     assert post(hub, "/api/repos/create", iter([body]), headers).status_code == 415
 
 
-def half_sent(url, length, sent=b"{"):
-    """Begins a POST of this length, sends a part of it, and waits for the answer."""
-    address = url.removeprefix("http://")
-    connection = socket.create_connection(address.split(":"))
-    connection.settimeout(20)
-    head = f"POST /api/models/a/b/commit/main HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/x-ndjson\r\n"
-    connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + sent)
-    return connection
-
-
-def test_a_body_that_does_not_come_is_given_up(tmp_path):
-    with running(tmp_path, users={"carol": "hf_carol"}, settings=Settings(idle_seconds=0.3)) as small:
+@pytest.mark.parametrize("settings", [Settings(idle_seconds=0.3), Settings(body_seconds=0.3)], ids=["idle", "whole"])
+def test_a_body_that_does_not_come_is_given_up(tmp_path, settings):
+    with running(tmp_path, users={"carol": "hf_carol"}, settings=settings) as small:
         start = time.monotonic()
-        open_connections = [half_sent(small.url, 1000) for _ in range(50)]
+        open_connections = [half_sent(small, "/api/repos/create", 1000, token="hf_carol") for _ in range(50)]
         for connection in open_connections:
-            assert b" 408 " in connection.recv(65536).split(b"\r\n")[0]
-            while connection.recv(65536):
-                pass  # until the server has closed it
-            connection.close()
+            assert status_of(connection) == 408
+            wait_for_end(connection)
         assert time.monotonic() - start < 5
 
 
 def test_a_long_body_of_the_anonymous_is_refused_before_it_is_sent(hub):
-    with half_sent(hub.url, 200 << 20) as connection:
-        assert b" 413 " in connection.recv(65536).split(b"\r\n")[0]
+    with half_sent(hub, "/api/validate-yaml", 200 << 20) as connection:
+        assert status_of(connection) == 413

@@ -182,8 +182,8 @@ REAL_LOOKING = "hf_" + "A1b2C3d4" * 4
     [
         ("weights.bin", b"\x80\x04", "not a file that hubinit publishes"),
         ("adapter.pt", b"", "not a file that hubinit publishes"),
-        (".env", b"X=1", "not a file that hubinit publishes"),
-        (".git/config", b"", "not a file that hubinit publishes"),
+        (".env", b"X=1", "where programs keep credentials"),
+        (".git/config", b"", "where programs keep credentials"),
         ("other.safetensors", b"\x80\x04pickle", "not a safetensors file"),
         ("notes.json", b"{", "not readable text"),
         ("notes.yaml", f"token: {REAL_LOOKING}".encode(), "access token"),

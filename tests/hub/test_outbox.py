@@ -13,8 +13,9 @@ from huggingface_hub import HfApi
 
 from hubinit.errors import HubError
 from hubinit.hub import outbox as box
+from hubinit.hub.manifest import content_hash
 from hubinit.hub.outbox import queue, queue_rows, sync, waiting
-from hubinit.hub.publication import content_hash, of_run
+from hubinit.hub.publication import of_run
 from hubinit.hub.pull import pull
 from hubinit.hub.send import send
 from hubinit.hub.tables import LEADERBOARD, publish, read
@@ -58,8 +59,9 @@ def test_the_same_publication_is_queued_once(api, tmp_path):
     assert len(waiting(tmp_path / "outbox")) == 6
 
 
-def test_the_outbox_holds_no_token(api, tmp_path):
+def test_the_outbox_is_private_and_holds_no_token(api, tmp_path):
     filled(tmp_path / "outbox", tmp_path, api, "secretless")
+    assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
     content = b"".join(p.read_bytes() for p in (tmp_path / "outbox").rglob("*") if p.is_file())
     assert b"hf_alice" not in content
 

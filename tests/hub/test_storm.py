@@ -13,7 +13,8 @@ from huggingface_hub.utils import get_session
 
 from hubinit.devhub.faults import KINDS, FaultPlan
 from hubinit.errors import HubError
-from hubinit.hub.publication import content_hash, of_adapter, of_run
+from hubinit.hub.manifest import content_hash
+from hubinit.hub.publication import of_adapter, of_run
 from hubinit.hub.pull import pull
 from hubinit.hub.send import push, send
 from hubinit.hub.tables import LEADERBOARD, publish, read

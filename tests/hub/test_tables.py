@@ -9,7 +9,8 @@ import pytest
 
 from hubinit.errors import HubError
 from hubinit.hub.cards import catalogue_card
-from hubinit.hub.tables import CATALOGUE, LEADERBOARD, CatalogueRow, catalogue_row, parquet, publish, read
+from hubinit.hub.catalogue import CatalogueRow, catalogue_row
+from hubinit.hub.tables import CATALOGUE, LEADERBOARD, parquet, publish, read
 from hubinit.leaderboard.ranking import rank
 from hubinit.records import Manifest
 from tests.hub.builders import run

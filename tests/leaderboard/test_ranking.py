@@ -93,7 +93,6 @@ RESULTS = [
     run(seed=1),
     run("filet", seed=0, value=None),
     run("filet", seed=0, value=0.7, created="2026-11-02T00:00:00Z"),
-    run(seed=0, value=0.6, created="2026-11-03T00:00:00Z"),
     run("none", tasks=("arc-easy", "piqa")),
 ]
 
@@ -110,11 +109,12 @@ def test_merging_in_any_order_and_any_portions_gives_the_same_table(order, cuts)
     pd.testing.assert_frame_equal(merge(merged, merged), merged)
 
 
-def test_merge_keeps_the_later_score_and_drops_the_failure_that_was_repeated():
-    merged = merge(table([]), table(RESULTS))
+def test_merge_keeps_the_first_score_and_drops_the_failure_that_was_repeated():
+    """Whatever the time that it gives: anyone can write one."""
+    merged = merge(table(RESULTS), table([run(seed=0, value=0.6, created="9999-01-01T00:00:00Z")]))
     assert len(merged) == 5
     assert line(merged, "filet")["status"] == "ok"
-    assert merged.loc[(merged["method"] == "lora") & (merged["seed"] == 0), "value"].tolist() == [0.6]
+    assert merged.loc[(merged["method"] == "lora") & (merged["seed"] == 0), "value"].tolist() == [0.5]
 
 
 def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
@@ -133,6 +133,28 @@ def test_rank_takes_the_median_over_seeds_and_the_paired_difference():
     assert best["init_seconds"] == 2.5
     assert best["best"], "0.063 ahead with an uncertainty of 0.018"
     assert line(ranking, "none")["delta"] == pytest.approx(0.4 - np.mean(lora)), "the base counts for every seed"
+
+
+def test_a_linear_probe_is_in_every_table_that_learned_as_it_did_and_is_paired_by_seed():
+    data = DataSpec(tasks=("arc-easy",))
+
+    def probe(seed, value, steps=40, lr=1e-4):
+        learned = {"data": data, "recipe": Recipe(steps=steps), "learning_rate": lr}
+        return run("none", seed=seed, value=value, loss=1 / (1 + value), **learned)
+
+    lora = [run(rank=r, seed=s, value=0.5 + s / 4) for r in (4, 8) for s in (0, 1)]
+    probes = [*(probe(s, 0.375 + s / 8) for s in (0, 1)), probe(0, 0.5, lr=1e-2), probe(1, 0.5, lr=1e-2)]
+    ranking = rank(table([*lora, *probes, probe(0, 0.3, steps=7)]))
+    assert list(zip(ranking["method"], ranking["rank"], ranking["lr"], ranking["value"], strict=True)) == [
+        ("lora", 4, 1e-4, 0.625), ("none", 4, 1e-2, 0.5),
+        ("lora", 8, 1e-4, 0.625), ("none", 8, 1e-2, 0.5),
+        ("none", 0, 1e-4, 0.3),
+    ]  # fmt: skip
+    first = line(ranking, "none")
+    assert (first["default_lr"], first["default"], first["seeds"], first["pairs"]) == (1e-4, 0.4375, 2, 2)
+    assert first["delta"] == pytest.approx(-0.125)
+    titles = [board.title for board in boards(ranking)]
+    assert sum("linear probe" in title and "not trained" not in title for title in titles) == 1
 
 
 def test_a_lead_within_the_uncertainty_is_not_marked():

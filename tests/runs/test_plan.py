@@ -52,6 +52,18 @@ def test_vision_models_default_to_one_run_per_image_task(store):
     assert all(len(run.evaluations) == 1 for run in planned)
 
 
+def test_the_base_of_an_image_model_is_a_linear_probe_on_the_grid_of_the_others(store):
+    request = Request(models=("vit-b32",), methods=("none", "lora"), tasks=("digits",), seeds=(0, 1))
+    planned = [run.spec for run in plan(replace(request, learning_rates=(1e-3, 1e-4)), store)]
+    grids = {
+        name: {(s.learning_rate, s.seed, s.data, s.recipe) for s in planned if s.method.name == name}
+        for name in ("none", "lora")
+    }
+    assert len(planned) == 8
+    assert grids["none"] == grids["lora"]
+    assert {(s.rank, s.alpha, s.calibration) for s in planned if s.method.name == "none"} == {(0, 0, None)}
+
+
 def test_every_method_gets_the_same_grid(store):
     request = Request(models=("smollm2-135m",), methods=("lora", "pissa"), seeds=(0, 1), learning_rates=(1e-3, 1e-4))
     planned = plan(Request(**{**vars(request), "tasks": ("arc-easy",)}), store)
@@ -121,7 +133,7 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"overrides": ("rank",)}, "--set wants key=value"),
         ({"overrides": ("recipe.stepz=1",)}, "'recipe.stepz'"),
         ({"overrides": ("recipe.steps=many",)}, "'recipe.steps'"),
-        ({"overrides": ("rank=[",)}, r"--set rank=\[: '\[' is not valid YAML"),
+        ({"overrides": ("rank=[",)}, r"--set rank=\[ cannot be read: it is not valid YAML"),
         *(
             ({"overrides": (override,)}, f"'{override.split('=')[0]}")
             for override in (
@@ -273,3 +285,11 @@ def test_stored_commands_name_no_folder_of_this_machine(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/hubinit", *arguments, "--hub=https://ann:secret@hub.test"])
     kept = "hubinit init model --out runs --out=runs --data=own.jsonl --set a=b --hub=https://hub.test"
     assert command_line() == kept
+
+
+def test_a_task_without_training_data_is_only_scored(store):
+    with pytest.raises(HubinitError, match="'humaneval' has no training data"):
+        plan(Request(models=("smollm2-135m",), methods=("none", "lora"), tasks=("humaneval",)), store)
+    for methods, trained in ((("none",), "humaneval"), (("none", "lora"), "mbpp")):
+        request = Request(models=("smollm2-135m",), methods=methods, tasks=(trained,), eval_tasks=("humaneval",))
+        assert {run.evaluations[0].task for run in plan(request, store)} == {"humaneval"}

@@ -12,13 +12,17 @@ from hubinit import tasks
 from hubinit.adapters.calibrating import statistics_of
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
-from hubinit.records import Provenance, ResultStore
+from hubinit.records import Item, Provenance, ResultStore, Score
+from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job
 from hubinit.runs.stages import attach_start, calibrate_run, score
+from hubinit.scoring import Scored
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
 from tests import cases, definitions, texts
 from tests.scoring import fake_vllm
+
+PROVENANCE = Provenance(versions={}, hardware={}, command="", created="")
 
 
 def test_the_start_knows_the_length_of_the_training_set_and_an_option_wins() -> None:
@@ -70,10 +74,35 @@ def test_vllm_writes_the_free_texts_and_its_scores_say_so(tmp_path: Path, monkey
     spec = RunSpec(model=base, method=MethodSpec(name="none"), rank=0, alpha=0)
     evaluations = [EvalSpec(task="lm-eval:free", shots=2), EvalSpec(task="lm-eval:small")]
     job = Job(store=tmp_path / "store", spec=spec, engine="vllm")
-    made = Provenance(versions={}, hardware={}, command="", created="")
-    scores, reasons = score(loaded.model, loaded, evaluations, job, ResultStore(job.store), lambda progress: None, made)
+    scores, reasons = score(
+        loaded.model, loaded, evaluations, job, ResultStore(job.store), lambda progress: None, PROVENANCE
+    )
     assert reasons == []
     versions = {one.eval.task: one.provenance and one.provenance.versions for one in scores}
     assert versions == {"lm-eval:free": {"vllm": "0.99"}, "lm-eval:small": None}
     assert len(fake_vllm.CALLS["prompts"]) == 3
     assert fake_vllm.CALLS["generate"]["lora_request"] is None
+
+
+def test_what_a_scorer_leaves_out_is_a_reason_beside_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = EvalSpec(task="e2e")
+    found = Scored(
+        [Score(task="e2e", metric="bleu", value=0.5, n=1, eval=wanted)], [Item(id="0")], ("METEOR: needs Java.",)
+    )
+    monkeypatch.setattr(stages, "evaluate_one", lambda *arguments, **options: found)
+    base = ModelSpec(id="tiny/llama", revision="a" * 40)
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    spec = RunSpec(model=base, method=MethodSpec(name="lora"), rank=2, alpha=4)
+    scores, reasons = stages.score(
+        loaded.model,
+        loaded,
+        [wanted],
+        Job(store=tmp_path, spec=spec),
+        ResultStore(tmp_path),
+        lambda progress: None,
+        PROVENANCE,
+    )
+    assert [score.metric for score in scores] == ["bleu"]
+    assert reasons == ["e2e: METEOR: needs Java"]

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hubinit import tasks
+from hubinit.scoring import score_outputs
 from hubinit.scoring.evaluate import SCORERS, evaluate_one
 from hubinit.specs import EvalSpec
 from tests.scoring.test_batching import memory_for
@@ -35,7 +36,17 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     split = Dataset.from_dict({"image": images, "label": labels}, features=features)
     folder = save_dataset(tmp_path / tmp_path.name, "default", {"train": split.select([0]), "test": split})
     monkeypatch.setitem(tasks.TASKS, "digits", replace(tasks.get("digits"), dataset=str(folder)))
-    (score,) = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2).scores
+    scored = evaluate_one(model, processor, EvalSpec(task="digits"), batch_size=2)
+    (score,) = scored.scores
+    chosen = ["abc"[choice] for choice in predicted]
+    assert [item.id for item in scored.items] == ["0", "1", "2", "3", "4"]
+    assert [(item.outputs, item.extracted) for item in scored.items] == [((name,), {"acc": name}) for name in chosen]
+    assert [item.values["acc"] for item in scored.items] == [1, 1, 1, 0, 0]
+    for recorded in (chosen, [str(choice) for choice in predicted], [f" {name}\n" for name in chosen]):
+        again = score_outputs("digits", recorded)
+        assert again.scores == scored.scores
+        assert [item.values for item in again.items] == [item.values for item in scored.items]
+    assert score_outputs("digits", ["", "3", "d", "A", "-1"]).scores[0].value == 0, "neither a class nor an index"
     assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)
     (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3).scores
     assert (score.value, score.n) == (pytest.approx(0.75), 4)

@@ -135,13 +135,19 @@ class Parrot:
 def test_generation_counts_right_wrong_and_unusable_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     parrot = Parrot([" 100 + 1 = 101\n#### 101", " I think it is 102", " no idea"])
     monkeypatch.setattr(evaluation, "lm_eval_model", lambda *arguments: parrot)
-    strict, flexible = evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k"), batch_size=4).scores
+    scored = evaluate_one(language_model(), tokenizer(), EvalSpec(task="gsm8k"), batch_size=4)
+    strict, flexible, *own = scored.scores
     assert (strict.metric, strict.primary) == ("exact_match,strict-match", True)
     assert (strict.value, strict.invalid_rate) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert (flexible.metric, flexible.primary) == ("exact_match,flexible-extract", False)
     assert (flexible.value, flexible.invalid_rate) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert strict.stderr == pytest.approx(math.sqrt(1 / 9))
     assert parrot.prompts[0] == "Question: What is 100 plus 1?\nAnswer:"
+    values = {score.metric: score.value for score in own}  # the papers' rules read the same outputs
+    assert values["strict"] == values["lora-da"] == values["lora-ga"] == pytest.approx(1 / 3)
+    names = [score.metric for score in scored.scores]
+    assert len(names) == len(set(names)), "no metric is given twice"
+    assert [score.metric for score in scored.scores if score.primary] == ["exact_match,strict-match"]
 
 
 def test_shots_are_solved_examples_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +161,7 @@ def test_shots_are_solved_examples_of_the_training_split(monkeypatch: pytest.Mon
 
 def test_a_real_model_generates(capfd: pytest.CaptureFixture[str]) -> None:
     spec = EvalSpec(task="gsm8k", limit=2)
-    strict, _ = evaluate_one(adapted(), tokenizer(), spec, batch_size=2).scores
+    strict, *_ = evaluate_one(adapted(), tokenizer(), spec, batch_size=2).scores
     assert (strict.n, strict.value, strict.invalid_rate) == (2, 0.0, 1.0)  # its weights are random
     assert capfd.readouterr() == ("", "")
 

@@ -81,8 +81,8 @@ def test_training_takes_the_training_documents() -> None:
     assert (len(examples), len(held_out)) == (4, 1)
     assert Example("Question: What is the color of sky 100?\nAnswer:", " red bird") in [*examples, *held_out]
     for name, reason in (
-        ("weighted", "is a group of 2 tasks; train on one of them"),
-        ("rolling", "has no training examples"),
+        ("weighted", "has no training data: train on another one"),
+        ("rolling", "scores whole texts"),
         ("trained_on", "is scored on its training split"),
     ):
         with pytest.raises(HubinitError, match=reason):

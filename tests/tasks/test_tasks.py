@@ -51,6 +51,9 @@ def test_language_tasks_are_those_of_lm_eval(task: tasks.Task) -> None:
 def test_suites_hold_known_tasks_of_one_kind() -> None:
     assert len(tasks.members("commonsense")) == 8
     assert len(tasks.members("image")) == 7
+    assert {"fashion-mnist", "digits", "cifar10"} <= {
+        name for name, task in tasks.TASKS.items() if task.kind == "vision"
+    }
     assert tasks.members("gsm8k") == ("gsm8k",)
     for members in tasks.SUITES.values():
         assert len({tasks.get(name).kind for name in members}) == 1

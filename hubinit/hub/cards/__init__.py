@@ -129,7 +129,9 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
     return "\n".join(lines)
 
 
-def leaderboard_card(repo_id: str, table: str, *, runs: int, rows: int, models: list[str], path: str) -> str:
+def leaderboard_card(
+    repo_id: str, table: str, *, runs: int, rows: int, models: list[str], path: str, quarantined: int = 0
+) -> str:
     """The card of the leaderboard dataset.
 
     Args:
@@ -139,30 +141,32 @@ def leaderboard_card(repo_id: str, table: str, *, runs: int, rows: int, models: 
         rows: number of rows.
         models: base models that were compared.
         path: the parquet file in the repo.
+        quarantined: rows that could not stay in the table.
     """
     data = DatasetCardData(
         pretty_name="hubinit leaderboard",
         tags=["hubinit", "leaderboard", "lora"],
         configs=[{"config_name": "runs", "default": True, "data_files": [{"split": "train", "path": path}]}],
     )
-    counts = {"runs": runs, "rows": rows, "models": models}
+    counts = {"runs": runs, "rows": rows, "models": models, "quarantined": quarantined}
     return _render("leaderboard.md.j2", data, repo_id=repo_id, table=Markup(table), **counts)  # noqa: S704
 
 
-def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str) -> str:
+def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str, quarantined: int = 0) -> str:
     """The card of the catalogue of pre-initialised adapters.
 
     Args:
         repo_id: where it will be.
-        rows: of `hubinit.hub.tables.CATALOGUE`.
+        rows: of `hubinit.hub.catalogue`.
         path: the parquet file in the repo.
+        quarantined: rows that could not stay in the table.
     """
     data = DatasetCardData(
         pretty_name="hubinit catalogue",
         tags=["hubinit", "lora", "lora-init"],
         configs=[{"config_name": "adapters", "default": True, "data_files": [{"split": "train", "path": path}]}],
     )
-    return _render("catalogue.md.j2", data, repo_id=repo_id, rows=rows)
+    return _render("catalogue.md.j2", data, repo_id=repo_id, rows=rows, quarantined=quarantined)
 
 
 def public_name(task: str, tasks: "Mapping[str, Task]") -> str:

@@ -1,0 +1,146 @@
+"""What one row of the leaderboard may hold: the model that every row is checked against, and the schema that follows from it."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pyarrow as pa
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from hubinit.records import Record
+from hubinit.specs import ModelKind, Recipe
+
+LONGEST = 8_000  # characters of one cell
+CLOCKS_DIFFER = timedelta(days=1)  # how far in the future another machine's "now" may lie
+SHARES = ("acc", "exact_match", "em", "f1", "pass")  # metrics whose names begin so lie between 0 and 1
+ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+@lru_cache(maxsize=4096)  # rows share their options, versions and hardware
+def _json_object(text: str) -> str:
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError("is not JSON") from error
+    if not isinstance(found, dict):
+        raise ValueError("is not a JSON object")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _recipe(text: str) -> str:
+    """A newer version's recipe may have more fields; those that this version knows must be right."""
+    found = json.loads(_json_object(text))
+    Recipe.model_validate({name: value for name, value in found.items() if name in Recipe.model_fields})
+    return text
+
+
+def _created(text: str) -> str:
+    when = datetime.fromisoformat(text)
+    if (when if when.tzinfo else when.replace(tzinfo=UTC)) > datetime.now(UTC) + CLOCKS_DIFFER:
+        raise ValueError("lies in the future")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=300)]
+Text = Annotated[str, Field(max_length=LONGEST)]
+JsonObject = Annotated[Text, AfterValidator(_json_object)]
+Created = Annotated[str, Field(max_length=40), AfterValidator(_created)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Row(Record):
+    """Base of the rows of a table: what is missing is null, since older versions wrote fewer columns."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", hide_input_in_errors=True)
+
+
+class RunRow(Row):
+    """One run, task and metric; the row of a run without scores has no task."""
+
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
+    status: Literal["ok", "partial", "failed", "diverged"]
+    reason: Text | None = None
+    model: Name
+    revision: Name | None = None
+    kind: ModelKind | None = None
+    dtype: Name | None = Field(default=None, description="of the base's weights; null: hubinit 0.1 did not say")
+    method: Name
+    method_version: Count | None = None
+    options: JsonObject
+    rank: Count
+    alpha: Amount
+    rslora: bool | None = None
+    target_modules: Text | None = None
+    lr: Amount
+    seed: int = Field(ge=-(2**63), lt=2**63)
+    train_data: Text | None = Field(default=None, description='task names joined by "+"')
+    train_samples: Count | None = None
+    validation_samples: Count | None = None
+    recipe: Annotated[Text, AfterValidator(_recipe)] | None = Field(
+        default=None, description="JSON, without what changes no number and without defaults"
+    )
+    steps: Count | None = None
+    calibration_samples: Count | None = Field(
+        default=None, description="examples the pass saw; hubinit 0.1: that were asked for"
+    )
+    calibration: JsonObject | None = Field(default=None, description="its other settings, without defaults")
+    unadapted: Count | None = Field(default=None, description="target modules that the method left without an adapter")
+    task: Name | None = None
+    data_revision: Name | None = None
+    limit: Count | None = None
+    shots: Count | None = None
+    metric: Name | None = None
+    primary: bool | None = None
+    value: Number | None = None
+    n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    stderr: Amount | None = None
+    invalid_rate: Share | None = None
+    validation_loss: Number | None = None
+    seconds_load: Amount | None = None
+    seconds_calibrate: Amount | None = None
+    seconds_initialise: Amount | None = None
+    seconds_train: Amount | None = None
+    seconds_evaluate: Amount | None = None
+    peak_memory_bytes: Count | None = None
+    trainable_parameters: Count | None = None
+    adapter_bytes: Count | None = None
+    adapter_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    versions: JsonObject | None = None
+    hardware: JsonObject | None = None
+    git_sha: Name | None = None
+    git_dirty: bool | None = None
+    command: Text | None = None
+    created: Created
+
+    @model_validator(mode="after")
+    def _score_is_whole(self) -> "RunRow":
+        if self.task is None:
+            if self.value is not None or self.primary:
+                raise ValueError("a score without a task")
+        elif None in (self.metric, self.primary, self.n, self.shots):
+            raise ValueError("a score without its metric, primary, n or shots")
+        elif self.value is not None and (self.metric or "").startswith(SHARES) and not 0 <= self.value <= 1:
+            raise ValueError(f"{self.metric} is a share, so its value lies between 0 and 1")
+        return self
+
+
+def schema_of(model: type[BaseModel]) -> pa.Schema:
+    """The columns of a table of such rows, all of them nullable."""
+    return pa.schema([(name, ARROW[_plain(field.annotation)]) for name, field in model.model_fields.items()])
+
+
+def _plain(annotation: Any) -> type:
+    """The plain type below `Annotated`, `Literal` and `| None`."""
+    if isinstance(annotation, type):
+        return annotation
+    if get_origin(annotation) is Literal:
+        return str
+    return next(_plain(part) for part in get_args(annotation) if part is not NoneType)
