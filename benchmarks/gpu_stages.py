@@ -8,7 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported by hubinit wherever it computes; a test compares these with what the files really import.
-CORE = "accelerate huggingface_hub numpy peft psutil pydantic safetensors scipy tenacity threadpoolctl torch transformers yaml "
+CORE = (
+    "accelerate detect_secrets huggingface_hub markupsafe numpy peft psutil pydantic safetensors scipy tenacity threadpoolctl "
+    "torch transformers yaml "
+)
 # Language tasks, for training as for scoring, and what lm-eval itself imports.
 TASKS = CORE + "datasets dill filelock lm_eval multiprocess pandas pyarrow requests sacrebleu xxhash "
 FROM_HUB = ("smollm2-135m", "arc")

@@ -18,6 +18,7 @@ from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
 MANIFEST = "hubinit.json"  # beside an adapter
 ITEMS = "items"  # the folder of a run's item records
+ITEM_BYTES = 2**30  # of one file of item records, unpacked
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
@@ -39,6 +40,9 @@ class Item(Record):
     values: dict[str, float] = Field(default_factory=dict, description="by metric; 1 for right and 0 for wrong")
     log_likelihoods: tuple[float, ...] = Field(default=(), description="of the choices, in their order")
     detail: str | None = Field(default=None, description="why a program failed, what a judge said")
+    seen: bool | None = Field(
+        default=None, description="whether question and answer are in the training data; None: nobody looked"
+    )
 
 
 class Score(Record):
@@ -50,6 +54,9 @@ class Score(Record):
     n: int = Field(ge=1, description="scored examples")
     stderr: float | None = None
     invalid_rate: float | None = Field(default=None, description="share of outputs without a usable answer")
+    contaminated: int | None = Field(
+        default=None, ge=0, description="items that are in the run's training data; None: nobody looked"
+    )
     primary: bool = Field(default=False, description="the metric that ranks the task")
     eval: EvalSpec
     items: str | None = Field(default=None, description="sha256 of its item records; None: version 0.2 or earlier")
@@ -260,10 +267,19 @@ def read_items(path: Path, sha256: str | None = None) -> list[Item]:
     try:
         if sha256 is not None and sha256_of(path) != sha256:
             raise ValueError("it was changed since")
-        rows = pq.read_table(path, schema=_items_schema()).to_pylist()
-        return [Item.model_validate(row | {name: dict(row[name]) for name in ("extracted", "values")}) for row in rows]
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        size, items = 0, list[Item]()
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
+            size += batch.nbytes
+            if size > ITEM_BYTES:  # others may have written it: a few kilobytes can claim to be gigabytes
+                raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
+            items += (_item(row) for row in batch.to_pylist())
+        return items
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise HubinitError(f"{path} does not hold the item records of this score: {first_line(error)}.") from error
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item.model_validate(row | {name: dict(row[name]) for name in ("extracted", "values")})
 
 
 def _items_schema() -> Any:
@@ -278,6 +294,7 @@ def _items_schema() -> Any:
             "values": pa.map_(pa.string(), pa.float64()),
             "log_likelihoods": pa.list_(pa.float64()),
             "detail": pa.string(),
+            "seen": pa.bool_(),
         }
     )
 

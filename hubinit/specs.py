@@ -18,6 +18,9 @@ Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 
 LM_EVAL_PREFIX = "lm-eval:"  # of the names of tasks that lm-eval defines and hubinit does not register
+DEFAULT_OPTIMISER = "adamw"
+# Settings of a recipe that one optimiser reads: they belong to its runs only, and the leaderboard names them with it.
+OF_OPTIMISER = {"lora_plus_ratio": "lora+", "riemannian_damping": "riemannian"}
 
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
 EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
@@ -123,12 +126,27 @@ class Recipe(Spec):
     micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
     max_length: int = Field(default=512, ge=1)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of s·B A, never of an anchor")
-    optimiser: str = Field(default="adamw", description="see `hubinit.training.optimisers`")
+    optimiser: str = Field(
+        default=DEFAULT_OPTIMISER, description="see `hubinit.training.optimisers`; in a protocol: `optimisers`"
+    )
+    lora_plus_ratio: float = Field(
+        default=16.0, ge=1, allow_inf_nan=False, description="lora+: B's rate ÷ A's; the paper recommends 16"
+    )
+    riemannian_damping: float = Field(
+        default=1e-6, gt=0, allow_inf_nan=False, description="riemannian: δ; the released code 1e-6, PEFT 1e-2"
+    )
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     gradient_checkpointing: bool = False
+
+    @property
+    def optimiser_label(self) -> str:
+        """The optimiser with its settings that are not the defaults, such as `lora+ lora_plus_ratio=4.0`."""
+        own = [name for name, reader in OF_OPTIMISER.items() if reader == self.optimiser]
+        changed = self.model_dump(include=set(own), exclude_defaults=True)
+        return " ".join([self.optimiser, *(f"{name}={value}" for name, value in changed.items())])
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "Recipe":
@@ -185,6 +203,7 @@ class Protocol(Spec):
     target_modules: str | tuple[str, ...] = "all-linear"
     learning_rates: tuple[Rate, ...] = Field(default=(2e-4,), min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    optimisers: tuple[str, ...] = Field(default=(DEFAULT_OPTIMISER,), min_length=1)
     recipe: Recipe = Recipe()
     samples: int | None = Field(default=None, ge=1, description="training examples; None: the whole training split")
     validation_samples: int = Field(default=120, ge=0, description="held out of the training split")
@@ -203,7 +222,14 @@ class Protocol(Spec):
         return self.alpha if self.alpha is not None else default_alpha(self.rank)
 
     @model_validator(mode="after")
-    def _samples_have_one_place(self) -> "Protocol":
+    def _one_place_each(self) -> "Protocol":
         if "samples" in self.calibration.model_fields_set:
             raise ValueError("calibration.samples is set per method; say calibration_samples instead")
+        if "optimiser" in self.recipe.model_fields_set:
+            raise ValueError("recipe.optimiser is set per run; say --optimizers (in a protocol: optimisers) instead")
         return self
+
+    def recipe_with(self, optimiser: str) -> Recipe:
+        """The recipe of the runs of one optimiser, without the settings that others read."""
+        others = {name for name, reader in OF_OPTIMISER.items() if reader != optimiser}
+        return Recipe(**self.recipe.model_dump(exclude=others) | {"optimiser": optimiser})

@@ -38,7 +38,7 @@ def the_one_sentence(done, code=1):
     "command",
     [
         *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
-        *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["sync"], ["leaderboard"]),
+        *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["show"], ["sync"], ["leaderboard"]),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):
@@ -136,7 +136,9 @@ def test_registries_are_printed():
     methods = json.loads(hubinit("methods", "--json").stdout)
     assert methods["filet"]["options"]["selection"]["default"] == "M"
     assert "allenai/ai2_arc" in hubinit("tasks").stdout
-    assert "commonsense" in json.loads(hubinit("tasks", "--json").stdout)["suites"]
+    tasks = json.loads(hubinit("tasks", "--json").stdout)
+    assert "commonsense" in tasks["suites"]
+    assert all(task["metric"] and task["source"] and task["how"] for task in tasks["tasks"].values())
     assert "meta-llama/Meta-Llama-3-8B" in hubinit("models").stdout
     models = json.loads(hubinit("models", "--json").stdout)
     assert models["llama3-8b"] == {"id": "meta-llama/Meta-Llama-3-8B", "kind": "language"}

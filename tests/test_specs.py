@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec, Spec
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Protocol, Recipe, RunSpec, Spec
 
 WHOLE = RunSpec(
     model=ModelSpec(id="org/base", revision="a" * 40, dtype="bfloat16"),
@@ -21,10 +21,21 @@ WHOLE = RunSpec(
     seed=3,
 )
 BASE = RunSpec(model=ModelSpec(id="org/base"), method=MethodSpec(name="none"), rank=0, alpha=0)
+# As it was asked for before the optimisers were an axis: A frozen by an option of the method, LoRA+ by the recipe alone.
+FROZEN_A = RunSpec(
+    model=ModelSpec(id="org/base", revision="a" * 40, dtype="float32"),
+    method=MethodSpec(name="pissa", options={"train_a": False}),
+    rank=8,
+    alpha=16,
+    data=DataSpec(tasks=("arc-easy",), revisions=("b" * 40,)),
+    recipe=Recipe(steps=12, optimiser="lora+"),
+    learning_rate=5e-4,
+)
 # Frozen for ever: results on disks and in leaderboards are found by these. A default that changes its value changes them.
 GOLDEN = {
     "whole": (WHOLE, "498645d9f2e1d119"),
     "base": (BASE, "7bcc190f6b524d8a"),
+    "frozen A": (FROZEN_A, "14da5450bdf250db"),
     "recipe": (Recipe(), "44136fa355b3678a"),
     "calibration": (CalibrationSpec(), "44136fa355b3678a"),
     "evaluation": (EvalSpec(task="arc-easy", limit=5), "bcdbffbf13a77516"),
@@ -98,6 +109,20 @@ def test_sizes(text: str | int, size: int) -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         CalibrationSpec(memory_budget=text)
+
+
+def test_an_optimiser_is_named_with_its_settings_that_are_not_the_defaults() -> None:
+    assert Recipe().optimiser_label == "adamw"
+    assert Recipe(optimiser="riemannian", lora_plus_ratio=4).optimiser_label == "riemannian"
+    label = Recipe(optimiser="riemannian", riemannian_damping=0.01).optimiser_label
+    assert label == "riemannian riemannian_damping=0.01"
+
+
+def test_each_optimiser_of_a_protocol_gets_its_own_settings_and_the_rest_of_the_recipe() -> None:
+    protocol = Protocol(recipe=Recipe(steps=3, lora_plus_ratio=4), optimisers=("adamw", "lora+"))
+    assert protocol.recipe_with("adamw") == Recipe(steps=3)
+    assert protocol.recipe_with("adamw").key == Recipe(steps=3).key
+    assert protocol.recipe_with("lora+") == Recipe(steps=3, optimiser="lora+", lora_plus_ratio=4)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

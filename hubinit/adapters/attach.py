@@ -67,7 +67,7 @@ def initialize(
             copy of the adapted weights in host memory. The base then refuses to be saved; `detach` restores it exactly.
         population: length of the training set, for methods that weigh their estimates by it (LoRA-DA, whose option
             `population_size` wins); None: unknown.
-        options: the method's own options; `train_a=False` freezes A (LoRA-FA).
+        options: the method's own options.
 
     Returns:
         A PeftModel with an `InitReport` at `.hubinit_report`.
@@ -124,7 +124,7 @@ def initialize(
     if anchor and merge_residual:
         fold_anchors(peft_model)
     settle_magnitudes(peft_model)
-    freeze(peft_model, frozen_factors(method, parsed.train_a))
+    freeze(peft_model, frozen_factors(method))
     peft_model.hubinit_report = InitReport(
         **report,
         anchor="none" if not anchor else "merged" if merge_residual else "active",

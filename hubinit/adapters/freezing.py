@@ -28,19 +28,22 @@ MARKED = re.compile(MARK + r"([A-Za-z_-]+)")
 FREEZABLE = {"lora_B", *(method.a_parameter for method in methods.METHODS.values() if method.a_parameter)}
 
 
-def frozen_factors(method: Method, train_a: bool) -> tuple[str, ...]:
-    """The parameters that a method never trains, such as `("lora_A",)`."""
-    frozen_a = () if train_a or method.a_parameter is None else (method.a_parameter,)
-    return frozen_a if method.train_b else (*frozen_a, "lora_B")
+def frozen_factors(method: Method) -> tuple[str, ...]:
+    """The parameters that a method never trains, such as `("lora_B",)`; what an optimiser freezes is not among them."""
+    return () if method.train_b else ("lora_B",)
 
 
 def frozen_by(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The same by the method's name and the options of a run; of a method that is not registered here, nothing."""
+    """The same by the method's name and the options of a run; of a method that is not registered here, nothing.
+
+    Runs and starts of before the optimisers were an axis may have the option `train_a`, which froze A.
+    """
     try:
         found = methods.get(method)
     except HubinitError:
         return ()
-    return frozen_factors(found, options.get("train_a") is not False)
+    frozen_a = (found.a_parameter,) if options.get("train_a") is False and found.a_parameter else ()
+    return (*frozen_a, *frozen_factors(found))
 
 
 def freeze(peft_model: PeftModel, parameters: Iterable[str]) -> None:

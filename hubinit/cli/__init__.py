@@ -47,6 +47,7 @@ def root_options(
 def main() -> None:
     """Entry point. A user's mistake ends in one sentence on standard error and exit code 1 (2 for wrong usage)."""
     warnings.simplefilter("ignore", FutureWarning)  # what libraries tell developers about their next version
+    warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # answers, beside an adapter
     try:
         app()
     except HubinitError as error:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hubinit.runs.job import Died, Event, Finished, Loading, Progress
 from hubinit.runs.plan import PlannedRun
+from hubinit.specs import DEFAULT_OPTIMISER
 
 STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
 
@@ -99,12 +100,15 @@ def name(run: PlannedRun) -> str:
 
 
 def run_cells(run: PlannedRun) -> list[str]:
-    """Model, method, training data, learning rate and seed of a run, as table cells."""
+    """Model, method, training data, learning rate and seed of a run, as table cells; an optimiser is named beside the method."""
     spec = run.spec
     trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
+    optimiser = spec.recipe.optimiser_label if spec.recipe is not None else DEFAULT_OPTIMISER
     return [
         spec.model.id.split("/")[-1],
-        spec.method.name + (f" r{spec.rank}" if spec.rank else ""),
+        spec.method.name
+        + (f" r{spec.rank}" if spec.rank else "")
+        + (f" {optimiser}" if optimiser != DEFAULT_OPTIMISER else ""),
         run.group if trained else "-",
         f"{spec.learning_rate:g}" if trained else "-",
         f"seed {spec.seed}" if trained else "-",

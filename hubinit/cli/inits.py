@@ -7,6 +7,7 @@ import typer
 
 from hubinit.cli.environment import connect
 from hubinit.cli.options import (
+    AllowDrift,
     DryRun,
     Dtype,
     Hub,
@@ -73,6 +74,7 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Replace another start point that the repository holds.")
     ] = False,
+    allow_drift: AllowDrift = False,
     hub: Hub = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -122,6 +124,7 @@ def publish_inits(
         list[str] | None, typer.Option("--set", help="key=value, e.g. filet.selection=M or limit=100. Repeatable.")
     ] = None,
     public: Public = False,
+    allow_drift: AllowDrift = False,
     hub: Hub = None,
     dry_run: DryRun = False,
     json_: Json = False,

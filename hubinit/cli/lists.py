@@ -1,12 +1,15 @@
 """What there is to choose from: models, methods, tasks, protocols."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from hubinit.cli.console import console, folding, say, say_json
 from hubinit.cli.options import Json
+
+if TYPE_CHECKING:
+    from hubinit.tasks.spec import Task
 
 app = typer.Typer()
 
@@ -58,23 +61,66 @@ def list_methods(json_: Json = False) -> None:
 
 
 @app.command("tasks")
-def list_tasks(json_: Json = False) -> None:
-    """List the tasks and suites with their data sets."""
-    from hubinit.scoring.evaluate import SCORERS
-    from hubinit.tasks import SUITES, TASKS, datasets
+def list_tasks(
+    name: Annotated[str | None, typer.Argument(help="Show one in full, or the tasks of a suite.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the tasks and suites: data set, rows of the two splits (where they are pinned), metric, rule, what else they need.
 
+    Example: `hubinit tasks arc-easy`
+    """
+    from hubinit.scoring.evaluate import SCORERS
+    from hubinit.tasks import SUITES, TASKS, get, members
+
+    shown = members(name) if name is not None else tuple(TASKS)
     if json_:
-        say_json({"tasks": datasets(), "suites": dict(SUITES)})
+        found = {one: task_facts(get(one)) for one in shown}
+        say_json(found[name] if name in TASKS else {"tasks": found, "suites": dict(SUITES)})
         return
-    table = folding("task", "kind", "data set", "scorer", "primary metric")
-    for name, task in TASKS.items():
-        table.add_row(name, task.kind, task.dataset, task.scorer, task.primary)
+    if name in TASKS:
+        for field, value in task_facts(TASKS[name]).items():
+            say(f"{field}: {value if value not in (None, {}) else '-'}")
+        return
+    table = folding("task", "data set", "train", "test", "metric", "scorer", "needs")
+    for one in shown:
+        facts = task_facts(get(one))
+        counts = ("?" if facts[split] is None else f"{facts[split]:,}" for split in ("train rows", "test rows"))
+        needs = facts["needs"] or "-"
+        table.add_row(one, facts["data set"], *counts, facts["metric"], facts["scorer"], needs)
     console.print(table)
-    for name, members in SUITES.items():
-        say(f"suite {name}: {', '.join(members)}")
-    say("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
-    for scorer in SCORERS.values():
+    for suite, tasks in SUITES.items() if name is None else ():
+        say(f"suite {suite}: {', '.join(tasks)}")
+    if name is None:
+        say("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
+    for scorer in SCORERS.values() if name is None else ():
         say(f"scorer {scorer.name}: {scorer.title}")
+
+
+def task_facts(task: "Task") -> dict[str, Any]:
+    """What there is to say about a task, in the order in which it is said; None: nobody has pinned it."""
+    from dataclasses import asdict
+
+    from hubinit.scoring.evaluate import SCORERS
+    from hubinit.tasks.facts import known_rows, training_rows
+
+    return {
+        "task": task.name,
+        "title": task.title,
+        "kind": task.kind,
+        "data set": task.dataset + (f" ({task.config})" if task.config else ""),
+        "trains on": task.train_split + (f" of {', '.join(task.train_configs)}" if task.train_configs else ""),
+        "train rows": training_rows(task),
+        "scored on": task.test_split,
+        "test rows": known_rows(task, task.test_split),
+        "metric": task.primary.removesuffix(",none"),
+        "scorer": task.scorer,
+        "how": SCORERS[task.scorer].title,
+        "definition": task.definition or None,
+        "decoding": asdict(task.generative.decoding) if task.generative else None,
+        "rules": {rule.name: rule.source for rule in task.rules},
+        "source": task.source,
+        "needs": task.needs or None,
+    }
 
 
 @app.command("protocols")
@@ -101,4 +147,4 @@ def list_protocols(
         table.add_row(known, one.description, one.source)
     console.print(table)
     for optimiser in OPTIMISERS.values():
-        say(f"recipe.optimiser={optimiser.name}: {optimiser.title} ({optimiser.source})")
+        say(f"--optimizers {optimiser.name}: {optimiser.title} ({optimiser.source})")

@@ -1,6 +1,7 @@
 """Options that several commands share, and the reading of their values."""
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,6 +38,12 @@ Dtype = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
+Optimizers = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated optimizers (see `hubinit protocols`); each trains every method. Default: adamw."
+    ),
+]
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
 Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
 Overrides = Annotated[
@@ -55,6 +62,21 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
+
+def _allow_drift(wanted: bool) -> bool:
+    if wanted:
+        os.environ["HUBINIT_ALLOW_DRIFT"] = "1"  # hubinit.tasks.facts, also of the workers
+    return wanted
+
+
+AllowDrift = Annotated[
+    bool,
+    typer.Option(
+        "--allow-drift",
+        callback=_allow_drift,
+        help="Use data sets whose rows or columns are not those of the original, with a warning that says what differs.",
+    ),
+]
 AllowCode = Annotated[
     bool,
     typer.Option(

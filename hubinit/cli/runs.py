@@ -1,4 +1,4 @@
-"""Commands around runs: bench, train, eval, and the registries they choose from."""
+"""Commands around runs: bench, train, eval, show."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from hubinit.cli.console import warn
 from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
+    AllowDrift,
     DryRun,
     Dtype,
     Engine,
@@ -18,6 +19,7 @@ from hubinit.cli.options import (
     Json,
     Methods,
     Models,
+    Optimizers,
     Out,
     Overrides,
     Protocol,
@@ -46,6 +48,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
     protocol: Protocol = "default",
@@ -58,6 +61,7 @@ def bench(
     public: Public = False,
     dry_run: DryRun = False,
     force: Force = False,
+    allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
     json_: Json = False,
 ) -> None:
@@ -72,6 +76,7 @@ def bench(
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+        "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub):
@@ -102,6 +107,9 @@ def train(
     method: Annotated[str, typer.Option(help="Initialisation method.")] = "lora",
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the protocol's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Training seed. Default: the protocol's.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Optimizer (see `hubinit protocols`). Default: the protocol's.")
+    ] = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
     protocol: Protocol = "default",
@@ -111,6 +119,7 @@ def train(
     hub: Hub = None,
     dry_run: DryRun = False,
     force: Force = False,
+    allow_drift: AllowDrift = False,
     json_: Json = False,
 ) -> None:
     """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
@@ -129,6 +138,7 @@ def train(
             tasks=(task,),
             seeds=None if seed is None else (seed,),
             learning_rates=None if rate is None else (rate,),
+            optimisers=None if optimizer is None else (optimizer,),
             rank=rank,
             dtype=dtype,
             protocol=protocol,
@@ -162,6 +172,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
     dtype: Dtype = "auto",
     engine: Engine = "transformers",
+    allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
     hub: Hub = None,
     json_: Json = False,
@@ -195,3 +206,30 @@ def evaluate(
             as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder or the beginning of its key, a folder of `eval --out`, an adapter's folder or repo."
+        ),
+    ],
+    task: Annotated[str | None, typer.Option(help="Task. Default: the only one.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What says right or wrong. Default: the ranking metric.")] = None,
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only what RUN answered wrong.")] = False,
+    compare: Annotated[str | None, typer.Option(help="Another run: only the items on which the two differ.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many items. Default: 20, with --json all.")] = None,
+    out: Out = Path("runs"),
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Show the answers behind a score: what was asked, what was answered, and where two runs differ.
+
+    Example: `hubinit show 01234567 --task arc-easy --compare 89abcdef`
+    """
+    with connect(hub):
+        from hubinit.cli.answers import run_show
+
+        run_show(run, task, metric=metric, wrong=wrong, limit=limit, compare=compare, out=out, as_json=json_)

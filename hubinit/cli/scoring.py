@@ -18,7 +18,7 @@ from hubinit.runs.sweep import command_line
 from hubinit.scoring.engines import with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.outputs import read_outputs, score_outputs
-from hubinit.scoring.spec import Scored
+from hubinit.scoring.spec import Average, Scored, average
 from hubinit.scoring.target import load_target
 from hubinit.specs import Dtype, Engine, EvalSpec
 from hubinit.tasks import named
@@ -62,10 +62,14 @@ def run_eval(
     else:
         done, failures = score_target(target, members, wanted, batch_size, dtype, engine)
     scores = keep(done, out) if out else [score for scored in done.values() for score in scored.scores]
+    suites = [group for group in groups if group in tasks.SUITES]
+    averages = [one for suite in suites if (one := average(suite, tasks.members(suite), scores))]
     if as_json:
-        say_json([json.loads(score.model_dump_json()) for score in scores])
+        say_json([json.loads(score.model_dump_json()) for score in scores] + [average_json(one) for one in averages])
     elif scores:
-        console.print(score_table(scores))
+        console.print(score_table(scores, averages))
+    for suite in set(suites) - {one.suite for one in averages}:
+        warn(f"No average of {suite}: not all of its tasks were scored.")
     if out:
         say(f"Scores and every answer: {out.resolve()}") if not as_json else None
     for failure in (*failures, *(f"{name}: {note}" for name, scored in done.items() for note in scored.notes)):
@@ -142,8 +146,20 @@ def keep(done: dict[str, Scored], out: Path) -> list[Score]:
     return scores
 
 
-def score_table(scores: Sequence[Score]) -> Table:
-    """The scores of one model."""
+def average_json(one: Average) -> dict[str, object]:
+    """The average of a suite in the form of a score; `n` counts its tasks."""
+    return {
+        "task": one.suite,
+        "metric": "mean",
+        "value": one.value,
+        "stderr": one.stderr,
+        "n": len(one.tasks),
+        "members": one.tasks,
+    }
+
+
+def score_table(scores: Sequence[Score], averages: Sequence[Average] = ()) -> Table:
+    """The scores of one model, then the averages of its suites."""
     table = Table("task", "metric", "value", "± stderr", "n", "invalid")
     for score in scores:
         cells = (
@@ -153,4 +169,7 @@ def score_table(scores: Sequence[Score]) -> Table:
             "-" if score.invalid_rate is None else f"{score.invalid_rate:.1%}",
         )
         table.add_row(score.task, escape(score.metric), *cells, style="bold" if score.primary else "")
+    for one in averages:
+        error = "-" if one.stderr is None else f"{one.stderr:.4f}"
+        table.add_row(one.suite, "mean", f"{one.value:.4f}", error, f"{len(one.tasks)} tasks", "-", style="bold")
     return table

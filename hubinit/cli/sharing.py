@@ -42,7 +42,7 @@ def run_push(
 
 def run_pull(repo_id: str, *, out: Path | None, revision: str | None, as_json: bool) -> None:
     """Downloads and checks an adapter, and prints how to load it."""
-    pulled = pull(HfApi(), repo_id, revision=revision, out=out)
+    pulled = pull(HfApi(), repo_id, revision=revision, out=out, answers=True)
     spec = pulled.manifest.result.spec
     labels = num_labels(spec.model, pulled.folder)
     snippet = loading_snippet(pulled.manifest, str(pulled.folder), num_labels=labels)

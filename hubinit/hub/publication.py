@@ -140,7 +140,7 @@ def of_adapter(
     ours = {CARD: card.encode(), MANIFEST: manifest.json_text().encode()}
     if kind == "trained":
         ours |= eval_files(result, benchmarks or {})
-        files |= item_files(result, folder.parent / ITEMS)
+        files |= item_files(result, folder)
     for name, text in ours.items():
         check_text(text.decode(), name)
     files |= ours
@@ -150,15 +150,19 @@ def of_adapter(
 def item_files(result: RunResult, folder: Path) -> dict[str, Content]:
     """The item records that the scores of a run were made from, as far as they are there unchanged.
 
+    Args:
+        result: the run.
+        folder: its adapter, beside which a run keeps them; a pulled one holds them.
+
     Raises:
         HubError: text in them looks like an access token.
     """
     files: dict[str, Content] = {}
     for score in result.scores:
-        path = folder / items_name(score.eval)
-        if score.items is not None and path.is_file() and not path.is_symlink() and sha256_of(path) == score.items:
-            name = f"{ITEMS}/{path.name}"
-            files[name] = read_checked(path, name)
+        name = f"{ITEMS}/{items_name(score.eval)}"
+        for path in (folder / name, folder.resolve().parent / name):
+            if score.items is not None and path.is_file() and not path.is_symlink() and sha256_of(path) == score.items:
+                files[name] = read_checked(path, name)
     return files
 
 
@@ -270,7 +274,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def _adapter_files(folder: Path) -> dict[str, Content]:
-    return {name: content for name, content in list_files(folder).items() if name not in (CARD, MANIFEST)}
+    """What a manifest describes: not the card, itself, or the answers, which the scores describe."""
+    files = list_files(folder).items()
+    return {
+        name: content for name, content in files if name not in (CARD, MANIFEST) and not name.startswith(f"{ITEMS}/")
+    }
 
 
 def _on_a_hub(tasks: Mapping[str, Task]) -> dict[str, Task]:

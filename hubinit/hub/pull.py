@@ -4,7 +4,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from hubinit.hub.manifest import CARD, MAX_TEXT_BYTES, parse_manifest, read_mani
 from hubinit.hub.publication import num_labels
 from hubinit.models.kinds import KINDS
 from hubinit.paths import open_regular, sha256_of
-from hubinit.records import ANCHOR, MANIFEST, Manifest
+from hubinit.records import ANCHOR, ITEMS, MANIFEST, Manifest, items_name
 from hubinit.remote import call, read_file
 from hubinit.text import one_line
 
@@ -44,6 +44,7 @@ def pull(
     base: str | None = None,
     base_revision: str | None = None,
     out: Path | None = None,
+    answers: bool = False,
 ) -> Pulled:
     """Downloads an adapter and checks the sha256 of every file; nothing that is not listed in its manifest is touched.
 
@@ -55,6 +56,7 @@ def pull(
         base_revision: the same for the model's commit.
         out: a folder to copy it to; default: it stays in the Hub's cache. Files of an earlier pull in it are renewed, files
             that hubinit did not put there are never touched. No link in it is followed.
+        answers: whether the item records behind its scores come too, as far as they were published.
 
     Raises:
         HubError: not a hubinit repo, a file that is not what the manifest says, another base, a file or a link in the way,
@@ -71,12 +73,13 @@ def pull(
             f"{MANIFEST} of {repo_id} does not list {' and '.join(sorted(missing))}, so it holds no adapter; "
             "ask its owner to publish it again."
         )
-    paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in manifest.files.items()}
+    wanted = manifest.files | (_published_items(api, repo_id, sha, manifest) if answers else {})
+    paths = {name: _checked_download(api, repo_id, sha, name, digest) for name, digest in wanted.items()}
     card = read_file(api, repo_id, CARD, revision=sha)
     folder = _root(paths["adapter_config.json"], "adapter_config.json")
     if out is not None:
         texts = {CARD: card, MANIFEST: content}
-        _renew(out, manifest, paths, {name: text for name, text in texts.items() if text is not None})
+        _renew(out, wanted, paths, {name: text for name, text in texts.items() if text is not None})
         folder = out
     return Pulled(repo_id, sha or "", folder, manifest)
 
@@ -177,22 +180,39 @@ def _checked_download(api: HfApi, repo_id: str, sha: str | None, name: str, dige
     )
 
 
+def _published_items(api: HfApi, repo_id: str, sha: str | None, manifest: Manifest) -> dict[str, str]:
+    """The item records that a repo holds, with their hashes."""
+    published = set(call(f"list {repo_id}", lambda: api.list_repo_files(repo_id, revision=sha), api=api))
+    return {name: digest for name, digest in _items(manifest).items() if name in published}
+
+
+def _items(manifest: Manifest) -> dict[str, str]:
+    """The item records behind the scores of an adapter, with their hashes; their names are made here, by no stranger."""
+    return {f"{ITEMS}/{items_name(one.eval)}": one.items for one in manifest.result.scores if one.items is not None}
+
+
 def _root(path: Path, name: str) -> Path:
     """The snapshot folder that holds the file `name` at `path`."""
     return path.parents[len(PurePosixPath(name).parts) - 1]
 
 
-def _renew(out: Path, manifest: Manifest, paths: dict[str, Path], texts: dict[str, bytes]) -> None:
+def _renew(out: Path, wanted: Mapping[str, str], paths: dict[str, Path], texts: dict[str, bytes]) -> None:
     """Makes `out` hold an adapter, and removes what only an earlier pull put there.
 
     A fresh folder is filled and moved into place: whole where `out` is not there yet, else file by file, the manifest last.
+
+    Args:
+        out: the user's folder.
+        wanted: hash of each file but card and manifest.
+        paths: where they lie in the cache.
+        texts: card and manifest.
 
     Raises:
         HubError: a link or a file that hubinit did not write is in the way; nothing has been changed then.
     """
     _check_links(out)
     before = _described(out)
-    if foreign := next(_in_the_way(out, manifest, before), None):
+    if foreign := next(_in_the_way(out, wanted, before), None):
         raise HubError(
             f"{one_line(out / foreign)} is in the way: it is not a file that an earlier pull left there unchanged; "
             "move it away or choose another folder."
@@ -201,20 +221,20 @@ def _renew(out: Path, manifest: Manifest, paths: dict[str, Path], texts: dict[st
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=out.parent if new else out) as private:
         fresh = Path(private) / "fresh"
-        for name in [*manifest.files, *texts]:
+        for name in [*wanted, *texts]:
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             if name in texts:
                 (fresh / name).write_bytes(texts[name])
             else:
-                _copy(paths[name], fresh / name, manifest.files[name])
+                _copy(paths[name], fresh / name, wanted[name])
         if new:
             fresh.rename(out)
             return
-        for name in sorted(before.keys() - manifest.files.keys()):
+        for name in sorted(before.keys() - wanted.keys()):
             (out / name).unlink(missing_ok=True)
         if (out / ANCHOR).is_dir() and not any((out / ANCHOR).iterdir()):
             (out / ANCHOR).rmdir()
-        for name in [*manifest.files, *texts]:
+        for name in [*wanted, *texts]:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).replace(out / name)
 
@@ -244,15 +264,15 @@ def _described(out: Path) -> dict[str, str]:
     """The files that an earlier pull (or `hubinit init`) put into a folder, with their hashes; empty without a manifest."""
     try:
         with open_regular(out / MANIFEST) as file:
-            files = parse_manifest(file.read(MAX_TEXT_BYTES + 1), str(out)).files
+            manifest = parse_manifest(file.read(MAX_TEXT_BYTES + 1), str(out))
     except OSError:  # not there, or in the way
         return {}
-    return {name: digest for name, digest in files.items() if not refusal(name)}
+    return {name: digest for name, digest in (manifest.files | _items(manifest)).items() if not refusal(name)}
 
 
-def _in_the_way(out: Path, manifest: Manifest, before: dict[str, str]) -> Iterator[str]:
+def _in_the_way(out: Path, wanted: Mapping[str, str], before: dict[str, str]) -> Iterator[str]:
     """What is in `out` that is neither as an earlier pull left it nor as this one wants it; nothing is followed."""
-    for name in sorted({*manifest.files, *before, CARD, MANIFEST, *_anchors(out)}):
+    for name in sorted({*wanted, *before, CARD, MANIFEST, *_anchors(out)}):
         parts = PurePosixPath(name).parts
         on_the_way = (out.joinpath(*parts[:count]) for count in range(1, len(parts)))
         if any(folder.is_symlink() or (folder.exists() and not folder.is_dir()) for folder in on_the_way):
@@ -266,7 +286,7 @@ def _in_the_way(out: Path, manifest: Manifest, before: dict[str, str]) -> Iterat
         elif name in (CARD, MANIFEST):  # renewed where there is a manifest
             if not (out / MANIFEST).exists():
                 yield name
-        elif sha256_of(path) not in {before.get(name), manifest.files.get(name)}:
+        elif sha256_of(path) not in {before.get(name), wanted.get(name)}:
             yield name
 
 

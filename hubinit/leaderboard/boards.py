@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hubinit.leaderboard.ranking import METHOD, TRAINING
-from hubinit.specs import Recipe
+from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
 
 NOTHING = "–"
@@ -74,6 +74,7 @@ class _Line:
     label: str
     scores: dict[str, "pd.Series"]  # by column
     value: float  # mean over tasks at the chosen learning rate; NaN unless every task was scored
+    error: float  # its standard error √(Σ se²)/k over the k tasks; NaN where one is unknown
     default: float  # the same at the default learning rate
     delta: str
     loss: str
@@ -83,6 +84,7 @@ class _Line:
     init_seconds: str
     unadapted: int
     failed: int
+    contaminated: dict[str, int]  # by column; only where there are some
 
 
 def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Iterator[Column]:
@@ -95,7 +97,7 @@ def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Ite
         return Column(name, error, tuple(map(Cell, texts)))
 
     if len(tasks) > 1:
-        yield column("mean", [_percent(line.value) for line in lines])
+        yield column("mean", [_plus_minus(line.value, line.error) for line in lines], SAMPLING)
     else:
         yield from scores
     yield column("vs lora", [line.delta for line in lines], BOTH)
@@ -119,6 +121,13 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
         parts.append(f"Modules left without an adapter: {', '.join(unadapted)}.")
     if failed := [f"{line.label} {line.failed}" for line in lines if line.failed]:
         parts.append(f"Runs without a score: {', '.join(failed)}.")
+    if any(math.isnan(line.value) for line in lines) and len({name for line in lines for name in line.scores}) > 1:
+        parts.append("No mean where a task has no score.")
+    seen = {name: count for line in lines for name, count in line.contaminated.items()}
+    if seen:
+        parts.append(
+            f"Test items in the training data: {', '.join(f'{name} {count}' for name, count in seen.items())}."
+        )
     return " ".join(parts)
 
 
@@ -131,6 +140,7 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
         label=label,
         scores=scores,
         value=float(method["value"].mean()) if complete else math.nan,
+        error=float((method["stderr"].astype(float) ** 2).sum(skipna=False) ** 0.5) / len(method),
         default=float(method["default"].mean(skipna=False)) if complete else math.nan,
         delta=_plus_minus(float(delta.mean()), float((error**2).sum(skipna=False) ** 0.5) / len(error), sign="+"),
         loss=NOTHING if pd.isna(first["validation_loss"]) else f"{float(first['validation_loss']):.4f}",
@@ -140,6 +150,7 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
         init_seconds=NOTHING if pd.isna(first["init_seconds"]) else f"{float(first['init_seconds']):.1f}",
         unadapted=int(method["unadapted"].max()),
         failed=int(method["failed"].max()),
+        contaminated={row["column"]: int(row["contaminated"]) for row in scores.values() if row["contaminated"]},
     )
 
 
@@ -163,12 +174,16 @@ def _task_columns(setting: pd.DataFrame) -> list[str]:
 
 
 def _labels(methods: list["pd.Series"]) -> list[str]:
-    """Names of the lines: options where a method has several; version and calibration examples where those are the same."""
+    """Names of the lines, with an optimiser that is not the default, and with what tells lines of one method apart.
+
+    These are the options, and where they are the same, version and calibration examples.
+    """
     labels = []
     for one in methods:
         same = [other for other in methods if other["method"] == one["method"]]
         alike = [other for other in same if other["options"] == one["options"]]
-        parts = [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
+        parts = [one["optimiser"]] if one["optimiser"] != DEFAULT_OPTIMISER and pd.notna(one["optimiser"]) else []
+        parts += [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
         if one["method"] == "none" and pd.notna(one["lr"]):
             parts.append("linear probe")
         if _differ(alike, "method_version"):

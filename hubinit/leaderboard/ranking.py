@@ -1,12 +1,16 @@
 """Ranking methods, and saying how sure it is: medians over seeds, paired differences, no choice made on test scores."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from statistics import fmean, median, stdev
 from typing import Any
 
 import pandas as pd
+
+from hubinit.specs import DEFAULT_OPTIMISER, OF_OPTIMISER, canonical
 
 EVALUATION = [
     "model",
@@ -29,7 +33,7 @@ TRAINING = [
     "recipe",
 ]  # of one table
 LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of it, what a linear probe has too
-METHOD = ["method", "method_version", "options", "calibration_samples", "calibration"]  # what makes one line of it
+METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
 RANKING = [
@@ -50,6 +54,7 @@ RANKING = [
     "pairs",
     "init_seconds",
     "unadapted",
+    "contaminated",
     "failed",
     "best",
 ]
@@ -67,19 +72,30 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
         runs: as from `table` or `merge`.
 
     Returns:
-        One row per evaluation, training setting and method (with its version, options and number of calibration examples),
-        best first: `default_lr` and `default` (median at that rate), `lr` and `value` (median at the chosen rate), `std` and
-        `seeds`, `n` and `stderr` (binomial, median over seeds), `validation_loss` (median at the chosen rate), `delta`,
-        `delta_stderr` and `pairs` (mean difference to plain LoRA over common seeds), `init_seconds` (median; calibration and
-        initialisation), `unadapted` (the most target modules that a run left without an adapter), `failed` (runs without a
+        One row per evaluation, training setting and method (with its optimiser, version, options and number of calibration
+        examples), best first; `recipe` is then without the optimiser. `default_lr` and `default` (median at that rate), `lr`
+        and `value` (median at the chosen rate), `std` and `seeds`, `n` and `stderr` (binomial, median over seeds),
+        `validation_loss` (median at the chosen rate), `delta`, `delta_stderr` and `pairs` (mean difference to plain LoRA over
+        common seeds), `init_seconds` (median; calibration and initialisation), `unadapted` (the most target modules that a
+        run left without an adapter), `contaminated` (test items that are in the training data), `failed` (runs without a
         score), `best` (leads the next method by more than the uncertainty of their difference).
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
+    for row in rows:
+        if row["optimiser"] is not None and row["recipe"] is not None:
+            row["recipe"] = _without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
     failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
     boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed)]
     return pd.DataFrame(boards, columns=RANKING)
+
+
+@lru_cache(maxsize=4096)  # rows share their recipes
+def _without_optimiser(recipe: str) -> str:
+    """A recipe without its optimiser, which tells the lines of a table apart, not the tables."""
+    settings = json.loads(recipe)
+    return canonical({name: settings[name] for name in settings.keys() - {"optimiser", *OF_OPTIMISER}})
 
 
 def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]:
@@ -115,16 +131,22 @@ def _settings(trained: list[Row]) -> list[list[Row]]:
 
 
 def _baseline(methods: list[list[Row]]) -> list[Row]:
-    """Plain LoRA; where there are several, the one with the fewest options and the newest version, whatever its scores."""
+    """Plain LoRA, whatever its scores: by the default optimiser if there is that, with the fewest options, the newest version."""
     plain = [chosen for chosen in methods if chosen[0]["method"] == BASELINE]
-    return min(plain, key=lambda chosen: (len(chosen[0]["options"]), -(chosen[0]["method_version"] or 0)), default=[])
+
+    def distance(chosen: list[Row]) -> tuple[bool, int, int]:
+        first = chosen[0]
+        return first["optimiser"] != DEFAULT_OPTIMISER, len(first["options"]), -(first["method_version"] or 0)
+
+    return min(plain, key=distance, default=[])
 
 
 def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
     """One method: medians over seeds, and the difference to the baseline."""
     first = chosen[0]
     values = [row["value"] for row in chosen]
-    compared = baseline if first["method"] != BASELINE else []
+    same = baseline and all(first[name] == baseline[0][name] for name in ("method", "optimiser"))
+    compared = [] if same else baseline
     delta, delta_stderr, pairs = _pair(chosen, compared)
     stages = ("seconds_calibrate", "seconds_initialise")
     seconds = [sum(row[s] or 0.0 for s in stages) for row in chosen if any(row[s] is not None for s in stages)]
@@ -143,6 +165,7 @@ def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
         "pairs": pairs,
         "init_seconds": median(seconds) if seconds else math.nan,
         "unadapted": max((row["unadapted"] or 0 for row in chosen), default=0),
+        "contaminated": max((row["contaminated"] or 0 for row in chosen), default=0),
     }
 
 

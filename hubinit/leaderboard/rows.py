@@ -87,6 +87,7 @@ class RunRow(Row):
     recipe: Annotated[Text, AfterValidator(_recipe)] | None = Field(
         default=None, description="JSON, without what changes no number and without defaults"
     )
+    optimiser: Text | None = Field(default=None, description="with its settings; `recipe` says it too")
     steps: Count | None = None
     calibration_samples: Count | None = Field(
         default=None, description="examples the pass saw; hubinit 0.1: that were asked for"
@@ -103,6 +104,7 @@ class RunRow(Row):
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     stderr: Amount | None = None
     invalid_rate: Share | None = None
+    contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None

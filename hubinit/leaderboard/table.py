@@ -46,18 +46,22 @@ def frame(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> p
     plain = [dict(record) for record in records]
     for record in plain:
         if record.get("recipe"):
-            record["recipe"] = _without_defaults(record["recipe"])
+            record |= _read_recipe(record["recipe"])
     rows = pa.Table.from_pylist(plain, schema=schema)
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     return pd.DataFrame(rows.to_pandas(types_mapper=nullable.get))
 
 
-def _without_defaults(recipe: str) -> str:
-    """A recipe as this version writes it; version 0.1 wrote every field, which would split its rows from new ones."""
+def _read_recipe(text: str) -> dict[str, str]:
+    """A recipe as this version writes it, and its optimiser, which older rows do not name.
+
+    Version 0.1 wrote every field of a recipe, which would split its rows from new ones.
+    """
     try:
-        return Recipe.model_validate_json(recipe).canonical_json()
-    except ValueError:  # of a newer version
-        return recipe
+        recipe = Recipe.model_validate_json(text)
+    except ValueError:  # of a newer version, which says its optimiser itself
+        return {}
+    return {"recipe": recipe.canonical_json(), "optimiser": recipe.optimiser_label}
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
@@ -161,6 +165,7 @@ def _score(score: Score | None) -> dict[str, Any]:
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "contaminated": score.contaminated,
     }
 
 
@@ -176,5 +181,5 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs without a score, with their reason."""
-    failed = runs[runs["task"].isna()].sort_values(["model", "method", "lr", "seed"])
-    return failed[["model", "method", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)
+    failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
+    return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)

@@ -76,11 +76,16 @@ def parse_options(method: Method, options: dict[str, Any]) -> MethodOptions:
         HubinitError: an unknown option (with the nearest names), or a value it does not take.
     """
     known = list(method.options.model_fields)
+    if "train_a" in options:
+        raise HubinitError(
+            "What stays frozen belongs to training, so 'train_a' is not an option of a method: "
+            "leave it out, and train with --optimizers frozen-a."
+        )
     for name in options:
         if name not in known:
             raise HubinitError(f"Method '{method.name}' has no option '{name}': {nearest(name, known)}")
     try:
-        parsed = method.options(**options)
+        return method.options(**options)
     except ValidationError as error:
         first = error.errors()[0]
         where = str(first["loc"][0]) if first["loc"] else "options"
@@ -88,9 +93,6 @@ def parse_options(method: Method, options: dict[str, Any]) -> MethodOptions:
         raise HubinitError(
             f"Option '{where}' of method '{method.name}' cannot be {first['input']!r}: {'; or '.join(reasons)}."
         ) from None
-    if not parsed.train_a and method.a_parameter is None:
-        raise HubinitError(f"Method '{method.name}' cannot train without A: leave train_a at true.")
-    return parsed
 
 
 __all__ = ["METHODS", "Factors", "Layer", "Method", "MethodOptions", "get", "parse_options"]

@@ -65,7 +65,7 @@ def _peft_config(
     run |= {"target_modules": target_modules, "use_rslora": rslora}
     if "init_r" in _fields(config) or "oft_block_size" in _fields(config):
         del run["r"]  # unused by AdaLoRA; the number of blocks, not a rank, in OFT
-    given = {name: value for name, value in options.model_dump().items() if name != "train_a" and value is not None}
+    given = {name: value for name, value in options.model_dump().items() if value is not None}
     values = {name: value for name, value in run.items() if name in _fields(config)} | given
     try:
         return config(**values)

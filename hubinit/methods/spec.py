@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from hubinit.errors import InitialisationError
@@ -23,8 +23,6 @@ class MethodOptions(BaseModel):
     """Options of a method; each field states its default and the paper's or released code's value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    train_a: bool = Field(default=True, description="False freezes A after initialisation (LoRA-FA)")
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Method:
         anchored: a `keep` method whose s·BA is not zero, so that the frozen weight must lose it (see `start`). This field
             decides, not a norm: orthogonal's s·BA is zero up to rounding and needs no anchor.
         complete: False where a part of the method that acts during training is still missing; `--methods all` leaves it out.
-        a_parameter: the parameter that `train_a=False` freezes; None: the method cannot train without A.
+        a_parameter: the parameter that an optimiser may freeze (LoRA-FA); None: the method cannot train without A.
         train_b: False where B is frozen by the method itself (MiCA).
         version: raise it when the mathematics changes, so that old results are not reused.
     """

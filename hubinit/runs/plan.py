@@ -1,6 +1,7 @@
 """From what the user asks for to the list of runs, each with its content key, and what is already done."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,9 +12,18 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.pairs import check_settings, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
-from hubinit.specs import CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Protocol, RunSpec
-from hubinit.training import optimisers
+from hubinit.specs import (
+    CalibrationSpec,
+    DataSpec,
+    Dtype,
+    EvalSpec,
+    MethodSpec,
+    ModelSpec,
+    Protocol,
+    RunSpec,
+)
 
 DEFAULT_SAMPLES = 256  # calibration examples where the method's source does not say
 MOST_RUNS = 100_000  # of one plan
@@ -31,6 +41,7 @@ class Request:
     eval_tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     learning_rates: tuple[float, ...] | None = None
+    optimisers: tuple[str, ...] | None = None
     rank: int | None = None
     dtype: Dtype = "auto"
     protocol: str = DEFAULT
@@ -46,6 +57,7 @@ class Request:
         protocol = read_protocol(self.protocol, self.overrides)
         changed = {
             "rank": self.rank,
+            "optimisers": self.optimisers,
             "learning_rates": self.learning_rates,
             "seeds": self.seeds,
             "calibration_samples": self.calibration_samples,
@@ -89,29 +101,33 @@ def plan(
     on_lost: Tell = lambda reason: None,
     on_note: Tell = lambda note: None,
 ) -> list[PlannedRun]:
-    """Expands a request into runs: models × task groups × methods × learning rates × seeds.
+    """Expands a request into runs: models × task groups × methods × optimisers × learning rates × seeds.
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
     the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
-    every registered adapter method that trains as its source does. The base of a language model (`none`) has one run, whatever
-    the learning rates and seeds; that of a labelled kind has a fresh head, which is trained alone at every one of them. Revisions
-    and floating-point types are resolved here: a changed model or data set is a new run.
+    every registered adapter method that trains as its source does, less the optimisers that do not fit one. The base of a
+    language model (`none`) has one run, whatever the optimisers, learning rates and seeds; that of a labelled kind has a fresh
+    head, which AdamW trains alone at every learning rate and seed. Revisions and floating-point types are resolved here: a
+    changed model or data set is a new run.
 
     Args:
         request: what the user asked for.
         store: what is done already.
         force: plan what is done as if it were not.
-        on_lost: told why a model cannot be had, which costs its own runs only.
-        on_note: told of each stored result that cannot be read; its run is planned again.
+        on_lost: told why a model or training data cannot be had, which costs the runs with them only.
+        on_note: told of each optimiser that is left out for a method of `all`, and of each stored result that cannot be read;
+            its run is planned again.
 
     Raises:
-        HubinitError: an unknown or malformed name, protocol or option, or no model that can be had.
+        HubinitError: an unknown or malformed name, protocol or option, an optimiser that does not fit a named method, or
+            nothing that can be had.
     """
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
-    optimisers.get(protocol.recipe.optimiser)
-    runs = len(request.models) * len(methods) * len(protocol.learning_rates) * len(protocol.seeds)
+    check_settings(protocol)
+    pairs = pair_optimisers(methods, protocol.optimisers, request.methods, on_note)
+    runs = len(request.models) * len(pairs) * len(protocol.learning_rates) * len(protocol.seeds)
     if runs > MOST_RUNS:
         raise HubinitError(
             f"That is {runs:,} runs for each task; a plan holds {MOST_RUNS:,} at most. Ask for fewer seeds."
@@ -129,7 +145,14 @@ def plan(
             continue
         for group in task_groups(request, model):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
-            for spec in run_specs(model, tasks.members(group), methods, protocol, pin_task):
+            try:
+                specs = run_specs(model, tasks.members(group), pairs, protocol, pin_task)
+            except HubError as error:  # its training data: what does not train on them goes on
+                lost = error
+                on_lost(str(error))
+                untrained = [pair for pair in pairs if pair[0] == "none" and not KINDS[model.kind].labelled]
+                specs = run_specs(model, (), untrained, protocol, pin_task)
+            for spec in specs:
                 stored = None if force else store.readable(spec.key, on_note)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     if lost is not None and not planned:
@@ -186,7 +209,7 @@ def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
 def evaluations_of(
     group: str, request: Request, model: ModelSpec, protocol: Protocol, pin_task: PinTask
 ) -> tuple[EvalSpec, ...]:
-    """What the runs of a group are scored on.
+    """What the runs of a group are scored on. Data that cannot be had stay in: the run will say so, and be `partial`.
 
     Raises:
         HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on.
@@ -199,32 +222,46 @@ def evaluations_of(
             f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
         )
     return tuple(
-        EvalSpec(task=name, revision=pin_task(name), limit=protocol.limit, shots=tasks.shots(name, protocol))
+        EvalSpec(
+            task=name,
+            revision=revision_of(name, pin_task),
+            limit=protocol.limit,
+            shots=tasks.shots(name, protocol),
+        )
         for name in dict.fromkeys(members)
     )
 
 
+def revision_of(name: str, pin_task: PinTask) -> str | None:
+    """The commit of a task's data set; None where it cannot be had."""
+    with suppress(HubError):
+        return pin_task(name)
+    return None
+
+
 def run_specs(
-    model: ModelSpec, members: Sequence[str], methods: Sequence[str], protocol: Protocol, pin_task: PinTask
+    model: ModelSpec, members: Sequence[str], pairs: Sequence[tuple[str, str]], protocol: Protocol, pin_task: PinTask
 ) -> list[RunSpec]:
-    """The runs of one model on one task group."""
-    data = data_spec(members, protocol, pin_task)
+    """The runs of one model on one task group; `pairs` are methods with their optimisers."""
+    trains = KINDS[model.kind].labelled or {name for name, _ in pairs} - {"none"}
+    data = data_spec(members, protocol, pin_task) if trains else None
     specs = []
-    for name in methods:
+    for name, optimiser in pairs:
         whole = base_spec(model, data, protocol) if name == "none" else run_spec(model, name, data, protocol)
         if whole.recipe is None:
             specs.append(whole)
             continue
         tasks.check_trainable(members)
+        recipe = protocol.recipe_with(optimiser)
         specs += [
-            whole.model_copy(update={"learning_rate": learning_rate, "seed": seed})
+            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate, "seed": seed})
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]
     return specs
 
 
-def base_spec(model: ModelSpec, data: DataSpec, protocol: Protocol) -> RunSpec:
+def base_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> RunSpec:
     """The run of method `none`: the base as it is or, for a labelled kind, a linear probe with everybody's data and recipe."""
     spec = RunSpec(model=model, method=MethodSpec(name="none"), rank=0, alpha=0)
     if not KINDS[model.kind].labelled:
@@ -233,7 +270,7 @@ def base_spec(model: ModelSpec, data: DataSpec, protocol: Protocol) -> RunSpec:
 
 
 def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:
-    """A run as the protocol has it, but for its learning rate and seed.
+    """A run as the protocol has it, but for its optimiser, learning rate and seed.
 
     Raises:
         HubinitError: an unknown method, or an option that it does not take.

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.engines import VllmModel, generates, load_vllm, with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import EvalSpec, RunSpec
@@ -321,6 +323,8 @@ def score(
             scored = evaluate_one(
                 answering, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell
             )
+            with suppress(HubinitError):  # training data that cannot be had any more cost the marks, not the score
+                scored = mark_seen(scored, evaluation, job.spec.data) if job.spec.data else scored
             made = with_vllm(provenance) if isinstance(answering, VllmModel) else None
             kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
             scores += store.write_items(job.spec.key, kept, scored.items)

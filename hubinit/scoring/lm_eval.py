@@ -6,7 +6,7 @@ loading is never used: it has scored the bare base silently.
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
@@ -50,21 +50,30 @@ def score_text(
     except AssertionError as error:  # lm-eval's way to say that the model's context is too short for the task
         raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {error}") from error
     free = definition.OUTPUT_TYPE == "generate_until"
-    items = items_of(results["samples"][task.harness], task, free)
+    items = items_of(results["samples"][task.harness], task, definition)
     primary = metric_name(*task.primary.split(","))
     return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
 
 
-def items_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> list[Item]:
+def items_of(samples: Sequence[Mapping[str, Any]], task: Task, definition: Any) -> list[Item]:
     """lm-eval's samples of one task as items, in the order of the documents."""
     by_document: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_document.setdefault(sample["doc_id"], []).append(sample)
-    return [item_of(of_one, task, free) for _, of_one in sorted(by_document.items())]
+    choices: Callable[[Any], Sequence[str]] | None = None
+    if definition.OUTPUT_TYPE != "generate_until":
+        choices = definition.doc_to_choice if definition.OUTPUT_TYPE == "multiple_choice" else lambda document: ()
+    return [item_of(of_one, task, choices) for _, of_one in sorted(by_document.items())]
 
 
-def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Item:
-    """One document from lm-eval's samples of it, one per filter; the task's own rules read the same output."""
+def item_of(samples: Sequence[Mapping[str, Any]], task: Task, choices: Callable[[Any], Sequence[str]] | None) -> Item:
+    """One document from lm-eval's samples of it, one per filter; the task's own rules read the same output.
+
+    Args:
+        samples: as lm-eval logs them.
+        task: whose rules read a free text.
+        choices: document ─► texts that the model chooses from; None: it answers in free text.
+    """
     first = samples[0]
     extracted, values = {}, {}
     for sample in samples:
@@ -72,13 +81,17 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Ite
             name = metric_name(metric, sample["filter"])
             if isinstance(sample[metric], SupportsFloat):  # a metric of the whole set has something else per document
                 values[name] = float(sample[metric])
-            if free and INVALID not in sample["filtered_resps"]:
+            if choices is None and INVALID not in sample["filtered_resps"]:
                 extracted[name] = str(sample["filtered_resps"][0])
-    if not free:
+    if choices is not None:
         responses = [one[0] if isinstance(one, Sequence) else one for one in first["filtered_resps"]]
         likelihoods = tuple(float(one) for one in responses)
         return Item(
-            id=str(first["doc_id"]), prompt_hash=first["prompt_hash"][:16], values=values, log_likelihoods=likelihoods
+            id=str(first["doc_id"]),
+            prompt_hash=first["prompt_hash"][:16],
+            extracted=choose(texts, likelihoods, values) if (texts := choices(first["doc"])) else {},
+            values=values,
+            log_likelihoods=likelihoods,
         )
     outputs = tuple(first["resps"][0])
     own = read_answer(task, str(first["doc_id"]), first["doc"], outputs)
@@ -89,6 +102,21 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, free: bool) -> Ite
             "values": {**own.values, **values},
         }
     )
+
+
+def choose(choices: Sequence[str], likelihoods: Sequence[float], metrics: Iterable[str]) -> dict[str, str]:
+    """The choice that each of lm-eval's accuracies takes: the likeliest one, per character or per byte where it says so."""
+    lengths: dict[str, Callable[[str], int]] = {
+        "acc": lambda choice: 1,
+        "acc_norm": len,
+        "acc_bytes": lambda choice: len(choice.encode()),
+    }
+
+    def take(length: Callable[[str], int]) -> str:
+        worth = [value / (length(choice) or 0.1) for choice, value in zip(choices, likelihoods, strict=True)]
+        return choices[worth.index(max(worth))]
+
+    return {metric: take(lengths[metric]) for metric in metrics if metric in lengths}
 
 
 def metric_name(metric: str, rule: str) -> str:

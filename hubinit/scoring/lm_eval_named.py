@@ -53,7 +53,7 @@ def score_named(
     except Exception as error:  # definitions are the work of many hands, and fail in as many ways
         raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {first_line(error)}.") from error
     items = {
-        name: lm_eval.items_of(results["samples"][name], task, definition.OUTPUT_TYPE == "generate_until")
+        name: lm_eval.items_of(results["samples"][name], task, definition)
         for name, definition in loaded["tasks"].items()
     }
     grouped = task.harness not in items

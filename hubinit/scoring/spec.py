@@ -94,3 +94,34 @@ def mean_score(
         primary=primary,
         eval=evaluation,
     )
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of a suite's ranking metrics; `stderr` is √(Σ se²)/k, as its k test sets are drawn apart from each other."""
+
+    suite: str
+    tasks: tuple[str, ...]
+    value: float
+    stderr: float | None
+
+
+def average(suite: str, members: Sequence[str], scores: Sequence[Score]) -> Average | None:
+    """The average of a suite, or None unless every member was scored.
+
+    Args:
+        suite: its name.
+        members: its tasks.
+        scores: of one model, one ranking metric per task.
+    """
+    ranking = {score.task: score for score in scores if score.primary}
+    if not set(members) <= ranking.keys():
+        return None
+    errors = [ranking[name].stderr for name in members]
+    known = [error for error in errors if error is not None]
+    return Average(
+        suite=suite,
+        tasks=tuple(members),
+        value=sum(ranking[name].value for name in members) / len(members),
+        stderr=math.hypot(*known) / len(members) if len(known) == len(members) else None,
+    )

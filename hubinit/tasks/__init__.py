@@ -140,11 +140,6 @@ def pin(name: str) -> str | None:
     return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
 
 
-def datasets() -> dict[str, str]:
-    """The Hub data set of every task."""
-    return {name: task.dataset for name, task in TASKS.items()}
-
-
 def head_labels(spec: RunSpec) -> list[str] | None:
     """The classes that the head of a run's base must have; None where it keeps its own."""
     if not KINDS[spec.model.kind].labelled or spec.data is None:

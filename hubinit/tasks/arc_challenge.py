@@ -1,5 +1,6 @@
 """ARC-Challenge: grade-school science questions that retrieval cannot answer."""
 
+from hubinit.tasks.questions import labelled_choices
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -13,6 +14,7 @@ TASK = Task(
     definition="arc/arc_challenge.yaml",
     harness="arc_challenge",
     primary="acc_norm,none",
+    question=labelled_choices("question"),
     source="Clark et al. 2018 (arXiv 1803.05457): accuracy on the test split, by convention of the length-normalised "
     "log-likelihood",
 )

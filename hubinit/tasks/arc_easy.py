@@ -1,5 +1,6 @@
 """ARC-Easy: grade-school science questions that retrieval can answer."""
 
+from hubinit.tasks.questions import labelled_choices
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -13,5 +14,6 @@ TASK = Task(
     definition="arc/arc_easy.yaml",
     harness="arc_easy",
     primary="acc,none",
+    question=labelled_choices("question"),
     source="Clark et al. 2018 (arXiv 1803.05457): accuracy on the test split",
 )

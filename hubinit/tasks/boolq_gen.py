@@ -1,6 +1,7 @@
 """BoolQ, answered in free text; the passage is not shown."""
 
 from hubinit.tasks.llm_adapters import commonsense_task
+from hubinit.tasks.questions import yes_or_no
 
 TASK = commonsense_task(
     "boolq-gen",
@@ -8,6 +9,7 @@ TASK = commonsense_task(
     "google/boolq",
     test_split="validation",
     words=("true", "false"),
+    question=yes_or_no("answer"),
     instruction=lambda row: (
         f"Please answer the following question with true or false, question: {row['question']}?\n\nAnswer format: true/false"
     ),

@@ -13,6 +13,7 @@ import yaml
 
 from hubinit.data.encode import Example
 from hubinit.remote import DATA_ERRORS
+from hubinit.tasks.facts import check_split
 from hubinit.tasks.rows import data_error
 from hubinit.tasks.spec import Task
 
@@ -36,9 +37,10 @@ def training_split(task: Task, revision: str | None) -> TrainingSplit:
     """The task's training documents.
 
     Raises:
-        HubError: the data set cannot be had.
+        HubError: the data set cannot be had, or its training split is another than the original.
     """
     definition = load(task, revision)
+    check(task, definition, task.train_split)
     return TrainingSplit(definition, definition.training_docs())
 
 
@@ -47,7 +49,7 @@ def load(task: Task, revision: str | None) -> Any:
     """lm-eval's task object, with its data at the given revision.
 
     Raises:
-        HubError: the data set cannot be had.
+        HubError: the data set cannot be had, or its test split is another than the original.
     """
     import datasets
     import lm_eval.tasks
@@ -70,7 +72,15 @@ def load(task: Task, revision: str | None) -> Any:
             loaded = lm_eval.tasks.TaskManager(include_defaults=False).load([str(file)])
     except DATA_ERRORS as error:
         raise data_error(task, error) from error
-    return loaded["tasks"][task.harness]
+    definition = loaded["tasks"][task.harness]
+    check(task, definition, task.test_split)
+    return definition
+
+
+def check(task: Task, definition: Any, split: str) -> None:
+    """Refuses a split that is not the original's, see `facts.check_split`."""
+    rows = definition.dataset[split]
+    check_split(task, split, len(rows), rows.column_names)
 
 
 def render(definition: Any, document: dict[str, Any]) -> Example:

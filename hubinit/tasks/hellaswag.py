@@ -1,5 +1,6 @@
 """HellaSwag: the most plausible continuation of a scene."""
 
+from hubinit.tasks.questions import endings
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -13,6 +14,7 @@ TASK = Task(
     definition="hellaswag/hellaswag.yaml",
     harness="hellaswag",
     primary="acc_norm,none",
+    question=endings,
     source="Zellers et al. 2019 (arXiv 1905.07830): accuracy, by convention of the length-normalised log-likelihood; scored on "
     "the validation split, as the test labels are withheld",
 )

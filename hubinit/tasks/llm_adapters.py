@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from hubinit.data.encode import Example
-from hubinit.tasks.spec import Decoding, Document, Generative, Rule, Task
+from hubinit.tasks.spec import Asked, Decoding, Document, Generative, Rule, Task
 
 INDENT = " " * 16
 INTRODUCTION = (
@@ -75,6 +75,7 @@ def commonsense_task(
     test_split: str,
     train_configs: tuple[str, ...] = (),
     words: tuple[str, ...],
+    question: Callable[[Document], Asked],
     instruction: Callable[[Document], str],
     answer: Callable[[Document], str],
 ) -> Task:
@@ -88,6 +89,7 @@ def commonsense_task(
         test_split: what is scored.
         train_configs: the configurations whose training splits are joined, where there are several.
         words: the answers, in the order in which the released pattern tries them.
+        question: row ─► question and right answer.
         instruction: row ─► the text between the headings.
         answer: row ─► the right one of `words`.
     """
@@ -105,6 +107,7 @@ def commonsense_task(
         test_split=test_split,
         scorer="rules",
         primary="acc",
+        question=question,
         source=f"Hu et al. 2023 (arXiv 2304.01933): {rule.source}; 4 beams, 32 new tokens",
         generative=Generative(
             prompt=lambda row: frame(instruction(row)),

@@ -1,5 +1,6 @@
 """PIQA: which of two ways reaches an everyday physical goal."""
 
+from hubinit.tasks.questions import solutions
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -13,5 +14,6 @@ TASK = Task(
     definition="piqa/piqa.yaml",
     harness="piqa",
     primary="acc,none",
+    question=solutions,
     source="Bisk et al. 2020 (arXiv 1911.11641): accuracy; scored on the validation split, as the test labels are withheld",
 )

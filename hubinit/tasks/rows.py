@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from hubinit.data.encode import Example
 from hubinit.errors import HubError
 from hubinit.remote import DATA_ERRORS, explain
+from hubinit.tasks.facts import check_split
 from hubinit.tasks.spec import Document, Generative, Task
 
 
@@ -67,16 +68,18 @@ def load_rows(task: Task, split: str, revision: str | None) -> Any:
     """One split of a task's data set.
 
     Raises:
-        HubError: the data set cannot be had.
+        HubError: the data set cannot be had, or is another than the original.
     """
     import datasets
 
     datasets.config.USE_PARQUET_EXPORT = False  # would ask a second server, the dataset viewer
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(task.dataset, task.config, split=split, revision=revision)
+        rows = datasets.load_dataset(task.dataset, task.config, split=split, revision=revision)
     except DATA_ERRORS as error:
         raise data_error(task, error) from error
+    check_split(task, split, len(rows), rows.column_names)
+    return rows
 
 
 def data_error(task: Task, error: Exception) -> HubError:

@@ -1,5 +1,6 @@
 """Social IQa: questions about motives and reactions of people."""
 
+from hubinit.tasks.questions import social
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -13,5 +14,6 @@ TASK = Task(
     definition="siqa/siqa.yaml",
     harness="social_iqa",
     primary="acc,none",
+    question=social,
     source="Sap et al. 2019 (arXiv 1904.09728): accuracy; scored on the validation split, as the test split is not public",
 )

@@ -1,6 +1,7 @@
 """Social IQa, answered in free text."""
 
 from hubinit.tasks.llm_adapters import ANSWERS, choose_answer, commonsense_task
+from hubinit.tasks.questions import social
 
 TASK = commonsense_task(
     "siqa-gen",
@@ -8,6 +9,7 @@ TASK = commonsense_task(
     "lighteval/siqa",
     test_split="validation",
     words=ANSWERS,
+    question=social,
     instruction=lambda row: choose_answer(
         f"{row['context']} {row['question']}", [row["answerA"], row["answerB"], row["answerC"]]
     ),

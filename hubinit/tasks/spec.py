@@ -10,6 +10,7 @@ from hubinit.specs import ModelKind
 Document = Mapping[
     str, Any
 ]  # one test question with its reference: a row of the data set, or several rows made into one
+Asked = tuple[str, str]  # a question and its right answer
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class Task:
         definition: lm-eval's file, relative to its folder of tasks ("" for image tasks) or absolute.
         harness: lm-eval's name of the task.
         primary: the metric that ranks the task, in lm-eval's notation `metric,filter`; "": the scorer finds it.
+        question: document ─► question and right answer, by which training data are searched for test items. Default: they
+            are not.
         breakdown: columns of the test split; the primary metric is also given for each of their values, as `metric,column=value`.
         image_column: column with the image.
         label_column: column with the class index.
@@ -159,6 +162,7 @@ class Task:
     definition: str = ""
     harness: str = ""
     primary: str = "acc,none"
+    question: Callable[[Document], Asked] | None = None
     breakdown: tuple[str, ...] = ()
     image_column: str = "image"
     label_column: str = "label"

@@ -52,7 +52,9 @@ def train(
     output_dir: Path,
     on_log: OnLog | None = None,
 ) -> TrainOutcome:
-    """Trains whatever parameters of the model require a gradient; which adapters are active does not change.
+    """Trains whatever parameters of the model require a gradient, less what the optimiser freezes for good.
+
+    Which adapters are active does not change.
 
     Every label token of an optimiser step weighs the same, however the step is cut into micro batches. For one seed, two runs
     on the same machine are bit-equal (on a GPU, as far as its kernels are deterministic). A long run leaves a checkpoint every
@@ -87,7 +89,7 @@ def train(
             else partial(collate, pad_id=pad_id(processor)),
             compute_loss_func=image_loss if images else completion_loss,
             callbacks=[Watch(on_log)],
-            optimizers=(optimiser.build(model, learning_rate, recipe.weight_decay), None),
+            optimizers=(optimiser.build(model, learning_rate, recipe), None),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))

@@ -1,4 +1,7 @@
-"""What is frozen stays frozen: `requires_grad` after every way of reloading. PEFT itself trains both factors."""
+"""What is frozen stays frozen: `requires_grad` after every way of reloading. PEFT itself trains both factors.
+
+A is frozen in the starts of before the optimisers were an axis: their methods have the option `train_a`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ import pytest
 from peft import PeftConfig, PeftModel
 
 import hubinit
-from hubinit.adapters.freezing import frozen_by, frozen_in
+from hubinit.adapters.freezing import freeze, frozen_by, frozen_in
 from hubinit.adapters.lines import run_lines, start_lines
 from tests import cases
 from tests.adapters.test_anchor import run_trainer
@@ -21,7 +24,9 @@ def trained_factors(model: Any) -> set[str]:
 
 
 def start(method: str, options: dict[str, Any], name: str = "llama") -> Any:
-    return hubinit.initialize(cases.build(name), method, rank=4, **options)
+    model = hubinit.initialize(cases.build(name), method, rank=4)
+    freeze(model, frozen_by(method, options))
+    return model
 
 
 @EACH

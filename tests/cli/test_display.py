@@ -1,13 +1,14 @@
 """The live table: what goes on is always on the screen, however many runs there are."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
-from hubinit.cli.display import SweepDisplay
+from hubinit.cli.display import SweepDisplay, run_cells
 from hubinit.runs.job import Finished, Progress
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import MethodSpec, ModelSpec, RunSpec
+from hubinit.specs import MethodSpec, ModelSpec, Recipe, RunSpec
 
 
 def runs(number: int) -> list[PlannedRun]:
@@ -34,6 +35,15 @@ def test_the_running_run_is_on_the_screen_and_all_are_counted() -> None:
     assert "198 waiting" in printed
     assert "300 ok" in printed
     assert "1 running" in printed
+
+
+def test_an_optimiser_that_is_not_the_default_is_beside_the_method() -> None:
+    (run,) = runs(1)
+    shown = [
+        run_cells(replace(run, spec=run.spec.model_copy(update={"recipe": recipe})))[1]
+        for recipe in (Recipe(), Recipe(optimiser="lora-fa"), Recipe(optimiser="lora+", lora_plus_ratio=4))
+    ]
+    assert shown == ["lora r2", "lora r2 lora-fa", "lora r2 lora+ lora_plus_ratio=4.0"]
 
 
 def test_without_a_terminal_each_stage_is_one_line() -> None:

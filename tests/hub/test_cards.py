@@ -212,3 +212,12 @@ def test_a_token_in_the_command_is_not_published(tmp_path):
     folder = adapter_files(tmp_path / "adapter")
     with pytest.raises(HubError, match="access token"):
         of_adapter(run(command=f"HF_TOKEN={REAL_LOOKING} hubinit bench"), folder, "trained", "alice/x")
+
+
+def test_a_card_says_which_test_items_were_trained_on():
+    result = run()
+    for count, said in ((0, False), (15, True)):
+        scores = tuple(score.model_copy(update={"contaminated": count}) for score in result.scores)
+        manifest = Manifest(kind="trained", result=result.model_copy(update={"scores": scores}), files={})
+        text = adapter_card(manifest, "alice/x", tasks=TASKS)
+        assert ("15 test items of arc-easy are, with their answers, in the training data." in text) is said

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hubinit
+from hubinit.adapters.freezing import freeze, frozen_by
 from hubinit.hub.cards import adapter_card, loading_snippet
 from hubinit.hub.manifest import Manifest
 from tests.adapters.small import deviation, logits
@@ -15,7 +16,8 @@ def printed(name, method, folder, options=None, targets="all-linear"):
     """Saves a base and a start of it, and returns the manifest, the snippet and what running it leaves as `model`."""
     base = build(name)
     base.save_pretrained(folder / "base")
-    model = hubinit.initialize(base, method, rank=2, target_modules=targets, **(options or {}))
+    model = hubinit.initialize(base, method, rank=2, target_modules=targets)
+    freeze(model, frozen_by(method, options or {}))
     files = hubinit.save_initialized(model, folder / "start").files
     result = run(method, model=str(folder / "base"), revision=None)
     spec = result.spec.model_copy(
@@ -34,7 +36,7 @@ def printed(name, method, folder, options=None, targets="all-linear"):
     ("method", "options", "trained", "frozen"),
     [
         ("mica", {}, {"lora_A"}, "lora_B"),
-        ("pissa", {"train_a": False}, {"lora_B"}, "lora_A"),
+        ("pissa", {"train_a": False}, {"lora_B"}, "lora_A"),  # of before the optimisers were an axis
         ("lora", {"train_a": False}, {"lora_B"}, "lora_A"),
         ("pissa", {}, {"lora_A", "lora_B"}, None),
     ],

@@ -70,6 +70,47 @@ def line(ranking: pd.DataFrame, method: str) -> pd.Series:
     return ranking[ranking["method"] == method].iloc[0]
 
 
+def test_optimisers_are_lines_of_one_table_compared_with_plain_lora():
+    plus = Recipe(steps=40, optimiser="lora+")
+    results = [
+        *(run("lora", seed=seed, value=0.5) for seed in (0, 1)),
+        *(run("lora", seed=seed, value=0.6, recipe=plus) for seed in (0, 1)),
+        run("pissa", value=0.4, recipe=plus),
+        run("pissa", value=0.7, recipe=plus.model_copy(update={"lora_plus_ratio": 4.0})),
+        run("none", value=0.1),
+        run("lora", seed=2, value=None, recipe=plus),
+    ]
+    runs = table(results)
+    ranking = rank(runs)
+    [board] = boards(ranking)
+    assert board.labels == (*("pissa (lora+ lora_plus_ratio=4.0)", "lora (lora+)", "lora", "pissa (lora+)", "none"),)
+    assert [None if math.isnan(delta) else round(delta, 6) for delta in ranking["delta"]] == [
+        0.2,
+        0.1,
+        None,
+        -0.1,
+        -0.4,
+    ]
+    assert set(ranking["recipe"].dropna()) == {'{"steps":40}'}
+    assert set(runs["recipe"].dropna()) > {'{"optimiser":"lora+","steps":40}'}, "the data keep it"
+    assert list(failures(runs)["optimiser"]) == ["lora+"]
+    assert "lora (lora+) 1" in board.note
+
+
+def test_rows_of_before_the_optimiser_was_a_column_get_it_from_their_recipe():
+    results = [run("lora", value=0.5), run("lora", value=0.6, recipe=Recipe(steps=40, optimiser="lora+"))]
+    older = [{**row, "optimiser": None} for row in rows(results)]
+    assert list(frame(older)["optimiser"]) == ["adamw", "lora+"]
+
+
+def test_runs_whose_method_had_the_option_that_froze_a_still_rank():
+    spec = run("pissa").spec
+    old = spec.model_copy(update={"method": MethodSpec(name="pissa", options={"train_a": False})})
+    results = [run("lora"), run("pissa"), run("pissa").model_copy(update={"spec": old, "key": old.key})]
+    [board] = boards(rank(table(results)))
+    assert sorted(board.labels) == ["lora", "pissa", "pissa (train_a=False)"]
+
+
 def test_rows_are_one_per_run_task_and_metric_and_a_failed_run_has_one_without_a_score():
     found = rows([run(tasks=("arc-easy", "piqa")), run(seed=1, value=None)])
     assert [(row.get("task"), row.get("value"), row["status"]) for row in found] == [

@@ -52,7 +52,8 @@ def test_sixteen_methods_and_eight_sets_are_whole_at_every_width(width):
     for task in TASKS:
         assert sum(f" {task} " in line for line in lines if line.startswith("┃")) == 1, task
     assert text.count("51.0 ± 1.0") == 15 * len(TASKS), "no score is cut"
-    assert text.count(" 51.0 │") == 15, "the mean"
+    error = 100 * results[0].scores[0].stderr / len(TASKS) ** 0.5
+    assert text.count(f" 51.0 ± {error:.1f} │") == 15, "the mean, with the error of all sets together"
 
 
 def test_plus_minus_means_one_thing_in_a_column():
@@ -138,3 +139,19 @@ def test_results_of_version_0_1_rank_and_are_shown(tmp_path):
     assert all(f"│ {result.spec.method.name} " in text for result in results if result.scores)
     manifest = {"kind": "trained", "result": json.loads(min(stored.glob("*.json")).read_text()), "files": {}}
     assert Manifest.model_validate(manifest).start is None
+
+
+def test_a_missing_mean_and_trained_test_items_are_said_below():
+    whole, part = run("lora", tasks=("arc-easy", "piqa")), run("pissa", tasks=("arc-easy",))
+    scores = tuple(
+        score.model_copy(update={"contaminated": 15 if score.task == "piqa" else 0}) for score in whole.scores
+    )
+    results = [whole.model_copy(update={"scores": scores}), part]
+    [board] = boards(rank(table(results)))
+    [mean] = [column for column in board.columns if column.name == "mean"]
+    assert [cell.text for cell in mean.cells] == [f"50.0 ± {5 / 2**0.5:.1f}", "–"]
+    assert "No mean where a task has no score." in board.note
+    assert "Test items in the training data: piqa 15." in board.note
+    [board] = boards(rank(table([whole])))
+    assert "No mean" not in board.note
+    assert "Test items" not in board.note

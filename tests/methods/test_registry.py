@@ -65,9 +65,8 @@ def test_unknown_names(name: str, message: str) -> None:
         ("eva", {"rho": 0.5}, "greater than or equal to 1"),
         ("corda", {"mode": "ips"}, "'ipm' or 'kpm'"),
         ("lora", {"gamma": 1}, "has no option 'gamma'"),
-        ("mica", {"train_a": False}, "cannot train without A"),
+        ("pissa", {"train_a": False}, "train with --optimizers frozen-a"),
         ("peft:vera", {"d_intial": 1}, "did you mean d_initial"),
-        ("peft:vera", {"train_a": False}, "cannot train without A"),
     ],
 )
 def test_wrong_options(name: str, options: dict[str, Any], message: str) -> None:

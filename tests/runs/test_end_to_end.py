@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.records import ResultStore
+from hubinit.records import ITEMS, ResultStore, items_name, read_items
 from tests import texts
 
 METHODS = "none,lora,pissa,filet,lora-da"
@@ -91,6 +91,33 @@ def test_every_run_ends_with_scores_costs_and_gates(bench):
         assert set(result.costs) == stages | ({"calibrate"} if name in {"filet", "lora-da"} else set())
 
 
+def test_every_score_is_the_mean_of_kept_answers(bench):
+    _, store, printed = bench
+    for result in store.results():
+        for score in result.scores:
+            items = read_items(store.folder(result.key) / ITEMS / items_name(score.eval), score.items)
+            assert len(items) == score.n
+            assert sum(item.values[score.metric] for item in items) / len(items) == pytest.approx(score.value)
+            assert all(item.prompt_hash and item.log_likelihoods and score.metric in item.extracted for item in items)
+            assert score.contaminated == (None if result.spec.method.name == "none" else 0)
+    trained = [name for name in published_models(printed) if "-init-" not in name]
+    assert len(trained) == 4
+    for repo in trained:
+        assert any(name.startswith(f"{ITEMS}/arc-easy-") for name in HfApi().list_repo_files(repo))
+
+
+def test_show_reads_them(bench):
+    _, store, printed = bench
+    keys = {result.spec.method.name: result.key for result in store.results()}
+    found = json.loads(hubinit("show", keys["lora"][:8], "--out", store.root, "--json").stdout)
+    assert (found["n"], len(found["items"]), found["metric"]) == (6, 6, "acc")
+    assert found["items"][0]["question"].startswith("What comes after number")
+    repo = next(name for name in published_models(printed) if "pissa-r" in name)
+    both = json.loads(hubinit("show", keys["none"], "--compare", repo, "--out", store.root, "--json").stdout)
+    assert sum(both[name] for name in ("both_right", "only_first", "only_second", "both_wrong")) == 6
+    assert "right" in hubinit("show", keys["none"], "--out", store.root).stdout
+
+
 def test_calibration_is_shared(bench):
     _, store, _ = bench
     assert len(list((store.root / "calibrations").iterdir())) == 1, "FILet and LoRA-DA share one pass"
@@ -115,6 +142,9 @@ def test_one_more_evaluation_reuses_the_trained_adapter(bench):
     results = list(store.results())
     assert {result.key: result.adapter_sha256 for result in results} == trained
     assert all({score.n for score in result.scores} == {6, 9} for result in results)
+    for result in results:  # the earlier answers are still there
+        for score in result.scores:
+            assert len(read_items(store.folder(result.key) / ITEMS / items_name(score.eval), score.items)) == score.n
 
 
 def test_the_published_start_point_loads_as_printed(bench, tmp_path):
@@ -181,6 +211,35 @@ def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
     assert status["none"][0] == "ok"
     assert status["lora"][0] == "failed"
     assert "step 0" in status["lora"][1]
+
+
+def test_data_that_are_missing_or_changed_cost_their_own_scores(seeded, tmp_path):
+    """PIQA is not on this Hub, and BoolQ has other columns there; ARC-Easy goes on, and each run says `partial` and why."""
+    seeded.store.create_repo("dataset", "aps/super_glue", exist_ok=True)
+    table = tmp_path / "boolq.parquet"
+    texts.arc(4).rename_column("question", "query").to_parquet(str(table))
+    card = b"---\nconfigs:\n- config_name: boolq\n  data_files:\n  - {split: train, path: a.parquet}\n" + (
+        b"  - {split: validation, path: a.parquet}\n---\n"
+    )
+    files = {"a.parquet": table, "README.md": card}
+    seeded.store.commit("dataset", "aps/super_glue", files, message="s", author="t")
+    done = hubinit(
+        *("bench", "--models", "tiny/llama", "--methods", "none,lora", "--protocol", "quickstart"),
+        *("--tasks", "arc-easy,piqa", "--eval-tasks", "arc-easy,piqa,boolq"),
+        *(part for setting in SMALL for part in ("--set", setting)),
+        *("--out", tmp_path / "runs", "--json"),
+        code=1,
+    )
+    printed = json.loads(done.stdout)
+    assert len(printed["results"]) == 2, "nothing trains on PIQA"
+    assert len(printed["errors"]) == 1 and "baber/piqa" in printed["errors"][0]
+    for result in printed["results"]:
+        assert result["status"] == "partial"
+        assert {score["task"] for score in result["scores"]} == {"arc-easy"}
+        assert "piqa: Cannot load the data set baber/piqa" in result["reason"]
+        assert "boolq: " in result["reason"]
+        assert "\n" not in result["reason"]
+    assert {row["task"] for row in printed["ranking"]} == {"arc-easy"}
 
 
 def test_train_and_eval_alone(seeded, tmp_path):

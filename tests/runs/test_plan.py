@@ -147,7 +147,15 @@ def test_any_changed_input_is_a_new_run(store, change):
         ({"overrides": ("calibration.samples=9",)}, "say calibration_samples instead"),
         ({"overrides": ("recipe.batch_size=6",)}, "batch_size 6 is not a multiple of micro_batch_size 4"),
         ({"overrides": ("recipe.stepz=1",)}, "did you mean steps"),
-        ({"overrides": ("recipe.optimiser=sgdd",)}, "Unknown optimiser 'sgdd'"),
+        ({"optimisers": ("sgdd",)}, "Unknown optimizer 'sgdd'"),
+        ({"optimisers": ("lora",)}, "Unknown optimizer 'lora': did you mean lora"),
+        ({"overrides": ("optimisers=[]",)}, "'optimisers'"),
+        ({"overrides": ("recipe.optimiser=lora+",)}, "say --optimizers"),
+        ({"overrides": ("recipe.lora_plus_ratio=4.0",)}, "add lora\\+ to --optimizers"),
+        ({"overrides": ("filet.train_a=false",)}, "train with --optimizers frozen-a"),
+        ({"methods": ("mica",), "optimisers": ("frozen-a",)}, "'frozen-a' does not fit method 'mica'"),
+        ({"methods": ("lora", "dora"), "optimisers": ("adamw", "lora-fa")}, "'lora-fa' does not fit method 'dora'"),
+        ({"methods": ("peft:vera",), "optimisers": ("lora+",)}, "'lora\\+' does not fit method 'peft:vera'"),
         (
             {"learning_rates": (1e9,)},
             "'learning_rates.0' of the command is wrong: Input should be less than or equal to 1",
@@ -162,6 +170,40 @@ def test_mistakes_are_named(store, change, message):
     request = Request(models=("smollm2-135m",), methods=("filet",), tasks=("arc-easy",))
     with pytest.raises(HubinitError, match=message):
         plan(Request(**{**vars(request), **change}), store)
+
+
+def test_optimisers_are_an_axis_and_the_default_one_changes_no_key(store):
+    request = Request(models=("smollm2-135m",), methods=("none", "lora", "pissa"), tasks=("arc-easy",))
+    plain = plan(request, store)
+    planned = plan(replace(request, optimisers=("adamw", "lora+", "riemannian")), store)
+    found = [(run.spec.method.name, run.spec.recipe and run.spec.recipe.optimiser) for run in planned]
+    assert found == [
+        ("none", None),
+        *((method, optimiser) for method in ("lora", "pissa") for optimiser in ("adamw", "lora+", "riemannian")),
+    ]
+    assert {run.spec.key for run in plain} < {run.spec.key for run in planned}
+    assert len({run.spec.key for run in planned}) == 7
+
+
+def test_a_setting_of_one_optimiser_is_in_its_runs_only(store):
+    request = Request(models=("smollm2-135m",), methods=("lora",), tasks=("arc-easy",), optimisers=("adamw", "lora+"))
+    before = plan(request, store)
+    after = plan(replace(request, overrides=("recipe.lora_plus_ratio=4.0",)), store)
+    assert before[0].spec.key == after[0].spec.key
+    assert before[1].spec.key != after[1].spec.key
+    assert after[1].spec.recipe.optimiser_label == "lora+ lora_plus_ratio=4.0"
+
+
+def test_of_all_methods_those_that_an_optimiser_does_not_fit_are_left_out_aloud(store):
+    notes = []
+    request = Request(models=("smollm2-135m",), tasks=("arc-easy",), optimisers=("adamw", "lora-fa"))
+    planned = plan(request, store, on_note=notes.append)
+    trained = {
+        optimiser: {run.spec.method.name for run in planned if run.spec.recipe.optimiser == optimiser}
+        for optimiser in ("adamw", "lora-fa")
+    }
+    assert trained["adamw"] - trained["lora-fa"] == {"dora", "mica", "neat"}
+    assert [note.split("'")[3] for note in notes] == ["dora", "mica", "neat"]
 
 
 def test_overrides_reach_every_level():

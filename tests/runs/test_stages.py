@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig
 
 import hubinit
 from hubinit import tasks
 from hubinit.adapters.calibrating import statistics_of
+from hubinit.adapters.freezing import frozen_in
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
 from hubinit.records import Item, Provenance, ResultStore, Score
 from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job
-from hubinit.runs.stages import attach_start, calibrate_run, score
+from hubinit.runs.stages import attach_start, calibrate_run, score, train_adapter
 from hubinit.scoring import Scored
-from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
+from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
+from hubinit.training.optimisers import OPTIMISERS
 from tests import cases, definitions, texts
 from tests.scoring import fake_vllm
 
@@ -82,6 +85,33 @@ def test_vllm_writes_the_free_texts_and_its_scores_say_so(tmp_path: Path, monkey
     assert versions == {"lm-eval:free": {"vllm": "0.99"}, "lm-eval:small": None}
     assert len(fake_vllm.CALLS["prompts"]) == 3
     assert fake_vllm.CALLS["generate"]["lora_request"] is None
+
+
+@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+def test_a_run_with_each_optimiser_passes_the_gates(
+    optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it freezes is frozen in training only: the start is the same whatever trains it."""
+    pool = [Example(f"What comes after number {i}?", f" It is {i + 1}.") for i in range(8)]
+    monkeypatch.setattr(tasks, "training_examples", lambda data, seed: (pool, []))
+    base = ModelSpec(id="tiny/llama", revision="a" * 40)
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    spec = RunSpec(
+        model=base,
+        method=MethodSpec(name="pissa"),
+        rank=2,
+        alpha=2,
+        data=DataSpec(tasks=("boolq",)),
+        recipe=Recipe(steps=3, batch_size=4, max_length=32, warmup_ratio=0, optimiser=optimiser),
+        learning_rate=1e-2,
+    )
+    model, facts = train_adapter(Job(store=tmp_path, spec=spec), loaded, tmp_path, Stopwatch(), lambda progress: None)
+    assert {"start", "trained", "reload"} <= facts["gates"].keys()
+    factors = {name.split(".")[-3] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert factors == {"lora_B"} if optimiser in ("frozen-a", "lora-fa") else factors == {"lora_A", "lora_B"}
+    assert facts["trainable_parameters"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert frozen_in(tmp_path / "init", PeftConfig.from_pretrained(str(tmp_path / "init"))) == ()
+    hubinit.detach(model)
 
 
 def test_what_a_scorer_leaves_out_is_a_reason_beside_its_scores(

@@ -176,3 +176,16 @@ def test_a_context_too_short_to_generate_is_one_sentence() -> None:
     model.config.max_position_embeddings = 128
     with pytest.raises(HubinitError, match=r"Task 'gsm8k' cannot be scored on this model: .*128"):
         evaluate_one(model, tokenizer(), EvalSpec(task="gsm8k", limit=1), batch_size=1)
+
+
+def test_the_choice_that_each_accuracy_takes_is_kept() -> None:
+    items = evaluate_one(language_model(), tokenizer(), ARC, batch_size=4).items
+    for item, row in zip(items, arc(6, first=1000), strict=True):
+        texts = row["choices"]["text"]
+        right = texts[row["choices"]["label"].index(row["answerKey"])]
+        worth = [value / len(text) for value, text in zip(item.log_likelihoods, texts, strict=True)]
+        assert item.extracted == {
+            "acc": texts[item.log_likelihoods.index(max(item.log_likelihoods))],
+            "acc_norm": texts[worth.index(max(worth))],
+        }
+        assert item.values == {metric: float(chosen == right) for metric, chosen in item.extracted.items()}

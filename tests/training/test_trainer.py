@@ -15,6 +15,7 @@ from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import trainer as training
+from hubinit.training.optimisers import OPTIMISERS
 from hubinit.training.trainer import TrainOutcome, thin, train
 from tests.texts import language_model, tokenizer
 
@@ -140,9 +141,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, poison: float) -
     assert model.config.use_cache
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+def test_an_interrupted_run_goes_on_where_it_was(
+    optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"optimiser": optimiser, "weight_decay": 0.1})
     straight, interrupted = adapted(), adapted()
-    expected = run(straight, tmp_path / "straight", seed=3)
+    expected = run(straight, tmp_path / "straight", recipe, seed=3)
 
     def kill(step: int, steps: int, loss: float) -> None:
         if step == 3:
@@ -150,13 +155,13 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted, tmp_path / "broken", seed=3, on_log=kill)
+        run(interrupted, tmp_path / "broken", recipe, seed=3, on_log=kill)
     (tmp_path / "broken" / "checkpoints" / "checkpoint-3").mkdir()  # killed while it wrote this one
     (tmp_path / "broken" / "checkpoints" / "notes.txt").touch()
     again = adapted()
     seen: list[int] = []
     started = time.perf_counter()
-    outcome = run(again, tmp_path / "broken", seed=3, on_log=lambda step, steps, loss: seen.append(step))
+    outcome = run(again, tmp_path / "broken", recipe, seed=3, on_log=lambda step, steps, loss: seen.append(step))
     assert seen == [3, 4]
     assert outcome.seconds > time.perf_counter() - started, "the seconds before the interruption count"
     assert equal(trained(again), trained(straight))
@@ -170,7 +175,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         run(adapted(), tmp_path, examples=[])
     with pytest.raises(HubinitError, match="nothing to train"):
         run(language_model().requires_grad_(False), tmp_path)
-    with pytest.raises(HubinitError, match="Unknown optimiser 'adamv': did you mean adamw"):
+    with pytest.raises(HubinitError, match="Unknown optimizer 'adamv': did you mean adamw"):
         run(adapted(), tmp_path, RECIPE.model_copy(update={"optimiser": "adamv"}))
 
 

@@ -1,0 +1,51 @@
+"""Which optimiser trains which method in a plan."""
+
+from collections.abc import Callable, Sequence
+
+from hubinit import methods as registry
+from hubinit.errors import HubinitError
+from hubinit.specs import DEFAULT_OPTIMISER, OF_OPTIMISER, Protocol
+from hubinit.training import optimisers
+
+
+def check_settings(protocol: Protocol) -> None:
+    """Refuses settings of an optimiser that is not asked for.
+
+    Raises:
+        HubinitError: there is one.
+    """
+    for name, optimiser in OF_OPTIMISER.items():
+        if name in protocol.recipe.model_fields_set and optimiser not in protocol.optimisers:
+            raise HubinitError(f"recipe.{name} is a setting of {optimiser}; add {optimiser} to --optimizers.")
+
+
+def pair_optimisers(
+    methods: Sequence[str], wanted: Sequence[str], named: Sequence[str], tell: Callable[[str], None]
+) -> list[tuple[str, str]]:
+    """Each method with each optimiser that fits it; the base (`none`) once, with the one that trains its head if it has one.
+
+    Args:
+        methods: all of them, by name.
+        wanted: the optimisers.
+        named: the methods that the user named; a pair of them must fit.
+        tell: told of each other pair that is left out.
+
+    Raises:
+        HubinitError: an unknown optimiser, or one that does not fit a named method.
+    """
+    found = [optimisers.get(name) for name in wanted]
+    pairs = []
+    for name in methods:
+        if name == "none":
+            pairs.append((name, DEFAULT_OPTIMISER))
+            continue
+        for optimiser in found:
+            try:
+                optimisers.check_fit(optimiser, registry.get(name))
+            except HubinitError as error:
+                if name in named:
+                    raise
+                tell(f"Left out: {error}")
+            else:
+                pairs.append((name, optimiser.name))
+    return pairs
