@@ -12,6 +12,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 ModelKind = Literal["language", "vision"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Engine = Literal["transformers", "vllm"]  # what answers free-text tasks
 # A step of Adam moves a factor's entries, which are below 1, by about the learning rate: above 1 every run diverges.
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
@@ -19,6 +20,7 @@ Seed = Annotated[int, Field(ge=0)]
 FULL = "full"  # the method that trains all weights
 NO_ADAPTER = ("none", FULL)
 
+LM_EVAL_PREFIX = "lm-eval:"  # of the names of tasks that lm-eval defines and hubinit does not register
 DEFAULT_OPTIMISER = "adamw"
 # Settings of a recipe that one optimiser reads: they belong to its runs only, and the leaderboard names them with it.
 OF_OPTIMISER = {"lora_plus_ratio": "lora+", "riemannian_damping": "riemannian"}

@@ -70,6 +70,10 @@ def test_version():
         ((*BENCH, "--models", ","), "empty"),
         ((*BENCH, "--hub", "nowhere"), "--hub wants 'embedded', 'offline' or a URL"),
         ((*BENCH, "--models", "alice/not-there"), "alice/not-there"),
+        (
+            ("eval", "alice/not-there", "--tasks", "gsm8k", "--engine", "vllm"),
+            "vLLM is not installed: `pip install vllm`",
+        ),
         (("eval", "alice/not-there", "--tasks", "arc-easy"), "alice/not-there"),
         (("hub", "serve", "--user", "alice:hf_alice"), "write NAME=TOKEN into a file for --users"),
         (("hub", "serve", "--users", "missing.txt"), "missing.txt cannot be read"),

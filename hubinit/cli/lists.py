@@ -69,11 +69,11 @@ def list_tasks(
     Example: `hubinit tasks arc-easy`
     """
     from hubinit.scoring.evaluate import SCORERS
-    from hubinit.tasks import SUITES, TASKS, members
+    from hubinit.tasks import SUITES, TASKS, get, members
 
     shown = members(name) if name is not None else tuple(TASKS)
     if json_:
-        found = {one: task_facts(TASKS[one]) for one in shown}
+        found = {one: task_facts(get(one)) for one in shown}
         say_json(found[name] if name in TASKS else {"tasks": found, "suites": dict(SUITES)})
         return
     if name in TASKS:
@@ -82,13 +82,15 @@ def list_tasks(
         return
     table = folding("task", "data set", "train", "test", "metric", "scorer", "needs")
     for one in shown:
-        facts = task_facts(TASKS[one])
+        facts = task_facts(get(one))
         counts = ("?" if facts[split] is None else f"{facts[split]:,}" for split in ("train rows", "test rows"))
         needs = facts["needs"] or "-"
         table.add_row(one, facts["data set"], *counts, facts["metric"], facts["scorer"], needs)
     console.print(table)
     for suite, tasks in SUITES.items() if name is None else ():
         say(f"suite {suite}: {', '.join(tasks)}")
+    if name is None:
+        say("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
     for scorer in SCORERS.values() if name is None else ():
         say(f"scorer {scorer.name}: {scorer.title}")
 

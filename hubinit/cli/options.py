@@ -26,6 +26,10 @@ Tasks = Annotated[
 EvalTasks = Annotated[
     str | None, typer.Option(help="Comma-separated tasks or suites to score on. Default: those that are trained on.")
 ]
+Engine = Annotated[
+    Literal["transformers", "vllm"],
+    typer.Option(help="What answers free-text tasks; vllm needs `pip install vllm` and a GPU, and searches no beams."),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.cli.scoring import warn_unpinned
 from hubinit.hub.access import check_write
 from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
@@ -23,13 +24,22 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
-from hubinit.specs import FULL
+from hubinit.specs import FULL, Engine
 
 
 def run_bench(
-    request: Request, out: Path, *, push_to: str | None, public: bool, dry_run: bool, force: bool, as_json: bool
+    request: Request,
+    out: Path,
+    *,
+    engine: Engine = "transformers",
+    push_to: str | None,
+    public: bool,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Plans, runs, publishes and prints the ranking.
 
@@ -37,6 +47,8 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    if engine == "vllm" and not dry_run:
+        vllm_version()
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
@@ -57,6 +69,7 @@ def run_bench(
             planned,
             store,
             eval_batch_size=request.read_protocol().eval_batch_size,
+            engine=engine,
             force=force,
             on_event=display,
             on_result=publisher or (lambda result: None),
@@ -79,6 +92,7 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
     planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
     for reason in lost:
         warn(reason)
+    warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
     check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
     types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
     todo = sum(run.state != "cached" for run in planned)

@@ -12,6 +12,7 @@ from hubinit.cli.options import (
     AllowDrift,
     DryRun,
     Dtype,
+    Engine,
     EvalTasks,
     Force,
     Hub,
@@ -57,6 +58,7 @@ def bench(
     calibration_samples: Samples = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
+    engine: Engine = "transformers",
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -97,7 +99,9 @@ def bench(
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
-        failed = run_bench(request, out, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_bench(
+            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+        )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -165,13 +169,16 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first test examples of each task.")] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Solved examples in the prompt.")] = 0,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Solved examples in the prompt. Default: the task's, mostly 0.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question, for pass@k.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
     dtype: Dtype = "auto",
+    engine: Engine = "transformers",
     allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
     hub: Hub = None,
@@ -191,9 +198,19 @@ def evaluate(
 
         if allow_code:
             allow_unprotected()
-        wanted = EvalSpec(task="", limit=limit, shots=shots, samples=samples, judge=judge_model)
+        wanted = EvalSpec(task="", limit=limit, samples=samples, judge=judge_model)
+        if shots is not None:
+            wanted = wanted.model_copy(update={"shots": shots})
         failed = run_eval(
-            target, groups, wanted, outputs=outputs, batch_size=batch_size, dtype=dtype, out=out, as_json=json_
+            target,
+            groups,
+            wanted,
+            outputs=outputs,
+            batch_size=batch_size,
+            dtype=dtype,
+            engine=engine,
+            out=out,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
 

@@ -1,7 +1,7 @@
 """What eval does and prints."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -13,11 +13,15 @@ from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.errors import HubinitError
 from hubinit.paths import write_atomically
 from hubinit.records import ITEMS, Score, items_name, write_items
+from hubinit.runs.costs import provenance
+from hubinit.runs.sweep import command_line
+from hubinit.scoring.engines import with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.outputs import read_outputs, score_outputs
 from hubinit.scoring.spec import Average, Scored, average
 from hubinit.scoring.target import load_target
-from hubinit.specs import Dtype, EvalSpec
+from hubinit.specs import Dtype, Engine, EvalSpec
+from hubinit.tasks import named
 
 
 def run_eval(
@@ -28,6 +32,7 @@ def run_eval(
     outputs: Path | None,
     batch_size: int,
     dtype: Dtype,
+    engine: Engine = "transformers",
     out: Path | None,
     as_json: bool,
 ) -> int:
@@ -40,6 +45,7 @@ def run_eval(
         outputs: file of recorded answers to one task.
         batch_size: sequences per forward pass.
         dtype: of the base's weights.
+        engine: what answers the questions of free-text tasks.
         out: where scores and answers are kept; None: they are not.
         as_json: print JSON.
 
@@ -54,7 +60,7 @@ def run_eval(
         done = {members[0]: score_recorded(members[0], outputs, wanted)}
         failures: list[str] = []
     else:
-        done, failures = score_target(target, members, wanted, batch_size, dtype)
+        done, failures = score_target(target, members, wanted, batch_size, dtype, engine)
     scores = keep(done, out) if out else [score for scored in done.values() for score in scored.scores]
     suites = [group for group in groups if group in tasks.SUITES]
     averages = [one for suite in suites if (one := average(suite, tasks.members(suite), scores))]
@@ -84,14 +90,19 @@ def score_recorded(task: str, outputs: Path, wanted: EvalSpec) -> Scored:
 
 
 def score_target(
-    target: str, members: Sequence[str], wanted: EvalSpec, batch_size: int, dtype: Dtype
+    target: str,
+    members: Sequence[str],
+    wanted: EvalSpec,
+    batch_size: int,
+    dtype: Dtype,
+    engine: Engine = "transformers",
 ) -> tuple[dict[str, Scored], list[str]]:
     """Scores a model on tasks; one that fails costs only its own scores.
 
     Returns:
         The scores by task, and a reason for each task that failed.
     """
-    model, processor = load_target(target, members, dtype)
+    model, processor = load_target(target, members, dtype, engine)
     done: dict[str, Scored] = {}
     failures: list[str] = []
     with Progress(console=errors, disable=not errors.is_terminal) as progress:
@@ -103,13 +114,29 @@ def score_target(
 
             try:
                 judge = wanted.judge if tasks.get(name).judged else None
-                evaluation = wanted.model_copy(update={"task": name, "revision": tasks.pin(name), "judge": judge})
-                done[name] = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+                known = {"task": name, "revision": tasks.pin(name), "shots": tasks.shots(name, wanted), "judge": judge}
+                evaluation = wanted.model_copy(update=known)
+                warn_unpinned([evaluation])
+                scored = evaluate_one(model, processor, evaluation, batch_size=batch_size, on_progress=report)
+                done[name] = written_by_vllm(scored) if engine == "vllm" else scored
             except HubinitError as error:
                 if len(members) == 1:
                     raise
                 failures.append(f"{name}: {error}")
     return done, failures
+
+
+def warn_unpinned(evaluations: Iterable[EvalSpec]) -> None:
+    """Says which tasks of lm-eval have data that no commit can be named for."""
+    names = {one.task for one in evaluations if one.revision is None and named.is_named(one.task)}
+    for name in sorted(names):
+        warn(f"{name}: its data are not one data set on the Hub, so the record names no revision of them.")
+
+
+def written_by_vllm(scored: Scored) -> Scored:
+    """Scores that say so."""
+    made = with_vllm(provenance(command_line()))
+    return Scored([score.model_copy(update={"provenance": made}) for score in scored.scores], scored.items)
 
 
 def keep(done: dict[str, Scored], out: Path) -> list[Score]:

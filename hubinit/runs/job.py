@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from hubinit.models.kinds import KINDS
-from hubinit.specs import EvalSpec, RunSpec
+from hubinit.specs import Engine, EvalSpec, RunSpec
 
 
 class Message(BaseModel):
@@ -24,6 +24,7 @@ class Job(Message):
         evaluations: what it is scored on.
         peers: the runs of the same sweep that calibrate on the same data, this one included: one pass serves them all.
         eval_batch_size: sequences per forward pass of the evaluation.
+        engine: what answers the questions of free-text tasks.
         command: what the user ran, for the record.
         device: where it runs. None: the GPU when there is one.
         force: make it again even if it is finished.
@@ -34,6 +35,7 @@ class Job(Message):
     evaluations: tuple[EvalSpec, ...] = ()
     peers: tuple[RunSpec, ...] = ()
     eval_batch_size: int = 16
+    engine: Engine = "transformers"
     command: str = ""
     device: str | None = None
     force: bool = False

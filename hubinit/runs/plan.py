@@ -231,7 +231,7 @@ def evaluations_of(
             task=name,
             revision=revision_of(name, pin_task),
             limit=protocol.limit,
-            shots=protocol.shots,
+            shots=tasks.shots(name, protocol),
             judge=find_judge(request.judge).name if tasks.get(name).judged else None,
         )
         for name in dict.fromkeys(members)

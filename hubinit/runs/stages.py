@@ -21,13 +21,14 @@ from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import head_seed
 from hubinit.paths import sha256_of
-from hubinit.records import ResultStore, RunResult, Score
+from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
 from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
 from hubinit.scoring.contamination import mark_seen
+from hubinit.scoring.engines import VllmModel, generates, load_vllm, with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.specs import FULL, EvalSpec, RunSpec
 
@@ -68,10 +69,10 @@ def run_stages(
         watch.costs = dict(stored.costs)  # the evaluation adds to what it cost before
     missing = [e for e in job.evaluations if stored is None or not stored.scored(e)]
     with watch.stage("evaluate"):
-        scores, reasons = score(model, loaded, missing, job, store, report)
+        scores, reasons = score(model, loaded, missing, job, store, report, empty.provenance)
     kept = [one for one in stored.scores if one.eval not in missing] if stored is not None else []
     if stored is not None:  # these may come from another machine and other versions than the adapter
-        scores = [one.model_copy(update={"provenance": empty.provenance}) for one in scores]
+        scores = [one.model_copy(update={"provenance": one.provenance or empty.provenance}) for one in scores]
     return result.model_copy(
         update={
             "status": "partial" if reasons else "ok",
@@ -263,7 +264,13 @@ def reload_adapter(loaded: Loaded, folder: Path, stored: RunResult) -> PeftModel
 
 
 def score(
-    model: Any, loaded: Loaded, evaluations: Sequence[EvalSpec], job: Job, store: ResultStore, report: OnProgress
+    model: Any,
+    loaded: Loaded,
+    evaluations: Sequence[EvalSpec],
+    job: Job,
+    store: ResultStore,
+    report: OnProgress,
+    provenance: Provenance,
 ) -> tuple[list[Score], list[str]]:
     """Evaluates task by task and stores every answer; a task that fails costs only its own scores.
 
@@ -279,13 +286,25 @@ def score(
 
         tell(0, 0)
         try:
-            scored = evaluate_one(model, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell)
+            answering = model
+            if job.engine == "vllm" and generates(evaluation):  # else vLLM has nothing to do
+                if job.spec.method.name == FULL:
+                    raise HubinitError(
+                        "vLLM answers with the base or an adapter, and 'full' has neither; leave out --engine."
+                    )
+                adapter = None if job.spec.method.name == "none" else store.folder(job.spec.key) / "adapter"
+                answering = load_vllm(loaded.spec, adapter)
+            scored = evaluate_one(
+                answering, loaded.processor, evaluation, batch_size=job.eval_batch_size, on_progress=tell
+            )
             with suppress(HubinitError):  # training data that cannot be had any more cost the marks, not the score
                 scored = mark_seen(scored, evaluation, job.spec.data) if job.spec.data else scored
-            scores += store.write_items(job.spec.key, scored.scores, scored.items)
+            made = with_vllm(provenance) if isinstance(answering, VllmModel) else None
+            kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
+            scores += store.write_items(job.spec.key, kept, scored.items)
             reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:
-            reasons.append(f"{evaluation.task}: out of memory ({first_line(error)}); lower eval_batch_size")
+            reasons.append(f"{evaluation.task}: out of memory with one example at a time ({first_line(error)})")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay
             traceback.print_exc()
             reasons.append(f"{evaluation.task}: {first_line(error)}")

@@ -16,7 +16,7 @@ from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.spec import Executor
 from hubinit.runs.job import Died, Event, Finished, Job, in_memory
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import MethodSpec, RunSpec
+from hubinit.specs import Engine, MethodSpec, RunSpec
 
 LOADS = 2  # workers that may die while they load one base; after that its other runs fail without another try
 
@@ -26,6 +26,7 @@ def sweep(
     store: ResultStore,
     *,
     eval_batch_size: int = 16,
+    engine: Engine = "transformers",
     force: bool = False,
     executor: Executor | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
@@ -39,6 +40,7 @@ def sweep(
         planned: from `plan`.
         store: where results, adapters, calibrations and logs lie.
         eval_batch_size: sequences per forward pass of the evaluation.
+        engine: what answers the questions of free-text tasks.
         force: do cached runs again.
         executor: what does them. Default: a worker process of this machine.
         on_event: called with each event of the executor.
@@ -47,7 +49,7 @@ def sweep(
     mend(planned, store)
     deaths: Counter[str] = Counter()  # of workers while they loaded a base
     with closing(executor or LocalExecutor()) as runner:
-        for job in jobs(planned, store, eval_batch_size=eval_batch_size, force=force):
+        for job in jobs(planned, store, eval_batch_size=eval_batch_size, engine=engine, force=force):
             base = job.spec.model.key
             if deaths[base] >= LOADS:
                 events: Iterator[Event] = iter([_gave_up(job.spec)])
@@ -71,7 +73,9 @@ def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
             store.write(run.stored.model_copy(update={"status": "ok", "reason": None}))
 
 
-def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, force: bool) -> list[Job]:
+def jobs(
+    planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, engine: Engine, force: bool
+) -> list[Job]:
     """One job per run that is not cached; runs that share what is in memory follow each other."""
     todo = sorted((run for run in planned if run.state != "cached"), key=lambda run: in_memory(run.spec))
     command = command_line()
@@ -83,6 +87,7 @@ def jobs(planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: 
             evaluations=run.evaluations,
             peers=together.get(pass_of(run.spec), ()),
             eval_batch_size=eval_batch_size,
+            engine=engine,
             command=command,
             force=force,
         )

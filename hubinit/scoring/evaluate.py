@@ -2,17 +2,22 @@
 
 from typing import Any
 
+from hubinit.errors import HubinitError
 from hubinit.scoring.code import CODE
 from hubinit.scoring.e2e import E2E
+from hubinit.scoring.engines import VllmModel, generates
 from hubinit.scoring.images import ACCURACY
 from hubinit.scoring.lm_eval import LM_EVAL
+from hubinit.scoring.lm_eval_named import LM_EVAL_NAMED
 from hubinit.scoring.mt_bench import JUDGE
 from hubinit.scoring.rules import RULES
 from hubinit.scoring.spec import Progress, Scored, Scorer
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get
 
-SCORERS: dict[str, Scorer] = {scorer.name: scorer for scorer in (LM_EVAL, RULES, CODE, E2E, JUDGE, ACCURACY)}
+SCORERS: dict[str, Scorer] = {
+    scorer.name: scorer for scorer in (LM_EVAL, LM_EVAL_NAMED, RULES, CODE, E2E, JUDGE, ACCURACY)
+}
 
 
 def evaluate_one(
@@ -21,7 +26,7 @@ def evaluate_one(
     """Scores a model on one task.
 
     Args:
-        model: a language model or image classifier, with or without PEFT adapters; the active ones count.
+        model: a language model or image classifier, with or without PEFT adapters; the active ones count. Or one in vLLM.
         processor: its tokenizer or image processor.
         evaluation: which task, how many of its test examples, how many solved examples in the prompt.
         batch_size: sequences or images per forward pass.
@@ -36,7 +41,12 @@ def evaluate_one(
     """
     check_scorable(evaluation.task)
     task = get(evaluation.task)
-    model.eval()
+    if not isinstance(model, VllmModel):
+        model.eval()
+    elif not generates(evaluation):
+        raise HubinitError(
+            f"'{task.name}' is not scored by free text alone, and vLLM does nothing else; leave out --engine."
+        )
     return SCORERS[task.scorer].score(
         task, model, processor, evaluation, batch_size, on_progress or (lambda done, total: None)
     )

@@ -10,6 +10,8 @@ from transformers import GenerationConfig
 
 from hubinit.data.encode import pad_id
 from hubinit.errors import HubinitError
+from hubinit.scoring.batching import in_batches
+from hubinit.scoring.engines import VllmModel
 from hubinit.scoring.spec import Grade, Progress, Rule, Scored
 from hubinit.specs import EvalSpec
 from hubinit.tasks import rows
@@ -69,11 +71,11 @@ def generate(
     Sampling is seeded per call, so the same command gives the same answers on the same machine.
 
     Args:
-        model: a language model, with or without PEFT adapters; the active ones count.
+        model: a language model, with or without PEFT adapters; the active ones count. Or one in vLLM.
         tokenizer: its tokenizer.
         prompts: texts, or their tokens where special ones are in them already.
         decoding: how.
-        batch_size: prompts per forward pass; each takes `beams` or `samples` rows.
+        batch_size: prompts per forward pass, fewer where memory does not suffice; each takes `beams` or `samples` rows.
         on_progress: called with (prompts done, prompts in all).
 
     Returns:
@@ -83,29 +85,33 @@ def generate(
         HubinitError: a prompt leaves too little of the model's context for an answer.
     """
     encoded = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    if isinstance(model, VllmModel):
+        return model.generate(encoded, decoding, on_progress)
     check_room(model, encoded, decoding)
     order = sorted(range(len(prompts)), key=lambda index: -len(encoded[index]))
     outputs: list[list[str]] = [[] for _ in prompts]
     config = generation_config(model, tokenizer, decoding)
+
+    def answer(chosen: Sequence[int]) -> None:
+        longest = len(encoded[chosen[0]])
+        padding = [longest - len(encoded[index]) for index in chosen]
+        ids = [[pad_id(tokenizer)] * pad + encoded[index] for pad, index in zip(padding, chosen, strict=True)]
+        mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
+        tokens = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),  # (B, T)
+            attention_mask=torch.tensor(mask, device=model.device),  # (B, T)
+            generation_config=config,
+            tokenizer=tokenizer,
+        )  # (B · samples, T + new)
+        texts = tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)
+        for place, index in enumerate(chosen):
+            samples = texts[place * decoding.samples : (place + 1) * decoding.samples]
+            outputs[index] = [cut(text, decoding.stop) for text in samples]
+        on_progress(sum(map(bool, outputs)), len(order))
+
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            longest = len(encoded[chosen[0]])
-            padding = [longest - len(encoded[index]) for index in chosen]
-            ids = [[pad_id(tokenizer)] * pad + encoded[index] for pad, index in zip(padding, chosen, strict=True)]
-            mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
-            tokens = model.generate(
-                input_ids=torch.tensor(ids, device=model.device),  # (B, T)
-                attention_mask=torch.tensor(mask, device=model.device),  # (B, T)
-                generation_config=config,
-                tokenizer=tokenizer,
-            )  # (B · samples, T + new)
-            texts = tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)
-            for place, index in enumerate(chosen):
-                samples = texts[place * decoding.samples : (place + 1) * decoding.samples]
-                outputs[index] = [cut(text, decoding.stop) for text in samples]
-            on_progress(min(start + batch_size, len(order)), len(order))
+        in_batches(order, batch_size, answer)
     return outputs
 
 

@@ -7,6 +7,7 @@ import torch
 
 from hubinit.data.encode import collate_images
 from hubinit.records import Item
+from hubinit.scoring.batching import in_batches
 from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks import images
@@ -22,15 +23,16 @@ def score_images(
     total = min(len(split), evaluation.limit or len(split))
     device = next(model.parameters()).device
     items: list[Item] = []
+
+    def classify(rows: Sequence[int]) -> None:
+        batch = collate_images([split.example(row) for row in rows], processor)
+        predicted = model(pixel_values=batch["pixel_values"].to(device)).logits.argmax(-1).tolist()  # (B,)
+        for row, choice, label in zip(rows, predicted, batch["labels"].tolist(), strict=True):
+            items.append(graded(str(row), names[choice], names[label]))
+        on_progress(len(items), total)
+
     with torch.no_grad():
-        for start in range(0, total, batch_size):
-            batch = collate_images(
-                [split.example(row) for row in range(start, min(start + batch_size, total))], processor
-            )
-            predicted = model(pixel_values=batch["pixel_values"].to(device)).logits.argmax(-1).tolist()  # (B,)
-            for choice, label in zip(predicted, batch["labels"].tolist(), strict=True):
-                items.append(graded(str(len(items)), names[choice], names[label]))
-            on_progress(len(items), total)
+        in_batches(range(total), batch_size, classify)
     return Scored(mean_scores(items, task, evaluation), items)
 
 

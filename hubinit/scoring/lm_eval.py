@@ -8,18 +8,23 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, SupportsFloat
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from hubinit.errors import HubinitError
 from hubinit.records import Item
+from hubinit.scoring.batching import in_batches
+from hubinit.scoring.engines import VllmModel
+from hubinit.scoring.generation import cut
 from hubinit.scoring.loglikelihood import can_share, log_likelihoods
 from hubinit.scoring.rules import grade_by_rules, read_answer
 from hubinit.scoring.spec import Progress, Scored, Scorer, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks import harness
-from hubinit.tasks.spec import Task
+from hubinit.tasks.spec import Decoding, Task
 
 INVALID = "[invalid]"  # what lm-eval's answer filters return when they find no answer
 
@@ -44,15 +49,21 @@ def score_text(
             )
     except AssertionError as error:  # lm-eval's way to say that the model's context is too short for the task
         raise HubinitError(f"Task '{task.name}' cannot be scored on this model: {error}") from error
-    samples = results["samples"][task.harness]
     free = definition.OUTPUT_TYPE == "generate_until"
+    items = items_of(results["samples"][task.harness], task, definition)
+    primary = metric_name(*task.primary.split(","))
+    return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
+
+
+def items_of(samples: Sequence[Mapping[str, Any]], task: Task, definition: Any) -> list[Item]:
+    """lm-eval's samples of one task as items, in the order of the documents."""
     by_document: dict[int, list[Mapping[str, Any]]] = {}
     for sample in samples:
         by_document.setdefault(sample["doc_id"], []).append(sample)
-    choices = None if free else definition.doc_to_choice
-    items = [item_of(of_one, task, choices) for _, of_one in sorted(by_document.items())]
-    primary = metric_name(*task.primary.split(","))
-    return Scored(mean_scores(items, task, evaluation, invalid=free, primary=primary), items)
+    choices: Callable[[Any], Sequence[str]] | None = None
+    if definition.OUTPUT_TYPE != "generate_until":
+        choices = definition.doc_to_choice if definition.OUTPUT_TYPE == "multiple_choice" else lambda document: ()
+    return [item_of(of_one, task, choices) for _, of_one in sorted(by_document.items())]
 
 
 def item_of(samples: Sequence[Mapping[str, Any]], task: Task, choices: Callable[[Any], Sequence[str]] | None) -> Item:
@@ -68,15 +79,17 @@ def item_of(samples: Sequence[Mapping[str, Any]], task: Task, choices: Callable[
     for sample in samples:
         for metric in sample["metrics"]:
             name = metric_name(metric, sample["filter"])
-            values[name] = float(sample[metric])
+            if isinstance(sample[metric], SupportsFloat):  # a metric of the whole set has something else per document
+                values[name] = float(sample[metric])
             if choices is None and INVALID not in sample["filtered_resps"]:
                 extracted[name] = str(sample["filtered_resps"][0])
     if choices is not None:
-        likelihoods = tuple(float(response[0]) for response in first["filtered_resps"])
+        responses = [one[0] if isinstance(one, Sequence) else one for one in first["filtered_resps"]]
+        likelihoods = tuple(float(one) for one in responses)
         return Item(
             id=str(first["doc_id"]),
             prompt_hash=first["prompt_hash"][:16],
-            extracted=choose(choices(first["doc"]), likelihoods, values),
+            extracted=choose(texts, likelihoods, values) if (texts := choices(first["doc"])) else {},
             values=values,
             log_likelihoods=likelihoods,
         )
@@ -111,8 +124,57 @@ def metric_name(metric: str, rule: str) -> str:
     return metric if rule == "none" else f"{metric},{rule}"
 
 
+@dataclass(frozen=True)
+class Answering:
+    """A model in vLLM in lm-eval's clothes; it only generates."""
+
+    model: VllmModel
+    tokenizer: Any
+    on_progress: Progress
+    rank: int = 0
+    world_size: int = 1
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """Answers each request by its own decoding; a prompt that is too long loses its beginning, as in lm-eval."""
+        answers: dict[int, str] = {}
+        wanted = [decoding_of(request.args[1]) for request in requests]
+        for decoding in dict.fromkeys(wanted):
+            chosen = [index for index, other in enumerate(wanted) if other == decoding]
+            room = self.model.room - decoding.max_new_tokens
+            prompts = [self.tokenizer(requests[index].args[0])["input_ids"][-room:] for index in chosen]
+            texts = self.model.generate(prompts, decoding)
+            answers.update((index, cut(text, decoding.stop)) for index, [text] in zip(chosen, texts, strict=True))
+            self.on_progress(len(answers), len(requests))
+        return [answers[index] for index in range(len(requests))]
+
+
+def decoding_of(settings: Mapping[str, Any]) -> Decoding:
+    """lm-eval's generation settings of a request.
+
+    Raises:
+        HubinitError: one that vLLM is not told of.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    known = dict(normalize_gen_kwargs(dict(settings), 256))  # lm-eval's number where a definition has none
+    until, tokens, sampled = known.pop("until"), known.pop("max_gen_toks"), known.pop("do_sample")
+    temperature = known.pop("temperature", 0.0)
+    decoding = Decoding(
+        max_new_tokens=tokens,
+        temperature=temperature if sampled else 0.0,
+        top_p=known.pop("top_p", 1.0),
+        beams=known.pop("num_beams", 1),
+        stop=tuple(text for text in until if text),
+    )
+    if known:
+        raise HubinitError(f"The task decodes with {', '.join(known)}, which vLLM is not told of; leave out --engine.")
+    return decoding
+
+
 def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Progress) -> Any:
     """The model in lm-eval's clothes: log-likelihoods by our own trees, which are faster, and no progress bars."""
+    if isinstance(model, VllmModel):
+        return Answering(model, tokenizer, on_progress)
     from lm_eval.models.huggingface import HFLM
 
     class Reporting(HFLM):  # type: ignore[misc]
@@ -123,6 +185,10 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             self.done, self.total = 0, len(requests)
             return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+            self.done, self.total = 0, len(requests)
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
             self.done, self.total = 0, len(requests)
@@ -136,10 +202,20 @@ def lm_eval_model(model: Any, tokenizer: Any, batch_size: int, on_progress: Prog
             share = can_share(model, wanted)
             return log_likelihoods(model, wanted, batch_size=batch_size, share=share, on_progress=self.advance)
 
-        def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            tokens = super()._model_generate(context, *args, **kwargs)  # (B, T)
-            self.advance(len(context))
-            return tokens  # type: ignore[no-any-return]
+        def _model_generate(
+            self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
+        ) -> torch.Tensor:
+            mask = kwargs.pop("attention_mask")  # (B, T)
+            rows: list[torch.Tensor] = []
+
+            def answer(some: Sequence[int]) -> None:
+                part = slice(some[0], some[-1] + 1)
+                settings = {**kwargs, "attention_mask": mask[part]}
+                rows.extend(HFLM._model_generate(self, context[part], max_length, stop, **settings))
+                self.advance(len(some))
+
+            in_batches(range(len(context)), len(context), answer)
+            return pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)  # (B, T + new)
 
         def advance(self, count: int) -> None:
             self.done = min(self.done + count, self.total)

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from hubinit.scoring.batching import in_batches
+
 MAX_LEAVES = 32  # sequences of one tree
 Request = tuple[Sequence[int], int]  # the tokens of prompt and continuation, and how many at the end are scored
 _TRIED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # base model ─► whether trees give its answers
@@ -53,7 +55,7 @@ def log_likelihoods(
     Args:
         model: a causal language model, with or without PEFT adapters; the active ones count.
         requests: those with a common beginning next to each other.
-        batch_size: sequences per forward pass.
+        batch_size: sequences per forward pass; fewer where memory does not suffice.
         share: lay out sequences with a common beginning as trees. Without it every sequence has a row of its own.
         on_progress: called with the number of sequences after every forward pass.
 
@@ -64,11 +66,14 @@ def log_likelihoods(
     trees = [(indices, plant([requests[index] for index in indices])) for indices in groups]
     trees.sort(key=lambda one: -len(one[1].tokens))
     answers: dict[int, Answer] = {}
-    for batch in batches(trees, batch_size):
+
+    def answer(batch: Sequence[tuple[range, Tree]]) -> None:
         found = answer_trees(model, [tree for _, tree in batch])
         indices = [index for group_of, _ in batch for index in group_of]
         answers.update(zip(indices, found, strict=True))
         on_progress(len(indices))
+
+    in_batches(trees, batch_size, answer, weight=lambda one: len(one[0]))
     return [answers[index] for index in range(len(requests))]
 
 
@@ -134,18 +139,6 @@ def plant(requests: Sequence[Request]) -> Tree:
         positions += range(trunk, len(own))
         branches += [number] * (len(own) - trunk)
     return Tree(tuple(tokens), tuple(positions), tuple(branches), tuple(leaves))
-
-
-def batches(trees: Sequence[tuple[range, Tree]], batch_size: int) -> Iterator[list[tuple[range, Tree]]]:
-    """Trees in their order, with about `batch_size` sequences at a time."""
-    batch: list[tuple[range, Tree]] = []
-    for one in trees:
-        if batch and sum(len(indices) for indices, _ in batch) + len(one[0]) > batch_size:
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
 
 
 def answer_trees(model: Any, trees: Sequence[Tree]) -> list[Answer]:

@@ -11,7 +11,7 @@ from hubinit.errors import HubinitError, first_line
 from hubinit.scoring.evaluate import SCORERS
 from hubinit.scoring.spec import Scored
 from hubinit.specs import EvalSpec
-from hubinit.tasks import get, harness, images, rows
+from hubinit.tasks import get, harness, images, named, rows
 from hubinit.tasks.spec import Document, Task
 
 
@@ -69,7 +69,8 @@ def gradable(name: str) -> Task:
     """
     task = get(name)
     if SCORERS[task.scorer].grade is None or (task.harness and not task.rules):
-        raise HubinitError(f"Task '{name}' is scored by log-likelihoods, so recorded outputs say nothing about it.")
+        how = "inside lm-eval" if named.is_named(name) else "by log-likelihoods"
+        raise HubinitError(f"Task '{name}' is scored {how}, so recorded outputs say nothing about it.")
     return task
 
 

@@ -9,6 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from hubinit import tasks
 from hubinit.adapters import head_size, load_initialized
+from hubinit.adapters.reload import adapter_folder
 from hubinit.adapters.untrusted import CONFIG, WEIGHTS, parse_config, read_json
 from hubinit.errors import HubError, HubinitError
 from hubinit.models.base import load
@@ -16,16 +17,20 @@ from hubinit.models.kinds import KINDS
 from hubinit.models.names import pin, resolve
 from hubinit.records import MANIFEST
 from hubinit.remote import call
-from hubinit.specs import Dtype, ModelSpec
+from hubinit.scoring.engines import load_vllm, vllm_version
+from hubinit.specs import Dtype, Engine, ModelSpec
 
 
-def load_target(target: str, wanted: Sequence[str], dtype: Dtype = "auto") -> tuple[Any, Any]:
+def load_target(
+    target: str, wanted: Sequence[str], dtype: Dtype = "auto", engine: Engine = "transformers"
+) -> tuple[Any, Any]:
     """Loads a base model, or an adapter on its base, to be scored on tasks.
 
     Args:
         target: alias, Hub id or folder of a base model or an adapter.
         wanted: the tasks. A labelled kind has one head, so there it is one task, whose classes the adapter was trained for.
         dtype: of the base's weights.
+        engine: what answers.
 
     Returns:
         The model with its adapter active, and its tokenizer or image processor.
@@ -34,10 +39,17 @@ def load_target(target: str, wanted: Sequence[str], dtype: Dtype = "auto") -> tu
         HubError: the target or its base cannot be had.
         HubinitError: tasks of another kind, or a head that is untrained or has other classes.
     """
+    if engine == "vllm":
+        vllm_version()  # before anything is downloaded
     adapter = is_adapter(target)
     spec = pin((base_of(target) if adapter else resolve(target)).model_copy(update={"dtype": dtype}))
     for name in wanted:
         tasks.check_kind(name, spec)
+    if engine == "vllm":
+        if KINDS[spec.kind].labelled:
+            raise HubinitError(f"{target} is {KINDS[spec.kind].noun}, and vLLM only writes text; leave out --engine.")
+        answering = load_vllm(spec, adapter_folder(target) if adapter else None)
+        return answering, answering.llm.get_tokenizer()
     labels = head_of(target, spec, wanted, adapter) if KINDS[spec.kind].labelled else None
     loaded = load(spec, labels=labels)
     if not adapter:

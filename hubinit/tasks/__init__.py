@@ -9,7 +9,7 @@ from hubinit.data.encode import Example, ImageExample
 from hubinit.errors import HubinitError, nearest
 from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
-from hubinit.specs import DataSpec, ModelSpec, RunSpec
+from hubinit.specs import DataSpec, EvalSpec, ModelSpec, Protocol, RunSpec
 from hubinit.tasks import (
     aqua,
     arc_challenge,
@@ -39,6 +39,7 @@ from hubinit.tasks import (
     mawps,
     mbpp,
     mt_bench,
+    named,
     openbookqa,
     openbookqa_gen,
     piqa,
@@ -88,11 +89,13 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 
 def get(name: str) -> Task:
-    """The task with this name.
+    """The task with this name: a registered one, or any of lm-eval as `lm-eval:<name>`.
 
     Raises:
         HubinitError: there is not one; the message names the nearest.
     """
+    if named.is_named(name):
+        return named.find(name)
     if name not in TASKS:
         hint = nearest(name, [*TASKS, *SUITES])
         raise HubinitError(f"Unknown task '{name}': {hint}")
@@ -100,12 +103,19 @@ def get(name: str) -> Task:
 
 
 def members(group: str) -> tuple[str, ...]:
-    """The tasks of a suite, or the one task of that name.
+    """The tasks of a suite or of a tag of lm-eval, or the one task of that name.
 
     Raises:
         HubinitError: neither a suite nor a task.
     """
+    if named.is_named(group):
+        return named.expand(group)
     return SUITES[group] if group in SUITES else (get(group).name,)
+
+
+def shots(name: str, asked: EvalSpec | Protocol) -> int:
+    """Solved examples in the prompt of a task: as asked for, or as its definition has it."""
+    return asked.shots if "shots" in asked.model_fields_set else get(name).shots
 
 
 def check_kind(group: str, model: ModelSpec) -> None:
@@ -122,13 +132,13 @@ def check_kind(group: str, model: ModelSpec) -> None:
 
 
 def pin(name: str) -> str | None:
-    """The commit of the task's data set on the Hub; None when it is a local folder.
+    """The commit of the task's data set on the Hub; None when it is a local folder, or not one data set.
 
     Raises:
         HubError: no such data set, no access, or no Hub and no copy in the cache.
     """
     task = get(name)
-    return None if Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
+    return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
 
 
 def head_labels(spec: RunSpec) -> list[str] | None:
@@ -206,8 +216,6 @@ def training_size(data: DataSpec) -> int:
 
 def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
     """The training split of each task, and whether they are images."""
-    from hubinit.tasks import harness, images, rows
-
     tasks = [get(name) for name in data.tasks]
     kinds = {task.kind for task in tasks}
     if len(kinds) != 1 or (kinds == {"vision"} and len(tasks) > 1):
@@ -219,8 +227,7 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
     revisions = data.revisions or (None,) * len(tasks)
     splits: list[Any] = []
     for task, revision in zip(tasks, revisions, strict=True):
-        source = images if task.kind == "vision" else rows if task.generative else harness
-        splits.append(source.training_split(task, revision))
+        splits.append(_source(task).training_split(task, revision))
     size = sum(map(len, splits))
     if data.validation_samples >= size:
         raise HubinitError(
@@ -228,6 +235,15 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
             "for validation; lower validation_samples."
         )
     return splits, kinds == {"vision"}
+
+
+def _source(task: Task) -> Any:
+    """The file here that loads the task's data."""
+    from hubinit.tasks import harness, images, rows
+
+    if task.kind == "vision":
+        return images
+    return rows if task.generative else named if named.is_named(task.name) else harness
 
 
 __all__ = ["SUITES", "TASKS", "Task", "get", "labels", "members", "pin", "training_examples", "training_size"]

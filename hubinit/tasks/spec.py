@@ -121,7 +121,7 @@ class Task:
         name: as in `--tasks`.
         title: as printed in tables and cards.
         kind: which models it is for.
-        dataset: Hub repository of the data (or a local folder).
+        dataset: Hub repository of the data (or a local folder; "": several, or files from elsewhere).
         config: configuration of the data set, if it has several.
         train_split: what training and validation examples are drawn from; "" where there is nothing to train on.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
@@ -133,14 +133,15 @@ class Task:
         generative: how it asks, where it does so itself.
         rules: how answers are read; the metrics of a task whose scorer is `rules`, and extra ones of lm-eval's free-text tasks.
         coding: how programs are made of the answers, where the scorer is `code`.
-        definition: lm-eval's file, relative to its folder of tasks ("" for image tasks).
+        definition: lm-eval's file, relative to its folder of tasks ("" for image tasks) or absolute.
         harness: lm-eval's name of the task.
-        primary: the metric that ranks the task, in lm-eval's notation `metric,filter`.
+        primary: the metric that ranks the task, in lm-eval's notation `metric,filter`; "": the scorer finds it.
         question: document ─► question and right answer, by which training data are searched for test items. Default: they
             are not.
         breakdown: columns of the test split; the primary metric is also given for each of their values, as `metric,column=value`.
         image_column: column with the image.
         label_column: column with the class index.
+        shots: solved examples in the prompt where the user does not say how many.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Task:
     breakdown: tuple[str, ...] = ()
     image_column: str = "image"
     label_column: str = "label"
+    shots: int = 0
 
     @property
     def judged(self) -> bool:

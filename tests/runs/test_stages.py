@@ -14,15 +14,18 @@ from hubinit.adapters.calibrating import statistics_of
 from hubinit.adapters.freezing import frozen_in
 from hubinit.data.encode import Example
 from hubinit.models.base import Loaded
-from hubinit.records import Item, ResultStore, Score
+from hubinit.records import Item, Provenance, ResultStore, Score
 from hubinit.runs import stages
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job
-from hubinit.runs.stages import attach_start, calibrate_run, train_adapter
+from hubinit.runs.stages import attach_start, calibrate_run, score, train_adapter
 from hubinit.scoring import Scored
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.optimisers import OPTIMISERS
-from tests import cases, texts
+from tests import cases, definitions, texts
+from tests.scoring import fake_vllm
+
+PROVENANCE = Provenance(versions={}, hardware={}, command="", created="")
 
 
 def test_the_start_knows_the_length_of_the_training_set_and_an_option_wins() -> None:
@@ -65,6 +68,25 @@ def test_a_run_pays_for_its_own_statistics_and_names_what_the_shared_pass_took(
     assert 0 < costs[0].seconds < costs[1].seconds < costs[1].shared_seconds
 
 
+def test_vllm_writes_the_free_texts_and_its_scores_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "definitions").mkdir()
+    definitions.use(tmp_path / "definitions", monkeypatch)
+    fake_vllm.use(monkeypatch)
+    base = ModelSpec(id=str(texts.save_model(tmp_path / "base")), dtype="float32")
+    loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
+    spec = RunSpec(model=base, method=MethodSpec(name="none"), rank=0, alpha=0)
+    evaluations = [EvalSpec(task="lm-eval:free", shots=2), EvalSpec(task="lm-eval:small")]
+    job = Job(store=tmp_path / "store", spec=spec, engine="vllm")
+    scores, reasons = score(
+        loaded.model, loaded, evaluations, job, ResultStore(job.store), lambda progress: None, PROVENANCE
+    )
+    assert reasons == []
+    versions = {one.eval.task: one.provenance and one.provenance.versions for one in scores}
+    assert versions == {"lm-eval:free": {"vllm": "0.99"}, "lm-eval:small": None}
+    assert len(fake_vllm.CALLS["prompts"]) == 3
+    assert fake_vllm.CALLS["generate"]["lora_request"] is None
+
+
 @pytest.mark.parametrize("optimiser", list(OPTIMISERS))
 def test_a_run_with_each_optimiser_passes_the_gates(
     optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +126,13 @@ def test_what_a_scorer_leaves_out_is_a_reason_beside_its_scores(
     loaded = Loaded(texts.language_model(), texts.tokenizer(), base, torch.device("cpu"), torch.float32)
     spec = RunSpec(model=base, method=MethodSpec(name="lora"), rank=2, alpha=4)
     scores, reasons = stages.score(
-        loaded.model, loaded, [wanted], Job(store=tmp_path, spec=spec), ResultStore(tmp_path), lambda progress: None
+        loaded.model,
+        loaded,
+        [wanted],
+        Job(store=tmp_path, spec=spec),
+        ResultStore(tmp_path),
+        lambda progress: None,
+        PROVENANCE,
     )
     assert [score.metric for score in scores] == ["bleu"]
     assert reasons == ["e2e: METEOR: needs Java"]

@@ -12,6 +12,7 @@ from hubinit import tasks
 from hubinit.scoring import score_outputs
 from hubinit.scoring.evaluate import SCORERS, evaluate_one
 from hubinit.specs import EvalSpec
+from tests.scoring.test_batching import memory_for
 from tests.texts import save_dataset
 
 
@@ -49,3 +50,6 @@ def test_images_are_classified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (score.metric, score.value, score.n, score.primary) == ("acc", pytest.approx(0.6), 5, True)
     (score,) = evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=3).scores
     assert (score.value, score.n) == (pytest.approx(0.75), 4)
+    with memory_for(model, 2) as fitted:
+        assert evaluate_one(model, processor, EvalSpec(task="digits", limit=4), batch_size=4).scores == [score]
+    assert fitted == [2, 2]

@@ -18,7 +18,7 @@ from hubinit.adapters.freezing import frozen_by
 from hubinit.adapters.lines import start_lines
 from hubinit.models.kinds import KINDS
 from hubinit.records import AdapterKind, Manifest, RunResult, Score
-from hubinit.specs import RunSpec
+from hubinit.specs import LM_EVAL_PREFIX, RunSpec
 from hubinit.text import code, escape, fence, one_line
 
 if TYPE_CHECKING:  # both import torch, which reading and the leaderboard do without
@@ -171,7 +171,7 @@ def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str, quara
 
 def public_name(task: str, tasks: "Mapping[str, Task]") -> str:
     """The name of training data as others may see it: a registered task, a data set on the Hub, or `OWN_DATA`."""
-    return task if task in tasks or "/" in task else OWN_DATA
+    return task if task in tasks or "/" in task or task.startswith(LM_EVAL_PREFIX) else OWN_DATA
 
 
 def initialisation_seconds(result: RunResult) -> float | None:
