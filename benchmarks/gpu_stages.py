@@ -13,7 +13,7 @@ CORE = (
     "torch transformers yaml "
 )
 # Language tasks, for training as for scoring, and what lm-eval itself imports.
-TASKS = CORE + "datasets dill filelock lm_eval multiprocess pandas pyarrow requests sacrebleu xxhash "
+TASKS = CORE + "datasets dill filelock httpx2 lm_eval multiprocess pandas pyarrow requests sacrebleu xxhash "
 FROM_HUB = ("smollm2-135m", "arc")
 
 

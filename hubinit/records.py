@@ -18,7 +18,8 @@ from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 SCHEMA_VERSION: Literal[2] = 2  # 1: hubinit 0.1, whose keys hashed every field, defaults included
 MANIFEST = "hubinit.json"  # beside an adapter
 ITEMS = "items"  # the folder of a run's item records
-ITEM_BYTES = 2**30  # of one file of item records, unpacked
+ITEM_BYTES = 2**28  # of one file of item records, unpacked
+ITEM_ROWS = 500_000
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
@@ -128,7 +129,7 @@ class RunResult(Record):
 
     def scored(self, evaluation: EvalSpec) -> bool:
         """Whether this result already holds the scores of `evaluation`; a metric that was left out is still wanted."""
-        left_out = self.status == "partial" and f"{evaluation.task}: " in (self.reason or "")
+        left_out = self.status == "partial" and f"{evaluation.task} without " in (self.reason or "")
         return not left_out and any(score.eval == evaluation for score in self.scores)
 
 
@@ -269,7 +270,11 @@ def read_items(path: Path, sha256: str | None = None) -> list[Item]:
         if sha256 is not None and sha256_of(path) != sha256:
             raise ValueError("it was changed since")
         size, items = 0, list[Item]()
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
+        file = pq.ParquetFile(path)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        if file.metadata.num_rows > ITEM_ROWS or sum(group.total_byte_size for group in groups) > ITEM_BYTES:
+            raise ValueError(f"it holds more than {ITEM_ROWS} items or {ITEM_BYTES // 2**20} MiB")
+        for batch in file.iter_batches(batch_size=64):  # a repeated text is stored once, however long it is
             size += batch.nbytes
             if size > ITEM_BYTES:  # others may have written it: a few kilobytes can claim to be gigabytes
                 raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")

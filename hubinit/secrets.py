@@ -48,6 +48,10 @@ _MORE = (
     r"AIza[A-Za-z0-9_-]{35}",  # Google
     r"(?<![A-Za-z0-9])github_pat_\w{30,}",
     r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}",
+    r"(?<![A-Za-z0-9])ya29\.[A-Za-z0-9_-]{20,}",  # Google, for a while
+    r"(?<![A-Za-z0-9])GOCSPX-[A-Za-z0-9_-]{20,}",  # Google OAuth
+    r"(?<![A-Za-z0-9])(?:gsk|r8|nvapi|xai|dop_v1)[_-][A-Za-z0-9_-]{32,}",  # Groq, Replicate, NVIDIA, xAI, DigitalOcean
+    r"(?i:aws_secret_access_key)\W{1,5}[A-Za-z0-9/+]{40}",
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY",
     r"(?<![\w=-])eyJ[\w=-]{8,}\.eyJ[\w=-]{8,}",  # JWT: two JSON objects in base64
 )
@@ -60,7 +64,16 @@ _ESCAPE = re.compile(r"(?<!\\)\\++(?:(?:u00|U000000|x)([0-7][0-9a-fA-F])|([/\"']
 
 CREDENTIALS = (
     *(".aws", ".docker", ".git", ".gnupg", ".kube", ".ssh"),
-    *("credentials", "credentials.*", "*_credentials.*", "client_secret*", "service_account*", "service-account*"),
+    *(
+        "*credentials*",
+        "*private_key*",
+        "*private-key*",
+        "*api_key*",
+        "*api-key*",
+        "client_secret*",
+        "service_account*",
+        "service-account*",
+    ),
     *(
         ".env",
         ".env.*",
@@ -74,7 +87,19 @@ CREDENTIALS = (
         "kubeconfig*",
     ),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.ppk"),
-    *("token", "token.*", "stored_tokens", "secret.*", "secrets", "secrets.*", "auth.json", "passwords*"),
+    *(
+        "token",
+        "token.*",
+        "tokens.*",
+        "*_token.*",
+        "*-token.*",
+        "stored_tokens",
+        "secret.*",
+        "secrets",
+        "secrets.*",
+        "auth.json",
+        "passw*",
+    ),
 )
 
 

@@ -3,13 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import yaml
 
 MAX_CHARACTERS = 1 << 20
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 MAX_DEPTH = 50
 MAX_ALIASES = 100
 _STRING_TAG = "tag:yaml.org,2002:str"
@@ -32,10 +31,13 @@ def load_untrusted_yaml(text: str) -> Any:
     try:
         _check_events(text)
         content = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OverflowError, RecursionError) as error:
         raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
-    if sum(1 for _ in islice(_nodes(content, 0), MAX_NODES + 1)) > MAX_NODES:
-        raise ValueError("it is too large")
+    characters = 0
+    for count, weight in enumerate(_weights(content, 0)):
+        characters += weight
+        if count > MAX_NODES or characters > MAX_CHARACTERS:
+            raise ValueError("it is too large")
     try:
         return json.loads(json.dumps(content, default=str), parse_constant=str)  # JSON does not have NaN
     except TypeError as error:
@@ -61,11 +63,11 @@ def _check_events(text: str) -> None:
                 raise ValueError("it holds a number that is too long")
 
 
-def _nodes(value: Any, depth: int) -> Iterator[None]:
-    """One item per node that the content would have as JSON."""
+def _weights(value: Any, depth: int) -> Iterator[int]:
+    """The characters of each node that the content would have as JSON; an alias counts as what it stands for."""
     if depth > MAX_DEPTH:
         raise ValueError("it refers to itself")
-    yield None
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    yield len(value) if isinstance(value, str) else 1
+    children = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     for child in children:
-        yield from _nodes(child, depth + 1)
+        yield from _weights(child, depth + 1)

@@ -144,7 +144,9 @@ def test_a_metric_that_was_left_out_is_still_wanted():
     evaluation = EvalSpec(task="e2e")
     score = Score(task="e2e", metric="bleu", value=0.5, n=10, eval=evaluation)
     assert result(scores=(score,)).scored(evaluation)
-    partial = result(scores=(score,)).model_copy(update={"status": "partial", "reason": "e2e: METEOR: needs Java"})
+    partial = result(scores=(score,)).model_copy(
+        update={"status": "partial", "reason": "e2e without METEOR: needs Java"}
+    )
     assert not partial.scored(evaluation)
     other = partial.model_copy(update={"reason": "piqa: the data set cannot be had"})
     assert other.scored(evaluation)

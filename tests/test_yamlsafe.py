@@ -48,3 +48,17 @@ def test_what_cards_hold_is_read():
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(ValueError):
         load_untrusted_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: &a {'w' * 20_000}\nb: &b [{', '.join(['*a'] * 30)}]\nc: [{', '.join(['*b'] * 30)}]",
+        "\n".join(f"k{number}: 2001-01-01" for number in range(45_000)),
+        f"a: {':'.join(['59'] * 330)}.5",
+    ],
+    ids=["aliased text", "dates", "a float to base 60"],
+)
+def test_what_unfolds_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"too large|not valid YAML"):
+        load_untrusted_yaml(text)

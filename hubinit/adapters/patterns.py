@@ -54,7 +54,9 @@ def check_patterns(config: Any, names: Iterable[str], where: object) -> None:
             )
     layers = values.pop("layers_pattern")
     whole = [value for value in values.values() if isinstance(value, str)]
-    ends = [*values["rank_pattern"], *values["alpha_pattern"], *([layers] if isinstance(layers, str) else layers)]
+    saved = values["modules_to_save"] if not isinstance(values["modules_to_save"], str) else ()
+    ends = [*values["rank_pattern"], *values["alpha_pattern"], *saved]
+    ends += [layers] if isinstance(layers, str) else layers
     if all(_is_plain(pattern) for pattern in (*whole, *ends)):
         return
     try:

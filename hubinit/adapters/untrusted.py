@@ -31,7 +31,7 @@ FETCHING = {"XLORA", "SHADOW"}
 HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 Names = str | list[str] | None
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**24)]
 Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
@@ -74,6 +74,8 @@ class StoredLora(StoredConfig):
     trainable_token_indices: None = None
     megatron_config: None = None
     arrow_config: None = None
+    alora_invocation_tokens: None = None
+    use_qalora: Literal[False] = False
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from hubinit.scoring.target import load_target
 from hubinit.specs import Dtype, Engine, EvalSpec
 from hubinit.tasks import named
 
+SCORES = "scores.json"  # of `eval --out`
+
 
 def run_eval(
     target: str | None,
@@ -53,8 +55,14 @@ def run_eval(
         How many tasks could not be scored.
     """
     members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
+    if out and (out / SCORES).exists():
+        raise HubinitError(f"{out} holds scores already; choose another folder for --out.")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the work
     if target is None:
         assert outputs is not None
+        if wanted.shots or wanted.samples:
+            raise HubinitError("--shots and --samples say how a model is asked; recorded outputs are answered already.")
         if len(members) != 1:
             raise HubinitError(f"Recorded outputs answer one task, not {', '.join(members)}.")
         done = {members[0]: score_recorded(members[0], outputs, wanted)}
@@ -144,10 +152,13 @@ def keep(done: dict[str, Scored], out: Path) -> list[Score]:
     scores: list[Score] = []
     for scored in done.values():
         digest = write_items(out / ITEMS / items_name(scored.scores[0].eval), scored.items)
-        scores += [score.model_copy(update={"items": digest}) for score in scored.scores]
+        made = provenance(command_line())
+        scores += [
+            score.model_copy(update={"items": digest, "provenance": score.provenance or made})
+            for score in scored.scores
+        ]
     text = json.dumps([json.loads(score.model_dump_json()) for score in scores], indent=1) + "\n"
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "scores.json", text)
+    write_atomically(out / SCORES, text)
     return scores
 
 

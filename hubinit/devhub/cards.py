@@ -107,13 +107,13 @@ def metadata(store: Store, repo_type: str, sha: str) -> Metadata:
         return Metadata(card=card, tags=(*benchmark, *_dataset_tags(card)))
     adapter, config = _json(store, tree, "adapter_config.json"), _json(store, tree, "config.json")
     weights = any(path.endswith(".safetensors") for path in tree)
-    library = card.get("library_name") or _library(tree, config)
+    library = _only_text(card.get("library_name")) or _library(tree, config)
     shown: dict[str, Any] = {"architectures": strings(config["architectures"])} if "architectures" in config else {}
     shown |= {"model_type": config["model_type"]} if isinstance(config.get("model_type"), str) else {}
     if adapter:
         fields = ("base_model_name_or_path", "task_type")
         shown["peft"] = {name: adapter[name] for name in fields if isinstance(adapter.get(name), str)}
-    pipeline = card.get("pipeline_tag") or _pipeline(config)
+    pipeline = _only_text(card.get("pipeline_tag")) or _pipeline(config)
     tags = _model_tags(card, library, pipeline, adapter, config, weights)
     return Metadata(card, tuple(tags), library, pipeline, shown, _parameters(store, tree))
 
@@ -131,6 +131,10 @@ def _json(store: Store, tree: Tree, path: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _only_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None  # a commit may say anything
 
 
 def _library(tree: Tree, config: dict[str, Any]) -> str | None:

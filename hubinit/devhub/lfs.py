@@ -27,6 +27,9 @@ from .refusals import Refusal, bad_request
 
 SIGNED = ("action", "uid", "oid", "size", "part", "folder", "expires")
 
+MAX_OBJECTS = 1000  # of one call
+MAX_PARTS = 10_000  # of one upload, as with S3
+
 
 def server_secret(root: Path) -> bytes:
     """The key that signs upload addresses, made once per root."""
@@ -89,6 +92,8 @@ def batch(call: Call, repo: Repo) -> Response:
     objects = body.get("objects")
     if not isinstance(objects, list):
         raise bad_request("objects must be a list.")
+    if len(objects) > MAX_OBJECTS:
+        raise bad_request(f"One call names {MAX_OBJECTS} objects at most.")
     transfers = body.get("transfers") or ["basic"]
     if not isinstance(transfers, list):
         raise bad_request("transfers must be a list.")
@@ -120,6 +125,8 @@ def _instructions(call: Call, repo: Repo, item: Any, multipart: bool) -> dict[st
         }
     folder = f"parts-{secrets.token_hex(8)}"
     count = -(-size // call.settings.part_bytes)
+    if count > MAX_PARTS:
+        return {"oid": oid, "size": size, "error": {"code": 422, "message": f"it has more than {MAX_PARTS} parts"}}
     header = {"chunk_size": str(call.settings.part_bytes)} | {
         str(part): _signed_url(call, action="part", part=str(part), folder=folder, **fields)
         for part in range(1, count + 1)

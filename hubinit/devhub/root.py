@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .blobs import make_private
 
-OURS = ("blobs", "commits", "repos", "lfs", "tokens", "lock")
+OURS = ("blobs", "commits", "repos", "lfs", "tokens", "secret", "lock")
 
 
 def take(root: Path) -> int:
@@ -41,7 +41,8 @@ def sweep(root: Path, mark: int, *, upload_seconds: float) -> None:
     try:
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         incoming = root / "blobs" / "incoming"
-        for path in [*incoming.iterdir(), *root.rglob(".*.tmp")]:
+        unfinished = [path for name in OURS for path in [*root.glob(f".{name}.*.tmp"), *(root / name).rglob(".*.tmp")]]
+        for path in [*incoming.iterdir(), *unfinished]:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
             elif time.time() - path.stat().st_mtime > upload_seconds:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 
 from hubinit.adapters import head_size
 from hubinit.errors import HubError
@@ -22,9 +22,11 @@ from hubinit.records import ITEMS, MANIFEST, AdapterKind, Manifest, RunResult, i
 from hubinit.remote import HUB_ERRORS
 from hubinit.specs import ModelSpec, RunSpec
 from hubinit.tasks import TASKS, Task
+from hubinit.yamlsafe import load_untrusted_yaml
 
 FOLDERS: dict[AdapterKind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
 NAME_LENGTH = 96
+CARD_BYTES = 1 << 20  # what is read of the base's card
 _UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
 
@@ -246,9 +248,13 @@ def write_about(
 def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     """`license`, `license_name` and `license_link` as the base model's card states them; empty when it cannot be read."""
     try:
-        path = api.hf_hub_download(spec.model.id, CARD, revision=spec.model.revision)
-        data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+        path = Path(api.hf_hub_download(spec.model.id, CARD, revision=spec.model.revision))
+        with path.open(encoding="utf-8") as file:
+            head, _, rest = file.read(CARD_BYTES).removeprefix("\ufeff").partition("---\n")
+        data = load_untrusted_yaml(rest.partition("\n---")[0]) if not head.strip() else {}
     except _UNREADABLE:
+        return {}
+    if not isinstance(data, dict):
         return {}
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 

@@ -302,7 +302,7 @@ def score(
             made = with_vllm(provenance) if isinstance(answering, VllmModel) else None
             kept = [one.model_copy(update={"provenance": made}) for one in scored.scores]
             scores += store.write_items(job.spec.key, kept, scored.items)
-            reasons += [f"{evaluation.task}: {note.rstrip('.')}" for note in scored.notes]
+            reasons += [f"{evaluation.task} without {note.rstrip('.')}" for note in scored.notes]
         except torch.OutOfMemoryError as error:
             reasons.append(f"{evaluation.task}: out of memory with one example at a time ({first_line(error)})")
         except Exception as error:  # whatever lm-eval or a data set does, the trained adapter and the other scores stay

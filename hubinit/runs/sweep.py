@@ -74,7 +74,12 @@ def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
 
 
 def jobs(
-    planned: Sequence[PlannedRun], store: ResultStore, *, eval_batch_size: int, engine: Engine, force: bool
+    planned: Sequence[PlannedRun],
+    store: ResultStore,
+    *,
+    eval_batch_size: int,
+    engine: Engine = "transformers",
+    force: bool,
 ) -> list[Job]:
     """One job per run that is not cached; runs that share what is in memory follow each other."""
     todo = sorted((run for run in planned if run.state != "cached"), key=lambda run: in_memory(run.spec))

@@ -1,7 +1,9 @@
 """Scoring answers that are already there, whoever produced them: no model, the same graders."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hubinit.errors import HubinitError, first_line
 from hubinit.scoring.evaluate import SCORERS
+from hubinit.scoring.generation import hash_of
 from hubinit.scoring.spec import Scored
 from hubinit.specs import EvalSpec
 from hubinit.tasks import get, harness, images, named, rows
 from hubinit.tasks.spec import Document, Task
+
+SEVERAL = ("code", "judge")  # scorers that read several outputs for a question
 
 
 class Recorded(BaseModel):
@@ -55,10 +60,21 @@ def score_outputs(
     lines = [checked(output, number) for number, output in enumerate(outputs, 1)]
     if not lines:
         raise HubinitError(f"There are no outputs to score on '{task}'.")
+    owned = sum(line.document is not None for line in lines)
+    if owned and (owned < len(lines) or documents is not None or limit is not None):
+        raise HubinitError(
+            "Where outputs bring their `document`, all of them must, and a limit or other documents mean nothing."
+        )
     evaluation = EvalSpec(task=task, revision=revision, limit=limit, judge=judge if definition.judged else None)
     paired = pair(lines, documents, definition, evaluation)
     samples = [[line.output] if isinstance(line.output, str) else line.output for line in lines]
-    return grade(definition, paired, samples, evaluation)
+    graded = grade(definition, paired, samples, evaluation)
+    notes = list(graded.notes)
+    if documents is None and not owned and (left := len(questions_of(definition, evaluation)) - len(paired)):
+        notes.append(f"{left} questions of the test split have no output.")
+    if definition.scorer not in SEVERAL and any(len(several) > 1 for several in samples):
+        notes.append("Only the first of several outputs for a question counts.")
+    return Scored(graded.scores, graded.items, tuple(notes))
 
 
 def gradable(name: str) -> Task:
@@ -81,11 +97,15 @@ def read_outputs(path: Path) -> list[dict[str, Any]]:
         HubinitError: it is missing or a line is not a JSON object.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.exists() and not path.is_file():
+            raise HubinitError(f"{path} is not a file.")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line ends may stand inside of a text
     except (OSError, UnicodeDecodeError) as error:
         raise HubinitError(f"{path} cannot be read: {first_line(error)}.") from error
     found = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             found.append(json.loads(line))
         except (ValueError, RecursionError) as error:
@@ -102,7 +122,12 @@ def checked(output: Any, number: int) -> Recorded:
         HubinitError: it is neither text, nor a list of texts, nor an object with `output`.
     """
     try:
+        json.dumps(output, ensure_ascii=False, default=str).encode()
         return Recorded.model_validate(output if isinstance(output, Mapping) else {"output": output})
+    except UnicodeEncodeError as error:
+        raise HubinitError(
+            f"Output {number} cannot be scored: it holds half a character (a lone surrogate)."
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
@@ -118,12 +143,15 @@ def pair(
         HubinitError: a line without a document, two lines for one, or too few or too many lines.
     """
     if documents is None and all(line.document is not None for line in lines):
-        documents = {
-            str(index if line.id is None else line.id): line.document or {} for index, line in enumerate(lines)
-        }
-        if len(documents) < len(lines):
-            raise HubinitError("Two outputs have the same id.")
-        return dict(documents)
+        own: dict[str, Document] = {}
+        seen: Counter[str] = Counter()
+        for line in lines:
+            name = name_of(line, task)
+            seen[name] += 1
+            if line.id is not None and seen[name] > 1:
+                raise HubinitError("Two outputs have the same id.")
+            own[name if seen[name] == 1 else f"{name}-{seen[name]}"] = line.document or {}
+        return own
     known = dict(documents) if documents is not None else questions_of(task, evaluation)
     named = [str(line.id) for line in lines if line.id is not None]
     if not named:
@@ -140,6 +168,16 @@ def pair(
     if strange := [name for name in named if name not in known]:
         raise HubinitError(f"'{task.name}' has no question with id {strange[0]!r} ({len(strange)} such outputs).")
     return {name: known[name] for name in named}
+
+
+def name_of(line: Recorded, task: Task) -> str:
+    """The id of a line that brings its document: what it says, what the task calls it, or a hash of it."""
+    if line.id is not None:
+        return str(line.id)
+    if task.generative and task.generative.identify:
+        with suppress(LookupError, TypeError):
+            return task.generative.identify(line.document or {})
+    return hash_of(json.dumps(line.document, sort_keys=True, default=str))
 
 
 def questions_of(task: Task, evaluation: EvalSpec) -> dict[str, Document]:

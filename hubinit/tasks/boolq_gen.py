@@ -2,6 +2,15 @@
 
 from hubinit.tasks.llm_adapters import commonsense_task
 from hubinit.tasks.questions import yes_or_no
+from hubinit.tasks.spec import Document
+
+
+def right_answer(row: Document) -> str:
+    """`true` or `false`."""
+    if not isinstance(row["answer"], bool):
+        raise ValueError("its answer is not a truth value")
+    return "true" if row["answer"] else "false"
+
 
 TASK = commonsense_task(
     "boolq-gen",
@@ -13,5 +22,5 @@ TASK = commonsense_task(
     instruction=lambda row: (
         f"Please answer the following question with true or false, question: {row['question']}?\n\nAnswer format: true/false"
     ),
-    answer=lambda row: "true" if row["answer"] else "false",
+    answer=right_answer,
 )

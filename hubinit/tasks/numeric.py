@@ -44,7 +44,7 @@ def number_task(
         "LLM-Adapters evaluate.py extract_answer_number: the last `-?\\d+\\.?\\d*` without commas, within 0.001",
     )
     return answer_task(
-        name, title, dataset, rule, question=question, answer=lambda row: f"{answer(row):g}", source=source
+        name, title, dataset, rule, question=question, answer=lambda row: f"{answer(row):.15g}", source=source
     )
 
 

@@ -328,7 +328,7 @@ MUTATIONS = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MUTATIONS, st.integers(0, 10**9))
 def test_whatever_is_done_to_a_table_publishing_goes_on_and_good_rows_stay(api, mutations, number):
     repo = f"alice/mutated-{number}"

@@ -135,4 +135,4 @@ def test_what_a_scorer_leaves_out_is_a_reason_beside_its_scores(
         PROVENANCE,
     )
     assert [score.metric for score in scores] == ["bleu"]
-    assert reasons == ["e2e: METEOR: needs Java"]
+    assert reasons == ["e2e without METEOR: needs Java"]

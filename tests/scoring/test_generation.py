@@ -174,7 +174,7 @@ def test_outputs_say_nothing_about_a_task_of_log_likelihoods() -> None:
 def test_a_file_that_is_not_json_lines_is_named(tmp_path: Path) -> None:
     path = tmp_path / "outputs.jsonl"
     path.write_text('{"output": "1"}\n\n{"output": \n')
-    with pytest.raises(HubinitError, match=r"Line 2 of .*outputs.jsonl is not JSON"):
+    with pytest.raises(HubinitError, match=r"Line 3 of .*outputs.jsonl is not JSON"):
         read_outputs(path)
     path.write_text('{"output": "1"}\n["2"]\n')
     with pytest.raises(HubinitError, match=r"Line 2 .* is not a JSON object"):
@@ -189,3 +189,27 @@ def test_training_examples_come_from_the_same_rows(sums: Task) -> None:
     training, validation = tasks.training_examples(DataSpec(tasks=("sums",), validation_samples=1), seed=0)
     assert len(training) == 4
     assert {example.prompt for example in (*training, *validation)} == {f"Sum of {a} and 2:" for a in range(5)}
+
+
+def test_what_does_not_fit_recorded_outputs_is_said(tmp_path: Path) -> None:
+    document = {"a": 1, "b": 2}
+    with pytest.raises(HubinitError, match="all of them must"):
+        score_outputs("sums", [{"document": document, "output": "3"}, {"output": "3"}])
+    with pytest.raises(HubinitError, match="a limit or other documents mean nothing"):
+        score_outputs("sums", [{"document": document, "output": "3"}], limit=5)
+    twice = score_outputs("sums", [{"document": document, "output": "3"}] * 2)
+    assert twice.items[1].id == f"{twice.items[0].id}-2"
+    with pytest.raises(HubinitError, match="half a character"):
+        score_outputs("sums", ["\ud800"] * 5)
+    assert score_outputs("sums", [{"id": "0", "output": ["2", "3"]}]).notes == (
+        "4 questions of the test split have no output.",
+        "Only the first of several outputs for a question counts.",
+    )
+    [item] = score_outputs("sums", [{"document": document, "output": "3"}]).items
+    assert re.fullmatch("[0-9a-f]{16}", item.id), "not the id of another question"
+    path = tmp_path / "outputs.jsonl"
+    path.write_text('\ufeff{"output": "a\u2028b"}\n\n{"output": \n')
+    with pytest.raises(HubinitError, match="Line 3 of"):
+        read_outputs(path)
+    path.write_text('\ufeff{"output": "a\u2028b"}\n')
+    assert read_outputs(path) == [{"output": "a\u2028b"}]
