@@ -150,3 +150,12 @@ def test_a_metric_that_was_left_out_is_still_wanted():
     assert not partial.scored(evaluation)
     other = partial.model_copy(update={"reason": "piqa: the data set cannot be had"})
     assert other.scored(evaluation)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path):
+    items = [Item(id="same", outputs=("x" * 2_000_000,))] * 300
+    path = tmp_path / "bomb.parquet"
+    write_items(path, items)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(HubinitError, match="holds more than"):
+        read_items(path)

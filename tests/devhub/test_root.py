@@ -1,12 +1,15 @@
 """The folder of the Hub: closed to other users of the machine, and cleared of what killed processes left."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from base64 import b64encode
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import get_session
 
 from hubinit.cli.devhub import accounts
 from hubinit.devhub.calls import Settings
@@ -17,6 +20,40 @@ from hubinit.errors import HubError, HubinitError
 
 USERS = {"alice": "hf_alice"}
 MULTIPART = Settings(multipart_min_bytes=1000, part_bytes=1000)
+
+
+def test_files_that_are_not_the_hub_s_stay(tmp_path):
+    others = [tmp_path / ".thesis.tmp", tmp_path / "documents" / ".important.tmp"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    Store(tmp_path)
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("card", ["pipeline_tag: [1]", "library_name: {a: 1}", f"a: {':'.join(['59'] * 330)}.5"])
+def test_an_odd_card_costs_nobody_else_their_list(tmp_path, card):
+    with running(tmp_path / "hub", users=USERS) as server:
+        api = HfApi(endpoint=server.url, token="hf_alice")
+        api.create_repo("alice/odd")
+        text = f"---\n{card}\n---\n".encode()
+        answer = get_session().post(
+            f"{server.url}/api/models/alice/odd/commit/main",
+            headers={"Authorization": "Bearer hf_alice", "Content-Type": "application/x-ndjson"},
+            content="\n".join(
+                json.dumps(line)
+                for line in (
+                    {"key": "header", "value": {"summary": "odd"}},
+                    {
+                        "key": "file",
+                        "value": {"path": "README.md", "content": b64encode(text).decode(), "encoding": "base64"},
+                    },
+                )
+            ),
+        )
+        assert answer.status_code in {200, 400}, answer.text
+        for query in ("", "?full=true", "?filter=x", "?pipeline_tag=x"):
+            assert get_session().get(f"{server.url}/api/models{query}").status_code == 200
 
 
 @pytest.fixture(autouse=True)

@@ -115,7 +115,10 @@ def test_recorded_outputs_get_lm_eval_s_metrics() -> None:
 def test_reference_solutions_are_right_under_every_rule() -> None:
     """In MetaMathQA's form. Number 611 is 1,450,000, of which the pattern of lora-da and milora takes 1,450."""
     rows = pq.read_table(SHARED / "openai/gsm8k/main/test-00000-of-00001.parquet").to_pylist()
-    scored = score_outputs("gsm8k", [{"output": solution_with_phrase(row), "document": row} for row in rows])
+    scored = score_outputs(
+        "gsm8k",
+        [{"id": number, "output": solution_with_phrase(row), "document": row} for number, row in enumerate(rows)],
+    )
     wrong = {name: [item.id for item in scored.items if not item.values[name]] for name in scored.items[0].values}
     assert len(scored.items) == 1319
     assert {name: ids for name, ids in wrong.items() if ids} == {"lora-da": ["611"], "milora": ["611"]}
