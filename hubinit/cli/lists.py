@@ -78,7 +78,10 @@ def list_tasks(
         return
     if name in TASKS:
         for field, value in task_facts(TASKS[name]).items():
-            say(f"{field}: {value if value not in (None, {}) else '-'}")
+            parts = value.items() if isinstance(value, dict) else ()
+            say(f"{field}:" if parts else f"{field}: {value if value not in (None, {}) else '-'}")
+            for part, what in parts:
+                say(f"  {part}: {what}")
         return
     table = folding("task", "data set", "train", "test", "metric", "scorer", "needs")
     for one in shown:
@@ -102,6 +105,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
     from hubinit.scoring.evaluate import SCORERS
     from hubinit.tasks.facts import known_rows, training_rows
 
+    extras = [f"hubinit[{rule.extra}] for {rule.name}" for rule in task.rules if rule.extra]
     return {
         "task": task.name,
         "title": task.title,
@@ -118,7 +122,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "decoding": asdict(task.generative.decoding) if task.generative else None,
         "rules": {rule.name: rule.source for rule in task.rules},
         "source": task.source,
-        "needs": task.needs or None,
+        "needs": "; ".join([*([task.needs] if task.needs else []), *extras]) or None,
     }
 
 

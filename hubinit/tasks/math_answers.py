@@ -60,7 +60,7 @@ def clean_up(latex: str) -> str:
         latex = latex.replace(old, new)
     if "\\text{ " in latex:  # a unit, in the reference solutions
         latex, _unit = latex.split("\\text{ ")
-    latex = latex.replace("\\%", "").replace("%", "").replace(" .", " 0.").replace("{.", "{0.")
+    latex = latex.replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
     if latex.startswith("."):
         latex = "0" + latex
     left, equals, right = latex.partition("=")
