@@ -28,7 +28,7 @@ types: install
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The lower bounds of pyproject.toml: each direct dependency at the oldest version allowed. UV_TORCH_BACKEND=cpu takes torch's small build.
 test-lowest:
@@ -37,7 +37,7 @@ test-lowest:
 	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra bench --extra hub --extra test --output-file .venv-lowest/lowest.txt pyproject.toml
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement .venv-lowest/lowest.txt --no-deps --editable .
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement tests/oracles.txt --no-deps
-	.venv-lowest/bin/pytest --numprocesses 2 --dist loadfile -m 'not index'
+	.venv-lowest/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not index'
 
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.
 bench: install

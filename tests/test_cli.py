@@ -13,6 +13,8 @@ from hubinit import cli
 from hubinit.cli.options import numbers, whole_numbers
 from hubinit.errors import HubinitError
 
+pytestmark = pytest.mark.slow  # most tests start hubinit anew
+
 BENCH = ("bench", "--models", "smollm2-135m", "--tasks", "arc-easy", "--methods", "lora", "--dry-run")
 
 

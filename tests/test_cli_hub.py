@@ -13,6 +13,8 @@ from huggingface_hub import HfApi
 from hubinit.errors import HubinitError
 from tests import texts
 
+pytestmark = pytest.mark.slow  # most tests start hubinit anew
+
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
 BASE = "tiny/chat"
 

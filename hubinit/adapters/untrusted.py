@@ -31,7 +31,7 @@ FETCHING = {"XLORA", "SHADOW"}
 HARMLESS_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 Names = str | list[str] | None
-Count = Annotated[int, Field(ge=1, le=2**24)]
+Count = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
