@@ -44,6 +44,29 @@ def load_untrusted_yaml(text: str) -> Any:
         raise ValueError("it has a key that is not text") from error
 
 
+def front_matter(text: str) -> dict[str, Any]:
+    """The YAML block at the top of a card; empty when there is none.
+
+    Raises:
+        ValueError: it is not YAML, not a mapping, or unreasonably large.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text.startswith("---\n"):
+        return {}
+    block, end, _ = text[4:].partition("\n---")
+    if not end:
+        return {}
+    try:
+        content = load_untrusted_yaml(block)
+    except ValueError as error:
+        raise ValueError(f"The metadata cannot be used: {error}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError("The metadata must be a mapping.")
+    return content
+
+
 def _check_events(text: str) -> None:
     """Refuse what would be expensive to load, while nothing is loaded yet."""
     depth = aliases = 0

@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from hubinit.yamlsafe import load_untrusted_yaml
+from hubinit.yamlsafe import front_matter
 
 from .bodies import parse_json
 from .records import Tree
@@ -34,29 +34,6 @@ class Metadata:
     pipeline: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
-
-
-def front_matter(text: str) -> dict[str, Any]:
-    """The YAML block at the top of a card; empty when there is none.
-
-    Raises:
-        ValueError: it is not YAML, not a mapping, or unreasonably large.
-    """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    if not text.startswith("---\n"):
-        return {}
-    block, end, _ = text[4:].partition("\n---")
-    if not end:
-        return {}
-    try:
-        content = load_untrusted_yaml(block)
-    except ValueError as error:
-        raise ValueError(f"The metadata cannot be used: {error}.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError("The metadata must be a mapping.")
-    return content
 
 
 def problems(text: str) -> list[str]:

@@ -22,7 +22,7 @@ from hubinit.records import ITEMS, MANIFEST, AdapterKind, Manifest, RunResult, i
 from hubinit.remote import HUB_ERRORS
 from hubinit.specs import ModelSpec, RunSpec
 from hubinit.tasks import TASKS, Task
-from hubinit.yamlsafe import load_untrusted_yaml
+from hubinit.yamlsafe import front_matter
 
 FOLDERS: dict[AdapterKind, str] = {"initialised": "init", "trained": "adapter"}  # in the folder of a run
 NAME_LENGTH = 96
@@ -250,11 +250,8 @@ def base_licence(api: HfApi, spec: RunSpec) -> dict[str, Any]:
     try:
         path = Path(api.hf_hub_download(spec.model.id, CARD, revision=spec.model.revision))
         with path.open(encoding="utf-8") as file:
-            head, _, rest = file.read(CARD_BYTES).removeprefix("\ufeff").partition("---\n")
-        data = load_untrusted_yaml(rest.partition("\n---")[0]) if not head.strip() else {}
+            data = front_matter(file.read(CARD_BYTES))
     except _UNREADABLE:
-        return {}
-    if not isinstance(data, dict):
         return {}
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 

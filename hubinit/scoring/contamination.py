@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hubinit.records import Item, Score
 from hubinit.scoring.outputs import questions_of
-from hubinit.scoring.spec import Scored, mean_score
+from hubinit.scoring.spec import Scored, invalid_share, mean_score
 from hubinit.specs import DataSpec, EvalSpec
 from hubinit.tasks import get
 from hubinit.tasks.questions import key_of, keys_of_training
@@ -57,7 +57,5 @@ def clean_score(score: Score, items: Sequence[Item]) -> Score:
         metric=f"{score.metric},{UNSEEN}",
         primary=False,
         evaluation=score.eval,
-        invalid_rate=None
-        if score.invalid_rate is None
-        else sum(score.metric not in item.extracted for item in unseen) / len(unseen),
+        invalid_rate=None if score.invalid_rate is None else invalid_share(unseen, score.metric),
     )

@@ -12,7 +12,7 @@ import torch
 from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.scoring import lm_eval
-from hubinit.scoring.spec import Progress, Scored, Scorer
+from hubinit.scoring.spec import Progress, Scored, Scorer, invalid_share
 from hubinit.specs import EvalSpec
 from hubinit.tasks import named
 from hubinit.tasks.spec import Task
@@ -97,7 +97,7 @@ def scores_of(
                 value=float(value),
                 n=int(found.get("sample_count", {}).get(key) or found["sample_len"]),
                 stderr=float(error) if known else None,
-                invalid_rate=sum(own not in item.extracted for item in answers) / len(answers) if answers else None,
+                invalid_rate=invalid_share(answers, own) if answers else None,
                 primary=not part and better.get(metric) is not False and not any(score.primary for score in scores),
                 eval=evaluation,
             )

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from hubinit.models.layers import base_of
 from hubinit.scoring.batching import in_batches
 
 MAX_LEAVES = 32  # sequences of one tree
@@ -83,7 +84,7 @@ def can_share(model: Any, requests: Sequence[Request]) -> bool:
     A model may ignore positions or masks (ALiBi, state-space layers), look back only so far, or run on an attention kernel
     without masks. So a tree is tried against single sequences, once for each base in memory.
     """
-    inner = _inner(model)
+    inner = base_of(model)
     config = model.config.get_text_config()
     longest = max((len(tokens) for tokens, _ in requests), default=0)
     window = getattr(config, "sliding_window", None) or longest
@@ -216,8 +217,3 @@ def score_targets(logits: Tensor, targets: Tensor, chunk: int = 256) -> tuple[Te
         values.append(wide.gather(1, tokens[:, None])[:, 0] - wide.logsumexp(-1))  # (chunk,)
         likeliest.append(part.argmax(-1) == tokens)  # (chunk,)
     return torch.cat(values).cpu(), torch.cat(likeliest).cpu()
-
-
-def _inner(model: Any) -> Any:
-    """The model that PEFT wraps, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

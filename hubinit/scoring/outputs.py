@@ -66,11 +66,17 @@ def score_outputs(
             "Where outputs bring their `document`, all of them must, and a limit or other documents mean nothing."
         )
     evaluation = EvalSpec(task=task, revision=revision, limit=limit, judge=judge if definition.judged else None)
-    paired = pair(lines, documents, definition, evaluation)
+    if owned:
+        paired = own_documents(lines, definition)
+        left = 0
+    else:
+        known = dict(documents) if documents is not None else questions_of(definition, evaluation)
+        paired = pair(lines, known, task)
+        left = len(known) - len(paired) if documents is None else 0
     samples = [[line.output] if isinstance(line.output, str) else line.output for line in lines]
     graded = grade(definition, paired, samples, evaluation)
     notes = list(graded.notes)
-    if documents is None and not owned and (left := len(questions_of(definition, evaluation)) - len(paired)):
+    if left:
         notes.append(f"{left} questions of the test split have no output.")
     if definition.scorer not in SEVERAL and any(len(several) > 1 for several in samples):
         notes.append("Only the first of several outputs for a question counts.")
@@ -134,30 +140,34 @@ def checked(output: Any, number: int) -> Recorded:
         raise HubinitError(f"Output {number} cannot be scored: {place}: {problem['msg']}.") from error
 
 
-def pair(
-    lines: Sequence[Recorded], documents: Mapping[str, Document] | None, task: Task, evaluation: EvalSpec
-) -> dict[str, Document]:
-    """The document of each line, by id: its own, the one that its id names, or the one at its place in the test split.
+def own_documents(lines: Sequence[Recorded], task: Task) -> dict[str, Document]:
+    """The documents that the lines bring, by id; one that comes again without an id is numbered.
 
     Raises:
-        HubinitError: a line without a document, two lines for one, or too few or too many lines.
+        HubinitError: two lines with one id.
     """
-    if documents is None and all(line.document is not None for line in lines):
-        own: dict[str, Document] = {}
-        seen: Counter[str] = Counter()
-        for line in lines:
-            name = name_of(line, task)
-            seen[name] += 1
-            if line.id is not None and seen[name] > 1:
-                raise HubinitError("Two outputs have the same id.")
-            own[name if seen[name] == 1 else f"{name}-{seen[name]}"] = line.document or {}
-        return own
-    known = dict(documents) if documents is not None else questions_of(task, evaluation)
+    own: dict[str, Document] = {}
+    seen: Counter[str] = Counter()
+    for line in lines:
+        name = name_of(line, task)
+        seen[name] += 1
+        if line.id is not None and seen[name] > 1:
+            raise HubinitError("Two outputs have the same id.")
+        own[name if seen[name] == 1 else f"{name}-{seen[name]}"] = line.document or {}
+    return own
+
+
+def pair(lines: Sequence[Recorded], known: dict[str, Document], task: str) -> dict[str, Document]:
+    """The question of each line, by id: the one that its id names, or the one at its place.
+
+    Raises:
+        HubinitError: a line without a question, two lines for one, or too few or too many lines.
+    """
     named = [str(line.id) for line in lines if line.id is not None]
     if not named:
         if len(lines) != len(known):
             raise HubinitError(
-                f"There are {len(lines)} outputs for {len(known)} questions of '{task.name}'; give each its `id`, or say "
+                f"There are {len(lines)} outputs for {len(known)} questions of '{task}'; give each its `id`, or say "
                 "with --limit how many of the first questions were asked."
             )
         return known
@@ -166,7 +176,7 @@ def pair(
     if len(set(named)) < len(named):
         raise HubinitError("Two outputs have the same id.")
     if strange := [name for name in named if name not in known]:
-        raise HubinitError(f"'{task.name}' has no question with id {strange[0]!r} ({len(strange)} such outputs).")
+        raise HubinitError(f"'{task}' has no question with id {strange[0]!r} ({len(strange)} such outputs).")
     return {name: known[name] for name in named}
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.scoring.generation import scores_generated
-from hubinit.scoring.spec import Scored, Scorer, mean_score, mean_scores
+from hubinit.scoring.spec import Scored, Scorer, invalid_share, mean_score, mean_scores
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Document, Rule, Task
 from hubinit.text import one_line
@@ -73,7 +73,7 @@ def part_scores(items: Sequence[Item], documents: Sequence[Document], task: Task
                 metric=f"{task.primary},{column}={part}",
                 primary=False,
                 evaluation=evaluation,
-                invalid_rate=sum(task.primary not in item.extracted for item in members) / len(members),
+                invalid_rate=invalid_share(members, task.primary),
             )
             for part, members in sorted(parts.items())
         ]

@@ -65,10 +65,15 @@ def mean_scores(
             metric=metric,
             primary=metric == (primary or task.primary.removesuffix(",none")),
             evaluation=evaluation,
-            invalid_rate=sum(metric not in item.extracted for item in items) / len(items) if invalid else None,
+            invalid_rate=invalid_share(items, metric) if invalid else None,
         )
         for metric in items[0].values
     ]
+
+
+def invalid_share(items: Sequence[Item], metric: str) -> float:
+    """The share of items in which a metric found no usable answer."""
+    return sum(metric not in item.extracted for item in items) / len(items)
 
 
 def mean_score(

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session
 
-from hubinit.devhub.cards import front_matter
+from hubinit.yamlsafe import front_matter
 
 bob = HfApi(token="hf_bob")
 anonymous = HfApi(token=False)
