@@ -113,7 +113,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "data set": task.dataset + (f" ({task.config})" if task.config else ""),
         "trains on": task.train_split + (f" of {', '.join(task.train_configs)}" if task.train_configs else ""),
         "train rows": training_rows(task),
-        "scored on": task.test_split,
+        "scored on": task.test_split or None,
         "test rows": known_rows(task, task.test_split),
         "metric": task.primary.removesuffix(",none"),
         "scorer": task.scorer,

@@ -1,4 +1,4 @@
-"""Fine-tuning with transformers' Trainer: loss on the completion only, one record per optimiser step, no noise."""
+"""Fine-tuning with transformers' Trainer: loss on the completion, one record per optimiser step, no noise."""
 
 import math
 import shutil
@@ -33,7 +33,7 @@ OnLog = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What training did; losses are means per completion token (per image for classifiers)."""
+    """What training did; losses are means per label token (per image for classifiers)."""
 
     curve: tuple[CurvePoint, ...]
     steps: int
@@ -91,7 +91,9 @@ def train(
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
-            train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
+            train_dataset=examples
+            if images
+            else [encode(e, processor, recipe.max_length, recipe.loss_on) for e in examples],  # type: ignore[arg-type]
             data_collator=partial(collate_images, processor=processor)
             if images
             else partial(collate, pad_id=pad_id(processor)),
@@ -164,7 +166,7 @@ def trainer_arguments(
         gradient_accumulation_steps=recipe.batch_size // micro,
         learning_rate=learning_rate,
         lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps) if recipe.warmup_steps is None else recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
         seed=seed,
@@ -268,7 +270,8 @@ def mean_loss(
     device = next(model.parameters()).device
     loss = image_loss if isinstance(examples[0], ImageExample) else completion_loss
     total, count = 0.0, 0
-    for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length):
+    size, length = recipe.micro_batch_size, recipe.max_length
+    for batch in batches(examples, processor, batch_size=size, max_length=length, loss_on=recipe.loss_on):
         labels = batch.pop("labels").to(device)
         outputs = model(**{name: value.to(device) for name, value in batch.items()})
         total += float(loss(outputs, labels, num_items_in_batch=1))
