@@ -15,7 +15,6 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.records import ResultStore, RunResult
-from hubinit.remote import commit_sha
 from hubinit.runs.pairs import check_settings, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.scoring.judge import find_judge
@@ -193,7 +192,7 @@ def pinning(protocol: Protocol, on_note: Tell = lambda note: None) -> PinTask:
             return tasks.pin(name)
         wanted = protocol.revisions[dataset]
         try:
-            return commit_sha(dataset, "dataset", wanted)[0]
+            return tasks.pin(name, wanted)
         except HubError as error:
             if not (is_offline_mode() or isinstance(error.__cause__, RevisionNotFoundError)):
                 raise

@@ -78,8 +78,9 @@ def _read_yaml(name: str) -> dict[str, Any]:
 def _fields_at(path: Sequence[int | str]) -> list[str]:
     """The fields of the part of a protocol that `path` leads to, so that a hint names neighbours of the unknown one."""
     model: type[BaseModel] = Protocol
-    for part in path:
-        model = next((m for m in _models(model.model_fields[str(part)].annotation)), model)
+    for part in map(str, path):
+        if part in model.model_fields:  # else a name of the user's: a method, a data set
+            model = next((m for m in _models(model.model_fields[part].annotation)), model)
     return list(model.model_fields)
 
 

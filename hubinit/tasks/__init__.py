@@ -140,14 +140,18 @@ def check_kind(group: str, model: ModelSpec) -> None:
             )
 
 
-def pin(name: str) -> str | None:
+def pin(name: str, revision: str | None = None) -> str | None:
     """The commit of the task's data set on the Hub; None when it is a local folder, or not one data set.
 
+    Args:
+        name: of the task.
+        revision: branch, tag or commit. Default: the newest commit.
+
     Raises:
-        HubError: no such data set, no access, or no Hub and no copy in the cache.
+        HubError: no such data set or revision, no access, or no Hub and no copy in the cache.
     """
     task = get(name)
-    return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
+    return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset", revision)[0]
 
 
 def head_labels(spec: RunSpec) -> list[str] | None:
