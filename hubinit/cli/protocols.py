@@ -80,7 +80,7 @@ def show_protocol(name: str, as_json: bool) -> None:
     if protocol.models:
         say(f"base models of the source: {', '.join(protocol.models)}")
     say(f"settings: {settings(protocol)}")
-    say(f"recipe: {pairs(protocol.recipe.model_dump(exclude={'optimiser', 'lora_plus_ratio', 'riemannian_damping'}))}")
+    say(f"recipe: {pairs(recipe_in_force(protocol))}")
     say(f"calibration: {pairs(protocol.calibration.model_dump(exclude={'samples'}, exclude_none=True))}")
     say_parts("options of methods", (f"{method}: {pairs(options)}" for method, options in protocol.methods.items()))
     say_parts("for one method", per_method(protocol))
@@ -98,11 +98,14 @@ def say_parts(title: str, parts: "Iterator[str] | list[str] | tuple[str, ...]") 
 
 def pairs(values: dict[str, Any]) -> str:
     """`rank 32, alpha 64`; lists with spaces."""
-    texts = {
-        field: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        for field, value in values.items()
-    }
-    return ", ".join(f"{field} {value}" for field, value in texts.items())
+    return ", ".join(f"{field} {in_words(value)}" for field, value in values.items())
+
+
+def in_words(value: Any) -> str:
+    """A value without brackets and trailing zeros."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def settings(protocol: "Protocol") -> str:
@@ -110,6 +113,15 @@ def settings(protocol: "Protocol") -> str:
     values = protocol.model_dump(exclude=SAID, exclude_none=True) | {"alpha": protocol.alpha_or_default}
     scale = protocol.alpha_or_default / (protocol.rank**0.5 if protocol.rslora else protocol.rank)
     return f"{pairs(values)} (s = {scale:.4g})"
+
+
+def recipe_in_force(protocol: "Protocol") -> dict[str, Any]:
+    """The recipe; of two settings for one thing the one that counts."""
+    from hubinit.specs import OF_OPTIMISER
+
+    values = protocol.recipe.model_dump(exclude={"optimiser", *OF_OPTIMISER}, exclude_none=True)
+    beaten = {"epochs": "steps", "warmup_ratio": "warmup_steps"}
+    return {field: value for field, value in values.items() if beaten.get(field) not in values}
 
 
 def per_method(protocol: "Protocol") -> Iterator[str]:

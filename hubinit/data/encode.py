@@ -58,7 +58,8 @@ def encode(
     if len(head) > room:
         keeps_bos = room > 1 and head[0] == tokenizer.bos_token_id
         head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
-    return {"input_ids": head + kept, "labels": ([IGNORED] * len(head) if loss_on == "completion" else head) + kept}
+    unlearnt = len(head) if loss_on == "completion" else 1  # nothing predicts the first token
+    return {"input_ids": head + kept, "labels": [IGNORED] * unlearnt + (head + kept)[unlearnt:]}
 
 
 def tokenise(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:

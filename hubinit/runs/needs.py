@@ -52,7 +52,7 @@ def lacking_memory(protocol: Protocol) -> Iterator[str]:
             yield f"memory for {model}: its weights take {size / 2**30:.0f} GiB in {protocol.dtype}, and {where}"
     slow = [model for model, size in sizes.items() if LARGE < size <= memory]
     if slow and not gpu:
-        yield f"a GPU: {', '.join(slow)} would train for days or weeks on the processor"
+        yield f"a GPU for {', '.join(slow)}, too large to train on the processor"
 
 
 def size_in_name(model: str) -> int | None:

@@ -184,20 +184,21 @@ def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
 
 def pinning(protocol: Protocol, on_note: Tell = lambda note: None) -> PinTask:
     """What finds the commit of a task's data set: the one that the protocol pins, where this Hub has it, else the newest."""
+    newest = cache(tasks.pin)
+    note = cache(on_note)  # once for a data set, however many tasks are made of it
 
     @cache
     def pin(name: str) -> str | None:
         dataset = tasks.get(name).dataset
-        if dataset not in protocol.revisions:
-            return tasks.pin(name)
-        wanted = protocol.revisions[dataset]
+        if (wanted := protocol.revisions.get(dataset)) is None:
+            return newest(name)
         try:
             return tasks.pin(name, wanted)
         except HubError as error:
             if not (is_offline_mode() or isinstance(error.__cause__, RevisionNotFoundError)):
                 raise
-        found = tasks.pin(name)
-        on_note(
+        found = newest(name)
+        note(
             f"The protocol pins {dataset} at {wanted[:12]}, which is not here; {str(found)[:12]} is used, and results say so."
         )
         return found
