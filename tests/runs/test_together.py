@@ -1,25 +1,25 @@
 """Two processes train one run together, and one process trains it alone: the same weights, up to rounding."""
 
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
-from hubinit.data.encode import IGNORED
+from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.together import TogetherExecutor
 from hubinit.runs.full import WEIGHTS
-from hubinit.runs.job import Died, Event, Finished, Job, Progress
+from hubinit.runs.job import Finished, Job
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.preflight import check_processes
 from hubinit.runs.sweep import sweep
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import Filled, Rounded, split_batch
@@ -76,7 +76,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ResultStore]]:
+def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[ResultStore]:
     """All runs, by one process and by two."""
     made = []
     for executor in (LocalExecutor(command), TogetherExecutor(2, command)):
@@ -87,7 +87,7 @@ def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPa
                 assert isinstance(end, Finished), end
                 assert end.status == "ok", end.reason
         made.append(store)
-    yield made
+    return made
 
 
 def of(store: ResultStore, run: RunSpec) -> tuple[RunResult, dict[str, torch.Tensor]]:
@@ -110,3 +110,60 @@ def test_two_processes_equal_one(method: str, base: Path, stores: list[ResultSto
     assert [p.grad_norm for p in two.curve] == pytest.approx([p.grad_norm for p in one.curve], rel=1e-3)
     assert two.trainable_parameters == one.trainable_parameters
     assert not list(stores[1].folder(spec(base, method).key).glob("checkpoints"))
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run_goes_on(
+    base: Path, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    runs = [PlannedRun(spec(base, "lora", seed), "boolq", ()) for seed in (9, 8, 1)]
+    killed, failed, fine = sweep(runs, ResultStore(tmp_path), executor=TogetherExecutor(2, command))
+    assert (killed.status, failed.status, fine.status) == ("failed", "failed", "ok"), (killed, failed, fine)
+    assert "process 2 of 2 failed: the worker was killed (Killed)" in (killed.reason or "")
+    assert "process 2 of 2 failed: RuntimeError: no more memory" in (failed.reason or "")
+    assert f"{failed.key}.rank1.log" in (failed.reason or "")
+    assert "no more memory" in (tmp_path / "logs" / f"{failed.key}.rank1.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "micro", "ranks"), [(11, 4, 1, 2), (9, 8, 2, 4), (3, 6, 2, 3), (8, 4, 2, 2)]
+)
+def test_a_step_of_all_ranks_holds_the_examples_of_one_process(
+    examples: int, batch: int, micro: int, ranks: int
+) -> None:
+    """Held to the sampler that accelerate gives one process, over two epochs; what is left is blank, and no rank has less."""
+    micro, passes = split_batch(batch, micro, ranks)
+    alone = SeedableRandomSampler(range(examples), generator=torch.Generator(), data_seed=5)
+    order = Rounded(examples, 5, micro * ranks)
+    shards = [
+        BatchSamplerShard(BatchSampler(order, batch_size=micro, drop_last=False), ranks, rank) for rank in range(ranks)
+    ]
+    for epoch in range(2):
+        alone.set_epoch(epoch)
+        one = list(alone)
+        dealt = []
+        for shard in shards:
+            order.set_epoch(epoch)
+            dealt.append(list(shard))
+            assert len(dealt[-1]) == len(shard)
+        assert len({len(batches) for batches in dealt}) == 1
+        for step in range(-(-examples // batch)):
+            held = [i for rank in dealt for part in rank[step * passes : (step + 1) * passes] for i in part]
+            assert sorted(i for i in held if i < examples) == sorted(one[step * batch : (step + 1) * batch])
+
+
+def test_a_blank_has_no_label() -> None:
+    filled = Filled([{"input_ids": [5, 6], "labels": [IGNORED, 6]}])
+    assert len(filled) == 1
+    assert filled[1] == {"input_ids": [5, 6], "labels": [IGNORED, IGNORED]}
+    assert Filled([ImageExample(image=None, label=3)])[1].label == IGNORED
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(base: Path) -> None:
+    assert split_batch(16, 4, 2) == (4, 2)
+    assert split_batch(4, 4, 2) == (2, 1)  # the share of a rank is smaller than a micro batch
+    with pytest.raises(HubinitError, match=r"3 processes cannot share a batch of 4"):
+        check_processes([spec(base, "lora")], 3)
+    with pytest.raises(HubinitError, match=r"8 processes cannot share a batch of 4"):
+        check_processes([spec(base, "lora")], 8)
+    check_processes([spec(base, "lora")], 4)

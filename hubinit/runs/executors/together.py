@@ -7,6 +7,7 @@ from threading import Event as Flag
 from threading import Thread
 
 from hubinit.runs.executors.local import WORKER, LocalExecutor
+from hubinit.runs.executors.spec import Executor
 from hubinit.runs.job import Died, Event, Finished, Job, Progress
 
 LAST_WORDS = 5.0  # seconds for a rank's end to be noticed, when it may be why the first one failed
@@ -75,6 +76,11 @@ class TogetherExecutor:
         self._part()
         for worker in self.workers:
             worker.close()
+
+
+def local_executor(processes: int) -> Executor:
+    """What does runs on this machine, each in so many processes."""
+    return LocalExecutor() if processes == 1 else TogetherExecutor(processes)
 
 
 def see_gpu(rank: int) -> dict[str, str]:
