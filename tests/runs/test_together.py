@@ -10,39 +10,61 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
+from hubinit import tasks
 from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.together import TogetherExecutor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.job import Finished, Job
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.preflight import check_processes
 from hubinit.runs.sweep import sweep
+from hubinit.runs.worker import Worker
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import Filled, Rounded, split_batch
 from tests import texts
 
-# A worker that knows the examples: 11, so that the last step of an epoch is a part of one. The rank with seed 9 dies in training,
-# the one with seed 8 fails.
-SCRIPT = """
-import os, signal
+# The examples of all runs here: 11, so that the last step of an epoch is a part of one.
+DATA = """
 from hubinit import tasks
 from hubinit.data.encode import Example
-from hubinit.runs import stages, worker
 pool = [Example(f"What comes after number {i}?", f" It is {i + 1}." * (1 + i % 3)) for i in range(11)]
 tasks.training_examples = lambda data, seed: (pool, pool[:3])
-train = stages.run_training
-def act(job, *args, **kwargs):
-    if job.rank and job.spec.seed == 9:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job.rank and job.spec.seed == 8:
-        raise RuntimeError("no more memory")
-    return train(job, *args, **kwargs)
-stages.run_training = act
+"""
+SCRIPT = (
+    DATA
+    + """
+from hubinit.runs import worker
 worker.main()
+"""
+)
+# Acts out the seed's fate: 9, the second rank is killed and the first waits for it; 8, it fails; 7, it is killed, which the first
+# notices before anybody; 6, the first fails and the second waits.
+ACTOR = """
+import os, signal, sys, time
+from hubinit.records import Provenance, ResultStore, RunResult
+from hubinit.runs.job import Finished, Job, Progress
+def emit(event): print(event.model_dump_json(), flush=True)
+def end(status, reason=None):
+    if not job.rank:
+        made = Provenance(versions={}, hardware={}, command=str(os.getpid()), created="")
+        ResultStore(job.store).write(RunResult(key=key, spec=job.spec, status=status, reason=reason, provenance=made))
+    emit(Finished(key=key, status=status, reason=reason))
+for line in sys.stdin:
+    job = Job.model_validate_json(line)
+    key, seed = job.spec.key, job.spec.seed
+    assert job.processes == 2 and job.port
+    emit(Progress(key=key, stage="join" if job.rank else "train"))
+    if job.rank:
+        if seed == 7: time.sleep(0.3)
+        if seed in (7, 9): os.kill(os.getpid(), signal.SIGKILL)
+        if seed == 8: end("failed", "RuntimeError: no more memory")
+        if seed in (6, 8): time.sleep(600)
+    elif seed in (6, 7): end("failed", "connection closed")
+    elif seed in (8, 9): time.sleep(600)
+    end("ok")
 """
 TRAINED = ("lora", "pissa", "dora", "kasa", "lora-dash", "lora-da", FULL)
 
@@ -78,16 +100,17 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[ResultStore]:
     """All runs, by one process and by two."""
-    made = []
-    for executor in (LocalExecutor(command), TogetherExecutor(2, command)):
-        store = ResultStore(tmp_path_factory.mktemp("store"))
-        with closing(executor):
-            for method in TRAINED:
-                *_, end = executor.submit(Job(store=store.root, spec=spec(base, method), device="cpu"))
-                assert isinstance(end, Finished), end
-                assert end.status == "ok", end.reason
-        made.append(store)
-    return made
+    alone, together = (ResultStore(tmp_path_factory.mktemp("store")) for _ in range(2))
+    worker, executor = Worker(lambda event: None), TogetherExecutor(2, command)
+    with closing(executor), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "training_examples", None)  # is put back at the end
+        exec(DATA, {})
+        for method in TRAINED:
+            worker.do(Job(store=alone.root, spec=spec(base, method), device="cpu"))
+            *_, end = executor.submit(Job(store=together.root, spec=spec(base, method), device="cpu"))
+            assert isinstance(end, Finished), end
+            assert end.status == "ok", end.reason
+    return [alone, together]
 
 
 def of(store: ResultStore, run: RunSpec) -> tuple[RunResult, dict[str, torch.Tensor]]:
@@ -98,6 +121,7 @@ def of(store: ResultStore, run: RunSpec) -> tuple[RunResult, dict[str, torch.Ten
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("method", TRAINED)
 def test_two_processes_equal_one(method: str, base: Path, stores: list[ResultStore]) -> None:
     (one, alone), (two, together) = (of(store, spec(base, method)) for store in stores)
@@ -112,17 +136,23 @@ def test_two_processes_equal_one(method: str, base: Path, stores: list[ResultSto
     assert not list(stores[1].folder(spec(base, method).key).glob("checkpoints"))
 
 
-@pytest.mark.slow
-def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run_goes_on(
-    base: Path, command: tuple[str, ...], tmp_path: Path
-) -> None:
-    runs = [PlannedRun(spec(base, "lora", seed), "boolq", ()) for seed in (9, 8, 1)]
-    killed, failed, fine = sweep(runs, ResultStore(tmp_path), executor=TogetherExecutor(2, command))
-    assert (killed.status, failed.status, fine.status) == ("failed", "failed", "ok"), (killed, failed, fine)
-    assert "process 2 of 2 failed: the worker was killed (Killed)" in (killed.reason or "")
+def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "actor.py").write_text(ACTOR)
+    runs = [PlannedRun(spec(tmp_path, "lora", seed), "boolq", ()) for seed in (1, 2, 9, 8, 7, 6, 3)]
+    executor = TogetherExecutor(2, (sys.executable, str(tmp_path / "actor.py")))
+    first, second, killed, failed, noticed, own, last = sweep(runs, ResultStore(tmp_path / "store"), executor=executor)
+    assert {first.status, second.status, last.status} == {"ok"}
+    assert (
+        first.provenance.command == second.provenance.command != last.provenance.command
+    )  # the same worker, a new one
+    for result in (killed, failed, noticed, own):
+        assert result.status == "failed"
+    for result in (killed, noticed):
+        assert "process 2 of 2 failed: the worker was killed (Killed)" in (result.reason or "")
     assert "process 2 of 2 failed: RuntimeError: no more memory" in (failed.reason or "")
-    assert f"{failed.key}.rank1.log" in (failed.reason or "")
-    assert "no more memory" in (tmp_path / "logs" / f"{failed.key}.rank1.log").read_text()
+    assert f"its output is in logs/{failed.key}.rank1.log" in (failed.reason or "")
+    assert own.reason == "connection closed"
+    assert all(worker.process is None for worker in executor.workers)
 
 
 @pytest.mark.parametrize(

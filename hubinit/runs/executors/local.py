@@ -89,6 +89,8 @@ class LocalExecutor:
                 stderr=log,
                 env={"GOMP_SPINCOUNT": SPIN, **os.environ, **self.environment},
             )
+        if self.killed:  # while it started
+            self.process.kill()
         return self.process
 
 
