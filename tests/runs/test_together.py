@@ -58,11 +58,13 @@ for line in sys.stdin:
     assert job.processes == 2 and job.port
     emit(Progress(key=key, stage="join" if job.rank else "train"))
     if job.rank:
-        if seed == 7: time.sleep(0.3)
+        if seed == 7: (job.store / "up").touch(); time.sleep(0.3)
         if seed in (7, 9): os.kill(os.getpid(), signal.SIGKILL)
         if seed == 8: end("failed", "RuntimeError: no more memory")
         if seed in (6, 8): time.sleep(600)
-    elif seed in (6, 7): end("failed", "connection closed")
+    elif seed in (6, 7):
+        while seed == 7 and not (job.store / "up").exists(): time.sleep(0.02)
+        end("failed", "connection closed")
     elif seed in (8, 9): time.sleep(600)
     end("ok")
 """
