@@ -10,18 +10,17 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
-from hubinit import tasks
 from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.executors.together import TogetherExecutor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.job import Finished, Job
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.preflight import check_processes
 from hubinit.runs.sweep import sweep
-from hubinit.runs.worker import Worker
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import Filled, Rounded, split_batch
 from tests import texts
@@ -102,17 +101,16 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[ResultStore]:
     """All runs, by one process and by two."""
-    alone, together = (ResultStore(tmp_path_factory.mktemp("store")) for _ in range(2))
-    worker, executor = Worker(lambda event: None), TogetherExecutor(2, command)
-    with closing(executor), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "training_examples", None)  # is put back at the end
-        exec(DATA, {})
-        for method in TRAINED:
-            worker.do(Job(store=alone.root, spec=spec(base, method), device="cpu"))
-            *_, end = executor.submit(Job(store=together.root, spec=spec(base, method), device="cpu"))
-            assert isinstance(end, Finished), end
-            assert end.status == "ok", end.reason
-    return [alone, together]
+    made = []
+    for executor in (LocalExecutor(command), TogetherExecutor(2, command)):
+        store = ResultStore(tmp_path_factory.mktemp("store"))
+        with closing(executor):
+            for method in TRAINED:
+                *_, end = executor.submit(Job(store=store.root, spec=spec(base, method), device="cpu"))
+                assert isinstance(end, Finished), end
+                assert end.status == "ok", end.reason
+        made.append(store)
+    return made
 
 
 def of(store: ResultStore, run: RunSpec) -> tuple[RunResult, dict[str, torch.Tensor]]:
