@@ -13,6 +13,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 ModelKind = Literal["language", "vision"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantisation = Literal["nf4"]  # of a frozen base's linear layers, in bitsandbytes' names
 Engine = Literal["transformers", "vllm"]  # what answers free-text tasks
 # A step of Adam moves a factor's entries, which are below 1, by about the learning rate: above 1 every run diverges.
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -74,6 +75,12 @@ class ModelSpec(Spec):
     kind: ModelKind = "language"
     dtype: Dtype = Field(default="auto", description="of the weights; a plan holds the type itself, never `auto`")
     trust_remote_code: bool = False
+    quantize: Quantisation | None = Field(default=None, description="of the linear layers; the rest has the dtype")
+
+    @property
+    def stored_in(self) -> str:
+        """What the weights are held in, for people: `bfloat16`, or `bfloat16 + nf4`."""
+        return f"{self.dtype} + {self.quantize}" if self.quantize else self.dtype
 
 
 class MethodSpec(Spec):

@@ -39,6 +39,18 @@ Dtype = Annotated[
         help="Type of the base's weights. Default: the protocol's, else bfloat16 where this machine is fast in it, else float32."
     ),
 ]
+Quantize = Annotated[
+    Literal["nf4"] | None,
+    typer.Option(
+        help="Hold the base's layers in 4 bits (QLoRA: NF4, twice quantised); needs `pip install bitsandbytes`. Default: not."
+    ),
+]
+ProcessesPerRun = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that train each run together, one GPU each; the results are those of one process."
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
 Optimizers = Annotated[

@@ -14,8 +14,9 @@ from hubinit.errors import HubError, HubinitError, nearest
 from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
+from hubinit.models.quantising import check_quantisation
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.pairs import check_settings, pair_optimisers
+from hubinit.runs.pairs import check_settings, fit_quantised, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.scoring.judge import find_judge
 from hubinit.specs import (
@@ -28,6 +29,7 @@ from hubinit.specs import (
     MethodSpec,
     ModelSpec,
     Protocol,
+    Quantisation,
     RunSpec,
 )
 
@@ -50,6 +52,7 @@ class Request:
     optimisers: tuple[str, ...] | None = None
     rank: int | None = None
     dtype: Dtype = "auto"
+    quantize: Quantisation | None = None
     protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
@@ -134,6 +137,8 @@ def plan(
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
     check_settings(protocol)
+    if request.quantize is not None:
+        methods = fit_quantised(methods, request.methods, on_note)
     pairs = pair_optimisers(methods, protocol.optimisers, request.methods, on_note)
     rates = sum(len(protocol.for_method(method).learning_rates) for method, _ in pairs)
     runs = len(request.models) * rates * len(protocol.seeds)
@@ -148,7 +153,7 @@ def plan(
     for name in request.models:
         model = names.resolve(name)
         try:
-            model = chosen_model(name, dtype)
+            model = chosen_model(name, dtype, request.quantize)
         except HubError as error:  # gated, missing, unreachable: the other models go on
             lost = error
             on_lost(str(error))
@@ -170,8 +175,8 @@ def plan(
     return merge_same_key(planned)
 
 
-def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
-    """The model that a name means, at one revision and in one floating-point type.
+def chosen_model(name: str, dtype: Dtype = "auto", quantize: Quantisation | None = None) -> ModelSpec:
+    """The model that a name means, at one revision, in one floating-point type, and perhaps quantised.
 
     Raises:
         HubinitError: an unknown name, or a Hub that does not answer.
@@ -179,6 +184,9 @@ def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
     model = names.pin(names.resolve(name))
     if dtype != "auto":
         model = model.model_copy(update={"dtype": dtype})
+    if quantize is not None:
+        model = model.model_copy(update={"quantize": quantize})
+        check_quantisation(model)
     return model.model_copy(update={"dtype": choose_dtype(model)})
 
 
