@@ -141,11 +141,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, poison: float) -
     assert model.config.use_cache
 
 
-@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+@pytest.mark.parametrize(
+    "changed",
+    [*({"optimiser": name} for name in OPTIMISERS), {"batching": "length-grouped"}, {"batching": "packed"}],
+    ids=lambda changed: "-".join(changed.values()),
+)
 def test_an_interrupted_run_goes_on_where_it_was(
-    optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = RECIPE.model_copy(update={"optimiser": optimiser, "weight_decay": 0.1})
+    recipe = RECIPE.model_copy(update={**changed, "weight_decay": 0.1})
     straight, interrupted = adapted(), adapted()
     expected = run(straight, tmp_path / "straight", recipe, seed=3)
 
