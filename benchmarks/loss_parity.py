@@ -24,8 +24,8 @@ from hubinit.specs import RunSpec
 
 METHODS = ("lora", "dora", "pissa")
 SETTINGS = (
-    *("recipe.steps=20", "recipe.batch_size=8", "recipe.micro_batch_size=4", "recipe.max_length=256"),
-    *("samples=160", "validation_samples=0"),
+    *("recipe.steps=20", "recipe.batch_size=2", "recipe.micro_batch_size=1", "recipe.max_length=256"),
+    *("samples=40", "validation_samples=0"),
 )
 
 
@@ -59,41 +59,49 @@ def compare(spec: RunSpec, store: Path) -> dict[str, Any]:
     )
     ours = [point.loss for point in result.curve]
     apart = max((abs(one - two) for one, two in zip(ours, plain, strict=True)), default=math.inf)
-    return {"method": method, "hubinit": ours, "plain": plain, "largest_difference": apart}
+    return {"hubinit": ours, "plain": plain, "largest_difference": apart}
 
 
 def main() -> None:
     """Compares the three methods, prints a line for each, and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with --record, the rows of others stay")
     parser.add_argument("--task", default="arc-easy")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/loss_parity.json")
     options = parser.parse_args()
     request = Request(
         models=(options.model,),
-        methods=METHODS,
+        methods=tuple(options.methods.split(",")),
         tasks=(options.task,),
         learning_rates=(options.lr,),
         dtype="float32",
         overrides=SETTINGS,
     )
     with TemporaryDirectory() as folder:
-        rows = []
+        rows = {}
         for run in plan(request, ResultStore(Path(folder))):
-            rows.append(compare(run.spec, Path(folder)))
-            row = rows[-1]
+            name = run.spec.method.name
+            row = rows[name] = compare(run.spec, Path(folder))
             print(
-                f"{row['method']:6} loss {row['plain'][0]:.4f} to {row['plain'][-1]:.4f}, "
+                f"{name:6} loss {row['plain'][0]:.4f} to {row['plain'][-1]:.4f}, "
                 f"largest difference {row['largest_difference']:.1e}",
                 flush=True,
             )
     if options.record:
         from hubinit.runs.costs import provenance
 
-        facts = provenance("python benchmarks/loss_parity.py --record").model_dump()
-        record = {"rows": rows, "task": options.task, "learning_rate": options.lr, "settings": SETTINGS, **facts}
+        facts = provenance(f"python benchmarks/loss_parity.py --methods {options.methods} --record").model_dump()
         path = Path(__file__).parent / "results" / "loss_parity.json"
+        before = json.loads(path.read_text())["rows"] if path.is_file() else {}
+        record = {
+            "rows": before | {name: {**row, **facts} for name, row in rows.items()},
+            "model": options.model,
+            "task": options.task,
+            "learning_rate": options.lr,
+            "settings": SETTINGS,
+        }
         path.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -22,6 +22,7 @@ def train_plainly(model_id, revision, texts, init, seed, output_dir, *, rank, al
         head = tokenizer(prompt)["input_ids"]
         ids = tokenizer(prompt + completion)["input_ids"] + [tokenizer.eos_token_id]
         rows.append({"input_ids": ids, "labels": [-100] * len(head) + ids[len(head) :]})
+    quiet = {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True}
     arguments = TrainingArguments(
         output_dir,
         max_steps=steps,
@@ -31,11 +32,7 @@ def train_plainly(model_id, revision, texts, init, seed, output_dir, *, rank, al
         lr_scheduler_type="cosine",
         warmup_steps=1,
         seed=seed,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
+        **quiet,
     )
     collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)

@@ -116,7 +116,7 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
         loaded = load_base(spec, watch, report)
         pool = pool_of(planned, loaded, spec.calibration.samples if spec.calibration else 0)
         limit = spec.calibration.max_length if planned.own and spec.calibration else None
-        cut = encode_all(pool, loaded.processor, limit)[1] if limit else 0
+        cut = encode_all(pool, loaded.processor, limit)[1] if limit else 0  # type: ignore[arg-type]
         manifest = make_start(planned, loaded, pool, needs, out, watch=watch, command=command, report=report)
     if cut:
         warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
