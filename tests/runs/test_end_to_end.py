@@ -190,7 +190,7 @@ def test_the_leaderboard_data_set_has_every_row(bench):
 
 
 def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
-    """A learning rate below what the weights can show trains nothing: the gate says so, and the base's run is not touched by it."""
+    """A learning rate too small to show trains nothing: the gate says so, and the base's run is not touched by it."""
     done = hubinit(
         *(
             "bench",
