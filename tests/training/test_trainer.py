@@ -179,6 +179,9 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         run(adapted(), tmp_path, examples=[])
     with pytest.raises(HubinitError, match="nothing to train"):
         run(language_model().requires_grad_(False), tmp_path)
+    packed = RECIPE.model_copy(update={"batching": "packed"})
+    with pytest.raises(HubinitError, match="batching=packed is for texts"):
+        run(adapted(), tmp_path, packed, examples=[ImageExample(Image.new("L", (16, 16)), 0)])
     with pytest.raises(HubinitError, match="Unknown optimizer 'adamv': did you mean adamw"):
         run(adapted(), tmp_path, RECIPE.model_copy(update={"optimiser": "adamv"}))
 
