@@ -112,6 +112,9 @@ class RunResult(Record):
         default=None, description="that the calibration saw, which may be fewer than asked for; None: version 0.1"
     )
     trainable_parameters: int | None = None
+    cut_examples: int | None = Field(
+        default=None, ge=0, description="training examples that were too long and lost tokens; None: nobody counted"
+    )
     adapter_bytes: int | None = None
     adapter_sha256: str | None = None
     curve: tuple[CurvePoint, ...] = ()

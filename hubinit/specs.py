@@ -14,9 +14,10 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 ModelKind = Literal["language", "vision"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Quantisation = Literal["nf4"]  # of a frozen base's linear layers, in bitsandbytes' names
+Batching = Literal["shuffled", "length-grouped", "packed"]
 Engine = Literal["transformers", "vllm"]  # what answers free-text tasks
 # A step of Adam moves a factor's entries, which are below 1, by about the learning rate: above 1 every run diverges.
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Seed = Annotated[int, Field(ge=0)]
 
@@ -29,7 +30,7 @@ DEFAULT_OPTIMISER = "adamw"
 OF_OPTIMISER = {"lora_plus_ratio": "lora+", "riemannian_damping": "riemannian"}
 
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
-EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
+EXECUTION = frozenset({"memory_budget", "micro_batch_size", "batching", "gradient_checkpointing"})
 
 
 class Spec(BaseModel):
@@ -136,7 +137,14 @@ class Recipe(Spec):
     steps: int | None = Field(default=None, ge=1, description="optimiser steps; overrides epochs")
     batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
     micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
-    max_length: int = Field(default=512, ge=1)
+    batching: Batching = Field(
+        default="shuffled",
+        description="how the examples of an optimiser step, which stay the same, share its forward passes: as they come, "
+        "length-grouped (less padding), or packed into one row each (none)",
+    )
+    max_length: int = Field(
+        default=512, ge=1, description="tokens per example; longer ones lose the beginning of the prompt"
+    )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of s·B A, never of an anchor")
     optimiser: str = Field(
         default=DEFAULT_OPTIMISER, description="see `hubinit.training.optimisers`; in a protocol: `optimisers`"

@@ -183,6 +183,17 @@ def whole_numbers(text: str, option: str, least: int) -> tuple[int, ...]:
     return tuple(int(number) for number in found)
 
 
+def learning_rate(number: float, option: str) -> float:
+    """The number itself.
+
+    Raises:
+        HubinitError: it is not above 0, infinite or NaN.
+    """
+    if finite(number, option) == 0:
+        raise HubinitError(f"{option} wants learning rates above 0; with 0 nothing is trained.")
+    return number
+
+
 def finite(number: float, option: str) -> float:
     """The number itself.
 

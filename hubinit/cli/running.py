@@ -26,6 +26,7 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_processes, check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.runs.training import cut_note
 from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
@@ -84,6 +85,7 @@ def run_bench(
     if publisher:
         publisher.finish(results, cached={run.spec.key for run in planned if run.state == "cached"})
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
+    warn_cut(results)
     if as_json:
         print_json(results, published, [*lost, *unpublished])
     else:
@@ -148,6 +150,7 @@ def run_train(request: Request, out: Path, *, processes: int = 1, dry_run: bool,
         return 0
     with SweepDisplay(planned, errors) as display:
         results = sweep(planned, store, force=force, executor=local_executor(processes), on_event=display)
+    warn_cut(results)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:
@@ -164,6 +167,20 @@ def run_train(request: Request, out: Path, *, processes: int = 1, dry_run: bool,
             names = ",".join(result.spec.data.tasks if result.spec.data else ())
             say(f"Next: hubinit eval {shlex.quote(str(folder / 'adapter'))} --tasks {names}")
     return sum(result.status in {"failed", "diverged"} for result in results)
+
+
+def warn_cut(results: Sequence[RunResult]) -> None:
+    """Says once per model, data set and length how many training examples were too long; seeds may differ, the most counts."""
+    cut = sorted((result for result in results if result.cut_examples), key=lambda result: -(result.cut_examples or 0))
+    said: dict[tuple[Any, ...], str] = {}
+    for result in cut:
+        spec = result.spec
+        assert spec.data is not None and spec.recipe is not None
+        said.setdefault(
+            (spec.model.id, spec.data.tasks, spec.recipe.max_length), cut_note(spec, result.cut_examples or 0)
+        )
+    for line in said.values():
+        warn(line)
 
 
 def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool) -> None:

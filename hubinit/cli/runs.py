@@ -34,7 +34,7 @@ from hubinit.cli.options import (
     Samples,
     Seeds,
     Tasks,
-    finite,
+    learning_rate,
     names,
     numbers,
     whole_numbers,
@@ -83,7 +83,9 @@ def bench(
         "tasks": None if tasks is None else names(tasks, "--tasks"),
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
-        "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+        "learning_rates": None
+        if lrs is None
+        else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
     warn("Planning: asking the Hub for models and data sets …")
@@ -146,7 +148,7 @@ def train(
 
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
-    rate = None if lr is None else finite(lr, "--lr")
+    rate = None if lr is None else learning_rate(lr, "--lr")
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train

@@ -49,10 +49,20 @@ def encode(
     Too long examples lose the beginning of their prompt (a begin-of-sequence token stays); only a completion that is too long
     by itself loses its end.
     """
-    if isinstance(example, TokenExample):
-        head, kept = list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
-    else:
-        head, kept = tokenise(example, tokenizer)
+    return shorten(*tokenise(example, tokenizer), tokenizer, max_length, loss_on)
+
+
+def encode_all(
+    examples: Sequence[Example | TokenExample], tokenizer: Any, max_length: int, loss_on: LossOn = "completion"
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Encodes examples as `encode` does, and counts those that are too long, which lose tokens."""
+    parts = [tokenise(example, tokenizer) for example in examples]
+    cut = sum(len(head) + len(kept) > max_length for head, kept in parts)
+    return [shorten(head, kept, tokenizer, max_length, loss_on) for head, kept in parts], cut
+
+
+def shorten(head: list[int], kept: list[int], tokenizer: Any, max_length: int, loss_on: LossOn) -> dict[str, list[int]]:
+    """Token ids and labels, at most `max_length` each, of a prompt and its completion."""
     kept = kept[: max_length - 1]
     room = max_length - len(kept)  # at least 1
     if len(head) > room:
@@ -62,8 +72,10 @@ def encode(
     return {"input_ids": head + kept, "labels": [IGNORED] * unlearnt + (head + kept)[unlearnt:]}
 
 
-def tokenise(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenise(example: Example | TokenExample, tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the prompt (at least one) and those of the completion, the end-of-sequence token included."""
+    if isinstance(example, TokenExample):
+        return list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion
     head = list(tokenizer(prompt)["input_ids"])
@@ -130,7 +142,7 @@ def batches(
     if examples and isinstance(examples[0], ImageExample):
         groups = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
         return [collate_images(group, processor) for group in groups]  # type: ignore[arg-type]
-    features = [encode(example, processor, max_length, loss_on) for example in examples]  # type: ignore[arg-type]
+    features, _ = encode_all(examples, processor, max_length, loss_on)  # type: ignore[arg-type]
     features.sort(key=lambda feature: -len(feature["input_ids"]))
     return [
         collate(features[start : start + batch_size], pad_id(processor))

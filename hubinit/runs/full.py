@@ -62,6 +62,7 @@ def train_weights(
         "trainable_parameters": sum(parameter.numel() for parameter, _ in types),
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "cut_examples": outcome.cut,
         "adapter_bytes": path.stat().st_size,
         "adapter_sha256": sha256_of(path),
         "gates": {"trained": moved, "reload": 0.0},

@@ -111,6 +111,7 @@ def train_adapter(
         **start.facts(calibration),
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "cut_examples": outcome.cut,
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,
         "gates": {**start.gates, "trained": trained, "reload": reload},

@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hubinit import methods, tasks
 from hubinit.data.encode import Example, ImageExample, batches
+from hubinit.errors import first_line
 from hubinit.models.base import Loaded, draw_head
 from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
@@ -18,6 +20,11 @@ from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.ranks import join_ranks
 from hubinit.training.trainer import TrainOutcome, remove_checkpoints, total_steps, train
+
+
+class TrainingMemoryError(Exception):
+    """Training ran out of memory; the message says where."""
+
 
 OnProgress = Callable[[Progress], None]
 Pool = Sequence[Example] | Sequence[ImageExample]
@@ -68,6 +75,7 @@ def run_training(
 
     Raises:
         DivergedError: the loss or a gradient is not finite.
+        TrainingMemoryError: memory ran out; a run with fewer examples per forward pass goes on from the last checkpoint.
     """
     spec = job.spec
     assert spec.recipe is not None
@@ -80,20 +88,49 @@ def run_training(
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
     with watch.stage("train"), join_ranks(job.rank, job.processes, job.port, loaded.device):
-        outcome = train(
-            model,
-            loaded.processor,
-            data[0],
-            spec.recipe,
-            learning_rate=spec.learning_rate,
-            seed=spec.seed,
-            validation=data[1] if job.rank == 0 else (),
-            output_dir=folder / "checkpoints",
-            on_log=on_log,
-            **acting,
-        )
+        try:
+            outcome = train(
+                model,
+                loaded.processor,
+                data[0],
+                spec.recipe,
+                learning_rate=spec.learning_rate,
+                seed=spec.seed,
+                validation=data[1] if job.rank == 0 else (),
+                output_dir=folder / "checkpoints",
+                on_log=on_log,
+                **acting,
+            )
+        except torch.OutOfMemoryError as error:
+            raise TrainingMemoryError(first_line(error)) from None
     watch.charge("train", outcome.seconds)
+    if outcome.cut:
+        print(cut_note(spec, outcome.cut))  # into the run's log
     return outcome
+
+
+def cut_note(spec: RunSpec, cut: int) -> str:
+    """What to know about training examples that were too long."""
+    assert spec.recipe is not None and spec.data is not None
+    return (
+        f"{', '.join(spec.data.tasks)}: {cut} training examples have more than {spec.recipe.max_length} tokens with "
+        f"{spec.model.id} and lost some; raise recipe.max_length."
+    )
+
+
+def shrink(job: Job) -> Job | None:
+    """The job with at most half the examples per forward pass and the same optimiser steps; None: it has one already.
+
+    It goes on from the checkpoints of the first attempt, if there are any. The number is not part of a run's key.
+    """
+    recipe = job.spec.recipe
+    assert recipe is not None
+    half = min(recipe.micro_batch_size, recipe.batch_size) // 2
+    fitting = [size for size in range(1, half + 1) if recipe.batch_size % size == 0]
+    if not fitting:
+        return None
+    smaller = recipe.model_copy(update={"micro_batch_size": fitting[-1]})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"recipe": smaller}), "force": False})
 
 
 def during_training(spec: RunSpec, model: Any, examples: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ print goes to the log of the run. A run that fails becomes a stored result with 
 run it was in.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.job import Event, Finished, Job, Loading, Progress, in_memory
 from hubinit.runs.stages import follow, run_stages
+from hubinit.runs.training import TrainingMemoryError, shrink
 from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
@@ -47,11 +49,19 @@ class Worker:
         if job.rank:
             self.emit(self._follow(job, store))
             return
-        result = store.write(self._run_safely(job, store))
+        result = self._run_safely(job, store)
+        while isinstance(result, Job):
+            free_memory()
+            result = self._run_safely(result, store)
+        result = store.write(result)
         self.emit(Finished(key=result.key, status=result.status, reason=result.reason))
 
-    def _run_safely(self, job: Job, store: ResultStore) -> RunResult:
-        """Runs one job; whatever goes wrong is recorded in the result instead of ending the worker."""
+    def _run_safely(self, job: Job, store: ResultStore) -> RunResult | Job:
+        """Runs one job; whatever goes wrong is recorded in the result instead of ending the worker.
+
+        Returns:
+            The result; or the job to do instead, where memory ran out in training and smaller forward passes may do.
+        """
         watch = Stopwatch()
         empty = RunResult(key=job.spec.key, spec=job.spec, status="failed", provenance=provenance(job.command))
         outcome: dict[str, Any]
@@ -63,6 +73,16 @@ class Worker:
             outcome = {"status": "diverged", "reason": str(error)}
         except HubinitError as error:
             outcome = {"reason": str(error)}
+        except TrainingMemoryError as error:
+            smaller = shrink(job) if job.processes == 1 else None  # the other processes would have to agree
+            if smaller is not None:
+                assert smaller.spec.recipe is not None
+                size = smaller.spec.recipe.micro_batch_size
+                print(f"Out of memory ({error}); the run goes on with micro_batch_size {size}, the same batch_size.")
+                self.emit(Progress(key=job.spec.key, stage=f"out of memory: on with micro_batch_size {size}"))
+                return smaller
+            many = "one example" if job.processes == 1 else "this many examples"
+            outcome = {"reason": f"out of memory ({error}) with {many} per forward pass; lower recipe.max_length"}
         except torch.OutOfMemoryError as error:
             outcome = {"reason": f"out of memory ({first_line(error)}); lower recipe.micro_batch_size"}
         except Exception as error:  # the boundary: one broken run must not end the sweep
@@ -121,6 +141,13 @@ class Worker:
         elif self.loaded is not None:
             adapters.detach(self.loaded.model)
             self.loaded.model.eval()
+
+
+def free_memory() -> None:
+    """Gives back what a failed attempt left: the model and its graph are in cycles, and CUDA keeps what was freed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def main() -> None:

@@ -242,6 +242,8 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
     for task, revision in zip(tasks, revisions, strict=True):
         splits.append(_source(task).training_split(task, revision))
     size = sum(map(len, splits))
+    if not size:
+        raise HubinitError(f"{', '.join(data.tasks)} has no training examples; choose another task.")
     if data.validation_samples >= size:
         raise HubinitError(
             f"{', '.join(data.tasks)} has {size} training examples, too few to hold out {data.validation_samples} "

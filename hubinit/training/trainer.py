@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hubinit.adapters.directions import CHILD
-from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode, pad_id
+from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode_all, pad_id
 from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
+from hubinit.training.batching import check_packing, group_by_length, pack
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
 from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
 
@@ -40,6 +42,7 @@ class TrainOutcome:
     steps: int
     validation_loss: float | None
     seconds: float  # the attempts before a checkpoint included
+    cut: int  # training examples that were too long and lost tokens
 
 
 def train(
@@ -88,23 +91,26 @@ def train(
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
     optimiser = optimisers.get(recipe.optimiser)
-    loss = image_loss if images else completion_loss
-    data: Any = examples
+    features: Any = examples
+    cut = 0
     if not images:
-        data = [encode(e, processor, recipe.max_length, recipe.loss_on) for e in examples]  # type: ignore[arg-type]
+        features, cut = encode_all(examples, processor, recipe.max_length, recipe.loss_on)  # type: ignore[arg-type]
+    padded = partial(collate_images, processor=processor) if images else partial(collate, pad_id=pad_id(processor))
+    if recipe.batching == "packed":
+        check_packing(model, features)
+    loss = image_loss if images else completion_loss
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
-            train_dataset=data if count_ranks() == 1 else Filled(data),
-            data_collator=partial(collate_images, processor=processor)
-            if images
-            else partial(collate, pad_id=pad_id(processor)),
+            train_dataset=features if count_ranks() == 1 else Filled(features),
+            data_collator={"length-grouped": list, "packed": pack}.get(recipe.batching, padded),
             compute_loss_func=loss if penalty is None else add_penalty(loss, penalty),
             callbacks=[Watch(on_log), *callbacks],
             optimizers=(optimiser.build(model, learning_rate, recipe), None),
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.padded = padded if recipe.batching == "length-grouped" else None
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad):
         raise DivergedError("Training diverged: the trained weights are not finite; a lower learning rate may help.")
@@ -115,6 +121,7 @@ def train(
         steps=trainer.state.global_step,
         validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
         seconds=trainer.earlier_seconds + time.perf_counter() - started,
+        cut=cut,
     )
 
 
@@ -129,6 +136,8 @@ def check(model: Any, examples: Sequence[Any], recipe: Recipe) -> torch.device:
         raise HubinitError(
             f"The model is on {device}, and training uses the first GPU it sees; set CUDA_VISIBLE_DEVICES."
         )
+    if recipe.batching != "shuffled" and isinstance(examples[0], ImageExample):
+        raise HubinitError(f"recipe.batching={recipe.batching} is for texts; images are all of one size. Leave it out.")
     return device
 
 
@@ -203,6 +212,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     earlier_seconds = 0.0  # what earlier attempts took until the checkpoint that this one goes on from
     started = 0.0
+    padded: Callable[[Any], dict[str, Tensor]] | None = (
+        None  # what pads each group; None: the collator made whole batches
+    )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, and knows since when."""
@@ -213,6 +225,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if (ranks := count_ranks()) == 1:
             return super()._get_train_sampler(train_dataset)
         return Rounded(len(self.train_dataset), self.args.seed, self.args.per_device_train_batch_size * ranks)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro batches of one optimiser step, and their label tokens (images)."""
+        if self.padded is not None:
+            features = [feature for batch in islice(epoch_iterator, num_batches) for feature in batch]
+            groups = group_by_length(features, self.args.per_device_train_batch_size)
+            epoch_iterator = iter([self.padded(group) for group in groups])
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

@@ -161,11 +161,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, poison: float) -
     assert model.config.use_cache
 
 
-@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+@pytest.mark.parametrize(
+    "changed",
+    [*({"optimiser": name} for name in OPTIMISERS), {"batching": "length-grouped"}, {"batching": "packed"}],
+    ids=lambda changed: "-".join(changed.values()),
+)
 def test_an_interrupted_run_goes_on_where_it_was(
-    optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = RECIPE.model_copy(update={"optimiser": optimiser, "weight_decay": 0.1})
+    recipe = RECIPE.model_copy(update={**changed, "weight_decay": 0.1})
     straight, interrupted = adapted(), adapted()
     expected = run(straight, tmp_path / "straight", recipe, seed=3)
 
@@ -195,6 +199,9 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         run(adapted(), tmp_path, examples=[])
     with pytest.raises(HubinitError, match="nothing to train"):
         run(language_model().requires_grad_(False), tmp_path)
+    packed = RECIPE.model_copy(update={"batching": "packed"})
+    with pytest.raises(HubinitError, match="batching=packed is for texts"):
+        run(adapted(), tmp_path, packed, examples=[ImageExample(Image.new("L", (16, 16)), 0)])
     with pytest.raises(HubinitError, match="Unknown optimizer 'adamv': did you mean adamw"):
         run(adapted(), tmp_path, RECIPE.model_copy(update={"optimiser": "adamv"}))
 
