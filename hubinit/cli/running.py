@@ -24,6 +24,7 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.runs.tracking import check_trackers
 from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
@@ -39,6 +40,8 @@ def run_bench(
     public: bool,
     dry_run: bool,
     force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Plans, runs, publishes and prints the ranking.
@@ -47,6 +50,7 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    check_trackers(report_to)
     if engine == "vllm" and not dry_run:
         vllm_version()
     if push_to:
@@ -71,6 +75,8 @@ def run_bench(
             eval_batch_size=request.read_protocol().eval_batch_size,
             engine=engine,
             force=force,
+            diagnostics=diagnostics,
+            report_to=report_to,
             on_event=display,
             on_result=publisher or (lambda result: None),
         )
@@ -126,20 +132,30 @@ def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[s
     say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
 
-def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
+def run_train(
+    request: Request,
+    out: Path,
+    *,
+    dry_run: bool,
+    force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
+    as_json: bool,
+) -> int:
     """Trains the runs of a request without scoring them.
 
     Returns:
         How many of them have no trained adapter.
     """
     store = ResultStore(out)
+    check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
         return 0
     with SweepDisplay(planned, errors) as display:
-        results = sweep(planned, store, force=force, on_event=display)
+        results = sweep(planned, store, force=force, diagnostics=diagnostics, report_to=report_to, on_event=display)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:

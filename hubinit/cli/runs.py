@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Diagnostics,
     DryRun,
     Dtype,
     Engine,
@@ -29,6 +30,7 @@ from hubinit.cli.options import (
     PushTo,
     Rank,
     Rates,
+    ReportTo,
     Samples,
     Seeds,
     Tasks,
@@ -67,6 +69,8 @@ def bench(
     force: Force = False,
     allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Fine-tune a model from every initialisation, score the results, publish them and rank them.
@@ -82,6 +86,7 @@ def bench(
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
@@ -100,7 +105,16 @@ def bench(
             judge=judge_model,
         )
         failed = run_bench(
-            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+            request,
+            out,
+            engine=engine,
+            push_to=push_to,
+            public=public,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
 
@@ -125,6 +139,8 @@ def train(
     dry_run: DryRun = False,
     force: Force = False,
     allow_drift: AllowDrift = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
@@ -132,6 +148,7 @@ def train(
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
     rate = None if lr is None else finite(lr, "--lr")
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
@@ -150,7 +167,15 @@ def train(
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_train(
+            request,
+            out,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
+        )
     raise typer.Exit(1 if failed else 0)
 
 

@@ -28,6 +28,8 @@ class Job(Message):
         command: what the user ran, for the record.
         device: where it runs. None: the GPU when there is one.
         force: make it again even if it is finished.
+        diagnostics: measure also what costs time, see `hubinit.runs.diagnosing`.
+        report_to: trackers that follow the training, see `hubinit.runs.tracking`.
     """
 
     store: Path
@@ -39,6 +41,8 @@ class Job(Message):
     command: str = ""
     device: str | None = None
     force: bool = False
+    diagnostics: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 class Loading(Message):

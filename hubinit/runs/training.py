@@ -14,6 +14,7 @@ from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.tracking import run_name, tracked
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.trainer import TrainOutcome, remove_checkpoints, total_steps, train
@@ -78,7 +79,8 @@ def run_training(
     def on_log(step: int, steps: int, loss: float) -> None:
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
-    with watch.stage("train"):
+    name = run_name(spec)
+    with watch.stage("train"), tracked(job.report_to, name, job.store):
         outcome = train(
             model,
             loaded.processor,
@@ -89,6 +91,8 @@ def run_training(
             validation=data[1],
             output_dir=folder / "checkpoints",
             on_log=on_log,
+            report_to=job.report_to,
+            run_name=name,
             **acting,
         )
     watch.charge("train", outcome.seconds)
