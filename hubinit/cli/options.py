@@ -78,7 +78,7 @@ Diagnostics = Annotated[
     typer.Option(
         "--diagnostics",
         help="Of each run that trains now, measure also its first update against the full gradient, and what it forgets: about "
-        "one more step, and two passes over 8,000 tokens.",
+        "one more step, and two passes over 4,000 tokens.",
     ),
 ]
 ReportTo = Annotated[

@@ -71,5 +71,5 @@ def share_inside(matrix: Factored, X: Tensor) -> float | None:
         return None
     U, S, _ = torch.linalg.svd(X, full_matrices=False)  # (n, k), (k,)
     smallest = float(S[0]) * max(X.shape) * torch.finfo(S.dtype).eps
-    basis = U[:, S > smallest]  # (n, rank)
+    basis = U[:, smallest < S]  # (n, rank)
     return min((Factored(matrix.L, matrix.R @ basis).norm / total) ** 2, 1.0)

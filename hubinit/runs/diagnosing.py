@@ -1,6 +1,6 @@
 """The diagnostics of a run: throughput and drift always; on request the first update and what the model forgot.
 
-The ones on request cost seconds: the first update about one step more, the neutral text two passes over about 8,000 tokens.
+The ones on request cost seconds: the first update about one step more, the neutral text two passes over about 4,000 tokens.
 None of them changes a number of the training, so none is part of a run's key.
 """
 
@@ -27,7 +27,7 @@ from hubinit.training.trainer import TrainOutcome, mean_loss
 
 LAYERS = "diagnostics.json"  # in the folder of a run: the numbers of each layer
 NEUTRAL = "boolq-gen"  # the passages of its test split are paragraphs of Wikipedia, which no task trains on
-TEXTS = 64
+TEXTS = 32
 LONGEST = 512  # tokens of a text
 
 
