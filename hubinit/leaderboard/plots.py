@@ -122,10 +122,14 @@ def _file_name(run: RunResult) -> str:
 
 
 def best_rate(rates: dict[float, list[RunResult]]) -> float | None:
-    """The learning rate with the lowest median validation loss; without one, that with the lowest loss at the end of training."""
+    """The learning rate with the lowest median validation loss; without one, that with the lowest loss at the end of training.
+
+    A rate at which seeds are missing, because they diverged for example, is not chosen while others have more.
+    """
     for measure in (_validation_loss, _last_loss):
-        if medians := {rate: found[0] for rate, runs in rates.items() if (found := _spread(runs, measure))}:
-            return min(medians, key=lambda rate: medians[rate])
+        found = {rate: [value for run in runs if (value := measure(run)) is not None] for rate, runs in rates.items()}
+        if most := max(map(len, found.values()), default=0):
+            return min((median(values), rate) for rate, values in found.items() if len(values) == most)[1]
     return None
 
 
@@ -189,7 +193,8 @@ def learning_rates(setting: Setting) -> Figure | None:
     ]
     if max(medians) > 3 * min(medians) > 0:
         axes.set_yscale("log")
-    axes.set_ylabel("validation loss (× diverged)")
+    diverged = any(run.status == "diverged" for run in setting.runs)
+    axes.set_ylabel("validation loss" + " (×: a run diverged)" * diverged)
     return _finished(figure, "method")
 
 
@@ -199,7 +204,8 @@ def drift(setting: Setting) -> Figure | None:
     sides: tuple[tuple[Side, str], ...] = (("input", "rows of A"), ("output", "columns of B"))
     for axes, (side, name) in zip(panels, sides, strict=True):
         _by_rate(axes, setting, lambda run, side=side: _angle(run, side))  # type: ignore[misc]
-        axes.set(title=name, ylabel="angle from the start (°)")
+        axes.set_title(name, fontsize=9)
+    panels[0].set(ylabel="mean angle to the start (°)", ylim=(0, None))
     return _finished(figure, "method")
 
 
@@ -234,7 +240,7 @@ def _style(index: int) -> dict[str, Any]:
 def _canvas(setting: Setting, panels: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(3.4 + 4.2 * panels, 4.4), layout="constrained")
     figure.suptitle(setting.title, fontsize=9)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    return figure, list(figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0])
 
 
 def _finished(figure: Figure, legend: str) -> Figure | None:

@@ -46,7 +46,7 @@ RUNS = [
     run("lora", 1e-3, 0, 3.0, angle=1.0),
     run("lora", 1e-3, 1, 2.0, angle=3.0),
     run("lora", 1e-3, 2, 2.2, angle=9.0),
-    run("lora", 1e-2, 0, 2.5, angle=20.0),
+    run("lora", 1e-2, 0, 1.5, angle=20.0),  # the lowest loss, of one seed
     run("lora", 1e-1, 0, None),
     run("pissa", 1e-3, 0, 2.4),
 ]
@@ -70,7 +70,7 @@ def test_the_loss_by_learning_rate_marks_what_diverged() -> None:
     assert figure is not None
     axes = figure.axes[0]
     lora = next(c for c in axes.containers if c.get_label() == "lora r4")
-    np.testing.assert_allclose(lora.lines[0].get_xydata(), [[1e-3, 2.2], [1e-2, 2.5]])
+    np.testing.assert_allclose(lora.lines[0].get_xydata(), [[1e-3, 2.2], [1e-2, 1.5]])
     low, high = lora.lines[2][0].get_segments()[0][:, 1]
     assert (low, high) == (pytest.approx(2.0), pytest.approx(3.0))
     crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]

@@ -59,20 +59,20 @@ class Stop(TrainerCallback):
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_each_training_is_a_run_of_its_own_that_ends(trackio: Path, tmp_path: Path, broken: bool) -> None:
-    with pytest.raises(RuntimeError, match="stop") if broken else nullcontext():
-        with tracked(["trackio"], "tiny/lora/0123", tmp_path / "store"):
-            train(
-                hubinit.initialize(language_model(), "lora", rank=2, alpha=4, seed=0),
-                tokenizer(),
-                EXAMPLES,
-                Recipe(steps=2, batch_size=4, max_length=64),
-                learning_rate=1e-3,
-                seed=0,
-                output_dir=tmp_path / "checkpoints",
-                report_to=["trackio"],
-                run_name="tiny/lora/0123",
-                callbacks=[Stop()] if broken else [],
-            )
+    ending = pytest.raises(RuntimeError, match="stop") if broken else nullcontext()
+    with ending, tracked(["trackio"], "tiny/lora/0123", tmp_path / "store"):
+        train(
+            hubinit.initialize(language_model(), "lora", rank=2, alpha=4, seed=0),
+            tokenizer(),
+            EXAMPLES,
+            Recipe(steps=2, batch_size=4, max_length=64),
+            learning_rate=1e-3,
+            seed=0,
+            output_dir=tmp_path / "checkpoints",
+            report_to=["trackio"],
+            run_name="tiny/lora/0123",
+            callbacks=[Stop()] if broken else [],
+        )
     said = [json.loads(line) for line in trackio.read_text().splitlines()]
     assert said[0] == {"init": "tiny/lora/0123", "project": "hubinit", "private": True}
     assert said[-1] == {"finish": "tiny/lora/0123"}
