@@ -68,7 +68,7 @@ def tracked(names: Sequence[str], name: str, store: Path) -> Iterator[None]:
             else:
                 os.environ[variable] = value
         if "wandb" in names and (wandb := import_module("wandb")).run is not None:
-            wandb.finish(quiet=True)  # the Trainer leaves it open, and the next run would go on in it
+            wandb.finish()  # the Trainer leaves it open, and the next run would go on in it
         if "trackio" in names:
             _finish_trackio()
 
