@@ -40,7 +40,18 @@ def the_one_sentence(done, code=1):
     "command",
     [
         *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
-        *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["show"], ["sync"], ["leaderboard"]),
+        *(
+            ["models"],
+            ["init"],
+            ["publish-inits"],
+            ["push"],
+            ["pull"],
+            ["find"],
+            ["show"],
+            ["sync"],
+            ["leaderboard"],
+            ["plot"],
+        ),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):

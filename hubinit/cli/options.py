@@ -88,6 +88,21 @@ PushTo = Annotated[str | None, typer.Option(help="Namespace to publish adapters 
 Public = Annotated[bool, typer.Option("--public", help="Publish public repositories instead of private ones.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done, and do nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics",
+        help="Of each run that trains now, measure also its first update against the full gradient, and what it forgets: about "
+        "one more step, and two passes over 4,000 tokens.",
+    ),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated trackers that follow each training: trackio, wandb, tensorboard. Where they write is up to their "
+        "own settings, e.g. WANDB_MODE=offline; tensorboard: a folder in --out."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 
 

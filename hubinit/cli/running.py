@@ -26,6 +26,7 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_processes, check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
+from hubinit.runs.tracking import check_trackers
 from hubinit.runs.training import cut_note
 from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
@@ -43,6 +44,8 @@ def run_bench(
     public: bool,
     dry_run: bool,
     force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Plans, runs, publishes and prints the ranking.
@@ -53,6 +56,7 @@ def run_bench(
     store = ResultStore(out)
     if engine == "vllm" and request.quantize is not None:
         raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
+    check_trackers(report_to)
     if engine == "vllm" and not dry_run:
         vllm_version()
     if push_to:
@@ -79,6 +83,8 @@ def run_bench(
             engine=engine,
             force=force,
             executor=local_executor(processes),
+            diagnostics=diagnostics,
+            report_to=report_to,
             on_event=display,
             on_result=publisher or (lambda result: None),
         )
@@ -135,13 +141,24 @@ def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[s
     say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
 
-def run_train(request: Request, out: Path, *, processes: int = 1, dry_run: bool, force: bool, as_json: bool) -> int:
+def run_train(
+    request: Request,
+    out: Path,
+    *,
+    processes: int = 1,
+    dry_run: bool,
+    force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
+    as_json: bool,
+) -> int:
     """Trains the runs of a request without scoring them.
 
     Returns:
         How many of them have no trained adapter.
     """
     store = ResultStore(out)
+    check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
     check_processes((run.spec for run in planned), processes)
     planned = [replace(run, evaluations=()) for run in planned]
@@ -149,7 +166,15 @@ def run_train(request: Request, out: Path, *, processes: int = 1, dry_run: bool,
         print_plan(planned, store, as_json)
         return 0
     with SweepDisplay(planned, errors) as display:
-        results = sweep(planned, store, force=force, executor=local_executor(processes), on_event=display)
+        results = sweep(
+            planned,
+            store,
+            force=force,
+            executor=local_executor(processes),
+            diagnostics=diagnostics,
+            report_to=report_to,
+            on_event=display,
+        )
     warn_cut(results)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])

@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Diagnostics,
     DryRun,
     Dtype,
     Engine,
@@ -31,6 +32,7 @@ from hubinit.cli.options import (
     Quantize,
     Rank,
     Rates,
+    ReportTo,
     Samples,
     Seeds,
     Tasks,
@@ -71,6 +73,8 @@ def bench(
     force: Force = False,
     allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Fine-tune a model from every initialisation, score the results, publish them and rank them.
@@ -88,6 +92,7 @@ def bench(
         else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
@@ -115,6 +120,8 @@ def bench(
             public=public,
             dry_run=dry_run,
             force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
             as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
@@ -142,6 +149,8 @@ def train(
     dry_run: DryRun = False,
     force: Force = False,
     allow_drift: AllowDrift = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
@@ -149,6 +158,7 @@ def train(
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
     rate = None if lr is None else learning_rate(lr, "--lr")
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
@@ -168,7 +178,16 @@ def train(
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_train(request, out, processes=processes_per_run, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_train(
+            request,
+            out,
+            processes=processes_per_run,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
+        )
     raise typer.Exit(1 if failed else 0)
 
 

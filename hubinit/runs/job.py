@@ -31,6 +31,8 @@ class Job(Message):
         processes: how many train it together.
         rank: which of them this is for; the first, 0, does everything but their shares of training.
         port: of this machine, where they meet.
+        diagnostics: measure also what costs time, see `hubinit.runs.diagnosing`.
+        report_to: trackers that follow the training, see `hubinit.runs.tracking`.
     """
 
     store: Path
@@ -45,6 +47,8 @@ class Job(Message):
     processes: int = 1
     rank: int = 0
     port: int = 0
+    diagnostics: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 class Loading(Message):

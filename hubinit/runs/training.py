@@ -16,6 +16,7 @@ from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.tracking import run_name, tracked
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
 from hubinit.training.ranks import join_ranks
@@ -87,7 +88,12 @@ def run_training(
     def on_log(step: int, steps: int, loss: float) -> None:
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
-    with watch.stage("train"), join_ranks(job.rank, job.processes, job.port, loaded.device):
+    name = run_name(spec)
+    with (
+        watch.stage("train"),
+        tracked(job.report_to if job.rank == 0 else (), name, job.store),
+        join_ranks(job.rank, job.processes, job.port, loaded.device),
+    ):
         try:
             outcome = train(
                 model,
@@ -99,6 +105,8 @@ def run_training(
                 validation=data[1] if job.rank == 0 else (),
                 output_dir=folder / "checkpoints",
                 on_log=on_log,
+                report_to=job.report_to if job.rank == 0 else (),
+                run_name=name,
                 **acting,
             )
         except torch.OutOfMemoryError as error:

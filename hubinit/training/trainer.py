@@ -20,7 +20,17 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hubinit.adapters.directions import CHILD
-from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode_all, pad_id
+from hubinit.data.encode import (
+    IGNORED,
+    Example,
+    ImageExample,
+    TokenExample,
+    batches,
+    collate,
+    collate_images,
+    encode_all,
+    pad_id,
+)
 from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
@@ -28,8 +38,10 @@ from hubinit.training import optimisers
 from hubinit.training.batching import check_packing, group_by_length, pack
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
 from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
+from hubinit.training.throughput import Throughput
 
-CURVE_POINTS = 200  # at most about this many steps of a run are kept
+CURVE_POINTS = 200  # at most about this many steps of a run are kept,
+FIRST_STEPS = 20  # and all of the first ones
 CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
 OnLog = Callable[[int, int, float], None]
 
@@ -43,6 +55,7 @@ class TrainOutcome:
     validation_loss: float | None
     seconds: float  # the attempts before a checkpoint included
     cut: int  # training examples that were too long and lost tokens
+    throughput: Throughput  # of the last attempt
 
 
 def train(
@@ -59,6 +72,8 @@ def train(
     penalty: Callable[[], Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     mixed: bool = False,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
 ) -> TrainOutcome:
     """Trains whatever parameters of the model require a gradient, less what the optimiser freezes for good.
 
@@ -82,6 +97,8 @@ def train(
         penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
         callbacks: what else acts while the model trains.
         mixed: compute in bfloat16, where the weights are float32.
+        report_to: trackers, by the Trainer's names for them.
+        run_name: what they call the run.
 
     Raises:
         DivergedError: a loss or a gradient norm is not finite.
@@ -99,16 +116,20 @@ def train(
     if recipe.batching == "packed":
         check_packing(model, features)
     loss = image_loss if images else completion_loss
+    throughput = Throughput()
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
-            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
+            args=trainer_arguments(
+                recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name
+            ),
             train_dataset=features if count_ranks() == 1 else Filled(features),
             data_collator={"length-grouped": list, "packed": pack}.get(recipe.batching, padded),
             compute_loss_func=loss if penalty is None else add_penalty(loss, penalty),
-            callbacks=[Watch(on_log), *callbacks],
+            callbacks=[throughput, Watch(on_log), *callbacks],
             optimizers=(optimiser.build(model, learning_rate, recipe), None),
         )
+        trainer.throughput = throughput
         trainer.remove_callback(PrinterCallback)
         trainer.padded = padded if recipe.batching == "length-grouped" else None
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
@@ -122,6 +143,7 @@ def train(
         validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
         seconds=trainer.earlier_seconds + time.perf_counter() - started,
         cut=cut,
+        throughput=throughput,
     )
 
 
@@ -168,6 +190,8 @@ def trainer_arguments(
     output_dir: Path,
     device: torch.device,
     mixed: bool = False,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
     ranks = count_ranks()
@@ -189,7 +213,10 @@ def trainer_arguments(
         save_strategy="no",  # `Watch` decides
         save_total_limit=1,
         eval_strategy="no",
-        report_to="none",
+        report_to=list(report_to),
+        run_name=run_name,
+        project="hubinit",  # of trackio,
+        hub_private_repo=True,  # whose Space, if its own variable asks for one, is nobody else's
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
@@ -199,6 +226,7 @@ def trainer_arguments(
         ddp_find_unused_parameters=True,  # directions that are not chosen yet, experts that nothing went through
         ddp_broadcast_buffers=False,
     )
+    arguments.trackio_static_space_id = False  # no second, frozen Space
     if device.type == "cuda" and ranks == 1:
         arguments._n_gpu = 1  # one process per device: never torch's DataParallel over all that are visible
     return arguments
@@ -212,9 +240,13 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     earlier_seconds = 0.0  # what earlier attempts took until the checkpoint that this one goes on from
     started = 0.0
-    padded: Callable[[Any], dict[str, Tensor]] | None = (
-        None  # what pads each group; None: the collator made whole batches
-    )
+    padded: Callable[[Any], dict[str, Tensor]] | None = None  # pads each group; None: the collator made whole batches
+    throughput: Throughput
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of a micro batch, whose tokens are counted."""
+        self.throughput.count(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, and knows since when."""
@@ -290,14 +322,18 @@ def curve_point(log: dict[str, Any]) -> CurvePoint | None:
 
 
 def thin(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
-    """Every k-th point, so that about `CURVE_POINTS` remain, and the last."""
+    """The first `FIRST_STEPS` points, then every k-th, so that about `CURVE_POINTS` remain, and the last."""
     every = max(1, math.ceil(len(points) / CURVE_POINTS))
-    return tuple(point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1)
+    return tuple(
+        point
+        for index, point in enumerate(points)
+        if index < FIRST_STEPS or index % every == 0 or index == len(points) - 1
+    )
 
 
 @torch.no_grad()
 def mean_loss(
-    model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
+    model: Any, processor: Any, examples: Sequence[Example | TokenExample] | Sequence[ImageExample], recipe: Recipe
 ) -> float:
     """The loss over all examples per label token (per image for classifiers), in the recipe's micro batches."""
     device = next(model.parameters()).device

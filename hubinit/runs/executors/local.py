@@ -48,7 +48,8 @@ class LocalExecutor:
             process.stdin.write(job.model_dump_json().encode() + b"\n")
             process.stdin.flush()
         while (line := process.stdout.readline()).endswith(b"\n"):  # a torn last line: it died while writing it
-            yield EVENT.validate_json(line)
+            if line.startswith(b"{"):  # else a library printed it when it was imported, before the worker could listen
+                yield EVENT.validate_json(line)
         process.wait()
 
     def kill(self) -> None:
