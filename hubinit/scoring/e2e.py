@@ -94,4 +94,5 @@ E2E = Scorer(
     title="generates a text and compares it with several references: BLEU, NIST; METEOR, ROUGE-L and CIDEr with Java",
     score=scores_generated(grade_e2e),
     grade=grade_e2e,
+    verdicts=False,
 )

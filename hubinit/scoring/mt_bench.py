@@ -228,4 +228,5 @@ JUDGE = Scorer(
     title="a judge (another model) rates both answers of each question from 1 to 10",
     score=score_answers,
     grade=grade_answers,
+    verdicts=False,
 )

@@ -36,6 +36,7 @@ class Scorer:
         title: what it does, for `hubinit tasks`.
         score: the rule; the model is in evaluation mode.
         grade: how recorded outputs are scored; None where a score is not made from outputs.
+        verdicts: whether an item is right or wrong by itself; else a score is of all items together, or of degrees.
         check: raises a HubinitError where this machine cannot do it, before a model has worked for it.
     """
 
@@ -43,6 +44,7 @@ class Scorer:
     title: str
     score: Rule
     grade: Grade | None = None
+    verdicts: bool = True
     check: Callable[[], object] | None = None
 
 
