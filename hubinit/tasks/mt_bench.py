@@ -43,6 +43,7 @@ TASK = Task(
     train_split="",
     test_split="train",  # its only one
     scorer="judge",
+    question=lambda question: ("\n".join(question["turns"]), ""),
     needs="a judge (--judge-model)",
     primary="score",
     generative=Generative(
