@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Document, Task
@@ -46,6 +47,13 @@ class Scorer:
     grade: Grade | None = None
     verdicts: bool = True
     check: Callable[[], object] | None = None
+
+
+def wrong_document(task: Task, key: str, error: Exception | str) -> HubinitError:
+    """The one sentence for a document that is not the task's: recorded outputs may bring their own."""
+    said = error if isinstance(error, str) else first_line(error)
+    reason = f"it has no {error}" if isinstance(error, KeyError) else said
+    return HubinitError(f"Question {key!r} is not one of '{task.name}': {reason}.")
 
 
 def mean_scores(
