@@ -3,7 +3,7 @@
     python benchmarks/eval_batching.py --model smollm2-135m --tasks arc-easy,gsm8k-lora-ga --limit 64
 
 Padding and the shape of a matrix product change the order of additions, so log-likelihoods differ in their last bits, and a
-choice or a token flips where two were nearly equal. The margin says how nearly: the distance of the two best log-likelihoods.
+choice or a token may flip where two were nearly equal. The margin says how nearly: the distance of the two best log-likelihoods.
 """
 
 import argparse
