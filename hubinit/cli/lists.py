@@ -1,10 +1,9 @@
-"""What there is to choose from: models, methods, tasks, protocols."""
+"""What there is to choose from: models, methods, tasks."""
 
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from hubinit.cli.console import console, folding, say, say_json
 from hubinit.cli.options import Json
@@ -103,11 +102,12 @@ def task_lines(rows: "Sequence[dict[str, Any]]") -> "Iterator[str]":
     yield f"{'task':{width}}  {'train':>7}  {'test':>7}  {'metric':24}  scorer"
     for row in rows:
         train = "none" if not row["trains on"] else count_of(row["train rows"])
-        metric = row["metric"] or "-"
-        yield f"{row['task']:{width}}  {train:>7}  {count_of(row['test rows']):>7}  {metric:24}  {row['scorer']}"
+        test = "none" if not row["scored on"] else count_of(row["test rows"])
+        yield f"{row['task']:{width}}  {train:>7}  {test:>7}  {row['metric'] or '-':24}  {row['scorer']}"
         needs = f"; needs {row['needs']}" if row["needs"] else ""
         yield f"  {row['data set'] or 'several data sets'}{needs}"
-    if any(None in (row["test rows"], row["train rows"] if row["trains on"] else 0) for row in rows):
+    splits = (("trains on", "train rows"), ("scored on", "test rows"))
+    if any(row[split] and row[count] is None for row in rows for split, count in splits):
         yield "unknown: nobody has established how many rows the original has, so no other"
         yield "  number is refused"
 
@@ -132,8 +132,8 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "data set": task.dataset + (f" ({task.config})" if task.config else ""),
         "trains on": task.train_split + (f" of {', '.join(task.train_configs)}" if task.train_configs else ""),
         "train rows": training_rows(task),
-        "scored on": task.test_split,
-        "test rows": scored_rows(task),
+        "scored on": task.test_split or None,
+        "test rows": scored_rows(task) if task.test_split else None,
         "metric": task.primary.removesuffix(",none"),
         "scorer": task.scorer,
         "how": SCORERS[task.scorer].title,
@@ -143,30 +143,3 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "source": task.source,
         "needs": "; ".join([*([task.needs] if task.needs else []), *extras]) or None,
     }
-
-
-@app.command("protocols")
-def list_protocols(
-    name: Annotated[str | None, typer.Argument(help="Show one: a name, or a YAML file.")] = None, json_: Json = False
-) -> None:
-    """List the protocols: the settings that a run takes from `--protocol`, each with its source.
-
-    Example: `hubinit protocols default`
-    """
-    from hubinit.runs.protocol import protocol_names, read_protocol
-    from hubinit.training.optimisers import OPTIMISERS
-
-    if name is not None:
-        settings = read_protocol(name).model_dump(mode="json")
-        say_json(settings) if json_ else say(yaml.safe_dump(settings, sort_keys=False).rstrip())
-        return
-    protocols = {known: read_protocol(known) for known in protocol_names()}
-    if json_:
-        say_json({known: one.model_dump(mode="json") for known, one in protocols.items()})
-        return
-    table = folding("protocol", "what", "source")
-    for known, one in protocols.items():
-        table.add_row(known, one.description, one.source)
-    console.print(table)
-    for optimiser in OPTIMISERS.values():
-        say(f"--optimizers {optimiser.name}: {optimiser.title} ({optimiser.source})")

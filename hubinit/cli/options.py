@@ -20,11 +20,14 @@ Methods = Annotated[
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated tasks or suites; each is trained on by itself. Default: commonsense (image for vision)."
+        help="Comma-separated tasks or suites; each is trained on by itself. Default: the protocol's, else commonsense (image)."
     ),
 ]
 EvalTasks = Annotated[
-    str | None, typer.Option(help="Comma-separated tasks or suites to score on. Default: those that are trained on.")
+    str | None,
+    typer.Option(
+        help="Comma-separated tasks or suites to score on. Default: those that are trained on, or the protocol's."
+    ),
 ]
 Engine = Annotated[
     Literal["transformers", "vllm"],
@@ -33,7 +36,19 @@ Engine = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
-        help="Type of the base's weights. Default: bfloat16 where this machine computes it fast, else float32."
+        help="Type of the base's weights. Default: the protocol's, else bfloat16 where this machine is fast in it, else float32."
+    ),
+]
+Quantize = Annotated[
+    Literal["nf4"] | None,
+    typer.Option(
+        help="Hold the base's layers in 4 bits (QLoRA: NF4, twice quantised); needs `pip install bitsandbytes`. Default: not."
+    ),
+]
+ProcessesPerRun = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that train each run together, one GPU each; the results are those of one process."
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
 from hubinit.cli.scoring import warn_unpinned
+from hubinit.errors import HubinitError
 from hubinit.hub.access import check_write
 from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
@@ -19,9 +20,10 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate, full_memory
+from hubinit.runs.executors.together import local_executor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
-from hubinit.runs.preflight import check_runs
+from hubinit.runs.preflight import check_processes, check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.sweep import sweep
 from hubinit.scoring.engines import vllm_version
@@ -35,6 +37,7 @@ def run_bench(
     out: Path,
     *,
     engine: Engine = "transformers",
+    processes: int = 1,
     push_to: str | None,
     public: bool,
     dry_run: bool,
@@ -47,11 +50,14 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    if engine == "vllm" and request.quantize is not None:
+        raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
     if engine == "vllm" and not dry_run:
         vllm_version()
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
+    check_processes((run.spec for run in planned), processes)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -71,6 +77,7 @@ def run_bench(
             eval_batch_size=request.read_protocol().eval_batch_size,
             engine=engine,
             force=force,
+            executor=local_executor(processes),
             on_event=display,
             on_result=publisher or (lambda result: None),
         )
@@ -94,7 +101,7 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
         warn(reason)
     warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
     check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
-    types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
+    types = {f"{run.spec.model.id} in {run.spec.model.stored_in}" for run in planned}
     todo = sum(run.state != "cached" for run in planned)
     warn(f"{len(planned)} runs, {todo} to do: {', '.join(sorted(types))}")
     return planned, lost
@@ -126,7 +133,7 @@ def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[s
     say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
 
-def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
+def run_train(request: Request, out: Path, *, processes: int = 1, dry_run: bool, force: bool, as_json: bool) -> int:
     """Trains the runs of a request without scoring them.
 
     Returns:
@@ -134,12 +141,13 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
     """
     store = ResultStore(out)
     planned, _ = plan_aloud(request, store, force=force)
+    check_processes((run.spec for run in planned), processes)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
         return 0
     with SweepDisplay(planned, errors) as display:
-        results = sweep(planned, store, force=force, on_event=display)
+        results = sweep(planned, store, force=force, executor=local_executor(processes), on_event=display)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:

@@ -24,9 +24,11 @@ from hubinit.cli.options import (
     Optimizers,
     Out,
     Overrides,
+    ProcessesPerRun,
     Protocol,
     Public,
     PushTo,
+    Quantize,
     Rank,
     Rates,
     Samples,
@@ -59,6 +61,8 @@ def bench(
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
     engine: Engine = "transformers",
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -94,13 +98,22 @@ def bench(
             **wanted,
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
         failed = run_bench(
-            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+            request,
+            out,
+            engine=engine,
+            processes=processes_per_run,
+            push_to=push_to,
+            public=public,
+            dry_run=dry_run,
+            force=force,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
 
@@ -120,6 +133,8 @@ def train(
     protocol: Protocol = "default",
     set_: Overrides = None,
     calibration_samples: Samples = None,
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     dry_run: DryRun = False,
@@ -146,11 +161,12 @@ def train(
             optimisers=None if optimizer is None else (optimizer,),
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_train(request, out, processes=processes_per_run, dry_run=dry_run, force=force, as_json=json_)
     raise typer.Exit(1 if failed else 0)
 
 

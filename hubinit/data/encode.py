@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # label of positions without a loss
+LossOn = Literal["completion", "all"]  # all: the prompt's tokens too
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class ImageExample:
     label: int
 
 
-def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """Token ids and labels of one example: the prompt has no loss, the completion ends with the end-of-sequence token.
+def encode(
+    example: Example | TokenExample, tokenizer: Any, max_length: int, loss_on: LossOn = "completion"
+) -> dict[str, list[int]]:
+    """Token ids and labels of one example: the completion ends with the end-of-sequence token, the prompt mostly has no loss.
 
     Too long examples lose the beginning of their prompt (a begin-of-sequence token stays); only a completion that is too long
     by itself loses its end.
@@ -55,7 +58,8 @@ def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> 
     if len(head) > room:
         keeps_bos = room > 1 and head[0] == tokenizer.bos_token_id
         head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
-    return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
+    unlearnt = len(head) if loss_on == "completion" else 1  # nothing predicts the first token
+    return {"input_ids": head + kept, "labels": [IGNORED] * unlearnt + (head + kept)[unlearnt:]}
 
 
 def tokenise(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -112,6 +116,7 @@ def batches(
     *,
     batch_size: int,
     max_length: int,
+    loss_on: LossOn = "completion",
 ) -> list[dict[str, Tensor]]:
     """All examples as batches on the CPU; texts from long to short, so that little is padding and memory runs out first if ever.
 
@@ -120,11 +125,12 @@ def batches(
         processor: the tokenizer or image processor of the model.
         batch_size: examples per batch; the last one may be smaller.
         max_length: tokens per text.
+        loss_on: which tokens of a text have a loss.
     """
     if examples and isinstance(examples[0], ImageExample):
         groups = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
         return [collate_images(group, processor) for group in groups]  # type: ignore[arg-type]
-    features = [encode(example, processor, max_length) for example in examples]  # type: ignore[arg-type]
+    features = [encode(example, processor, max_length, loss_on) for example in examples]  # type: ignore[arg-type]
     features.sort(key=lambda feature: -len(feature["input_ids"]))
     return [
         collate(features[start : start + batch_size], pad_id(processor))

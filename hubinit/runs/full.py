@@ -32,7 +32,7 @@ def train_weights(
     """Trains all weights of the base in memory, which is another model afterwards: it must not serve another run.
 
     Returns:
-        The trained model, and the fields of the result that are known now.
+        The trained model, and the fields of the result that are known now; of a rank that is not the first, none.
 
     Raises:
         GateError: training changed nothing, or what was saved is not what is in memory.
@@ -48,6 +48,8 @@ def train_weights(
         parameter.requires_grad_(True)
     mixed = loaded.dtype == torch.bfloat16
     outcome = run_training(job, loaded, model, data, folder, watch, report, mixed=mixed)
+    if job.rank:
+        return model, {}
     for parameter, dtype in types:
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
+import torch
 from torch import nn
 
 from hubinit import adapters, methods, tasks
@@ -14,6 +15,7 @@ from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
 from hubinit.specs import NO_ADAPTER, DataSpec, Recipe, RunSpec
+from hubinit.training.ranks import split_batch
 
 
 def check_targets(spec: RunSpec) -> None:
@@ -86,6 +88,20 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
             if asked is not None and spec.calibration is not None and spec.data is not None and spec.data not in sizes:
                 sizes.add(spec.data)
                 check_samples(asked, tasks.training_size(spec.data), ", ".join(spec.data.tasks))
+
+
+def check_processes(specs: Iterable[RunSpec], processes: int) -> None:
+    """Checks that the runs can be trained by so many processes together on this machine.
+
+    Raises:
+        HubinitError: fewer GPUs than processes, or a batch that they cannot share.
+    """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise HubinitError(f"--processes-per-run {processes} needs as many GPUs, and {gpus} can be seen here.")
+    for spec in specs:
+        if spec.recipe is not None:
+            split_batch(spec.recipe.batch_size, spec.recipe.micro_batch_size, processes)
 
 
 def attached(recipe: Recipe | None) -> Recipe | None:

@@ -117,6 +117,22 @@ def train_adapter(
     }
 
 
+def follow(job: Job, loaded: Loaded, folder: Path, report: OnProgress) -> None:
+    """What every rank but the first does of a run: the same start, and its share of training. It writes nothing.
+
+    The first rank has calibrated by then, so the statistics are in the store.
+    """
+    spec, watch = job.spec, Stopwatch()
+    if spec.method.name == FULL:
+        train_weights(job, loaded, folder, watch, report)
+        return
+    data = read_data(job, loaded, report)
+    calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
+    model = attach_start(spec, loaded, calibration, population=len(data[0]))
+    acting = during_training(spec, model, len(data[0]))
+    run_training(job, loaded, model, data, folder, watch, report, **acting)
+
+
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:
     """The statistics for one run, from the pass over the calibration examples that its peers share."""
     spec = job.spec

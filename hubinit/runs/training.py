@@ -16,6 +16,7 @@ from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
+from hubinit.training.ranks import join_ranks
 from hubinit.training.trainer import TrainOutcome, remove_checkpoints, total_steps, train
 
 OnProgress = Callable[[Progress], None]
@@ -70,7 +71,7 @@ def run_training(
     """
     spec = job.spec
     assert spec.recipe is not None
-    if job.force:
+    if job.force and job.rank == 0:
         ResultStore(job.store).forget(spec.key)  # its scores belong to the weights that are replaced now
         remove_checkpoints(folder / "checkpoints")  # of an attempt that was cut off: start over, don't go on
     report(Progress(key=spec.key, stage="train"))
@@ -78,7 +79,7 @@ def run_training(
     def on_log(step: int, steps: int, loss: float) -> None:
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
-    with watch.stage("train"):
+    with watch.stage("train"), join_ranks(job.rank, job.processes, job.port, loaded.device):
         outcome = train(
             model,
             loaded.processor,
@@ -86,7 +87,7 @@ def run_training(
             spec.recipe,
             learning_rate=spec.learning_rate,
             seed=spec.seed,
-            validation=data[1],
+            validation=data[1] if job.rank == 0 else (),
             output_dir=folder / "checkpoints",
             on_log=on_log,
             **acting,

@@ -20,8 +20,8 @@ from hubinit.models import base
 from hubinit.records import Cost, ResultStore, RunResult, Stage
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.job import Event, Finished, Job, Loading, in_memory
-from hubinit.runs.stages import run_stages
+from hubinit.runs.job import Event, Finished, Job, Loading, Progress, in_memory
+from hubinit.runs.stages import follow, run_stages
 from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
@@ -44,6 +44,9 @@ class Worker:
     def do(self, job: Job) -> None:
         """Takes a job to its stored result."""
         store = ResultStore(job.store)
+        if job.rank:
+            self.emit(self._follow(job, store))
+            return
         result = store.write(self._run_safely(job, store))
         self.emit(Finished(key=result.key, status=result.status, reason=result.reason))
 
@@ -69,6 +72,22 @@ class Worker:
             self._restore(job)
         outcome["reason"] = redact(outcome["reason"])
         return empty.model_copy(update={**outcome, "costs": watch.costs})
+
+    def _follow(self, job: Job, store: ResultStore) -> Finished:
+        """Does the share of a rank that is not the first, whose word on how the run ended is not stored."""
+        self.emit(Progress(key=job.spec.key, stage="join"))  # it is at work: nobody else is to be asked
+        status, reason = "failed", ""
+        try:
+            follow(job, self._base_of(job), store.folder(job.spec.key), lambda progress: None)
+            status = "ok"
+        except DivergedError as error:
+            status, reason = "diverged", str(error)
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        finally:
+            self._restore(job)
+        return Finished(key=job.spec.key, status=status, reason=redact(reason) or None)
 
     def _base_of(self, job: Job) -> base.Loaded:
         """The base of a job: the one in memory, or loaded now. One that failed to load fails at once from then on.
@@ -112,7 +131,7 @@ def main() -> None:
         worker = Worker(lambda event: write_event(event, events))
         for line in jobs:
             job = Job.model_validate_json(line)
-            log_to(job.store / "logs" / f"{job.spec.key}.log")
+            log_to(job.store / "logs" / f"{job.spec.key}{f'.rank{job.rank}' if job.rank else ''}.log")
             worker.do(job)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning with transformers' Trainer: loss on the completion only, one record per optimiser step, no noise."""
+"""Fine-tuning with transformers' Trainer: loss on the completion, one record per optimiser step, no noise."""
 
 import math
 import shutil
@@ -25,6 +25,7 @@ from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
+from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
 
 CURVE_POINTS = 200  # at most about this many steps of a run are kept
 CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
@@ -33,7 +34,7 @@ OnLog = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What training did; losses are means per completion token (per image for classifiers)."""
+    """What training did; losses are means per label token (per image for classifiers)."""
 
     curve: tuple[CurvePoint, ...]
     steps: int
@@ -63,6 +64,7 @@ def train(
     Every label token of an optimiser step weighs the same, however the step is cut into micro batches. For one seed, two runs
     on the same machine are bit-equal (on a GPU, as far as its kernels are deterministic). A long run leaves a checkpoint every
     ten minutes and, started again with the same `output_dir`, goes on from there; the checkpoints go when it is finished.
+    Inside `hubinit.training.ranks.join_ranks`, each process trains its share, and the first one writes.
 
     Args:
         model: with its adapters attached, on its device.
@@ -87,11 +89,14 @@ def train(
     images = isinstance(examples[0], ImageExample)
     optimiser = optimisers.get(recipe.optimiser)
     loss = image_loss if images else completion_loss
+    data: Any = examples
+    if not images:
+        data = [encode(e, processor, recipe.max_length, recipe.loss_on) for e in examples]  # type: ignore[arg-type]
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
-            train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
+            train_dataset=data if count_ranks() == 1 else Filled(data),
             data_collator=partial(collate_images, processor=processor)
             if images
             else partial(collate, pad_id=pad_id(processor)),
@@ -103,7 +108,8 @@ def train(
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad):
         raise DivergedError("Training diverged: the trained weights are not finite; a lower learning rate may help.")
-    remove_checkpoints(output_dir)
+    if is_first():
+        remove_checkpoints(output_dir)
     return TrainOutcome(
         curve=thin([point for log in trainer.state.log_history if (point := curve_point(log))]),
         steps=trainer.state.global_step,
@@ -155,16 +161,17 @@ def trainer_arguments(
     mixed: bool = False,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
-    micro = min(recipe.micro_batch_size, recipe.batch_size)
+    ranks = count_ranks()
+    micro, passes = split_batch(recipe.batch_size, recipe.micro_batch_size, ranks)
     steps = total_steps(recipe, examples)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
+        gradient_accumulation_steps=passes,
         learning_rate=learning_rate,
         lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps) if recipe.warmup_steps is None else recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
         seed=seed,
@@ -180,8 +187,10 @@ def trainer_arguments(
         use_cpu=device.type == "cpu",
         bf16=mixed,
         dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=True,  # directions that are not chosen yet, experts that nothing went through
+        ddp_broadcast_buffers=False,
     )
-    if device.type == "cuda":
+    if device.type == "cuda" and ranks == 1:
         arguments._n_gpu = 1  # one process per device: never torch's DataParallel over all that are visible
     return arguments
 
@@ -199,6 +208,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Trains, and knows since when."""
         self.started = time.perf_counter()
         return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if (ranks := count_ranks()) == 1:
+            return super()._get_train_sampler(train_dataset)
+        return Rounded(len(self.train_dataset), self.args.seed, self.args.per_device_train_batch_size * ranks)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -240,7 +254,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the Trainer after each optimiser step."""
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS and state.global_step < state.max_steps:
+        due = time.monotonic() - self.saved > CHECKPOINT_SECONDS and state.global_step < state.max_steps
+        if agree(due):  # a part of a checkpoint is each rank's own
             self.saved = time.monotonic()
             control.should_save = True
 
@@ -268,7 +283,8 @@ def mean_loss(
     device = next(model.parameters()).device
     loss = image_loss if isinstance(examples[0], ImageExample) else completion_loss
     total, count = 0.0, 0
-    for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length):
+    size, length = recipe.micro_batch_size, recipe.max_length
+    for batch in batches(examples, processor, batch_size=size, max_length=length, loss_on=recipe.loss_on):
         labels = batch.pop("labels").to(device)
         outputs = model(**{name: value.to(device) for name, value in batch.items()})
         total += float(loss(outputs, labels, num_items_in_batch=1))

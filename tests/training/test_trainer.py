@@ -67,6 +67,26 @@ def test_every_label_token_of_a_step_weighs_the_same(tmp_path: Path, micro: int)
     assert point.grad_norm == pytest.approx(norm, rel=1e-4)
 
 
+def test_the_prompt_may_have_a_loss_too(tmp_path: Path) -> None:
+    oracle = adapted().double()
+    losses = []
+    for example in EXAMPLES:
+        ids = torch.tensor(encode(example, tokenizer(), 64)["input_ids"])
+        logs = oracle(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)  # (T - 1, V)
+        losses.append(-logs.gather(1, ids[1:, None])[:, 0])  # (T - 1,)
+    recipe = RECIPE.model_copy(update={"steps": 1, "batch_size": 8, "loss_on": "all"})
+    model = adapted()
+    outcome = run(model, tmp_path, recipe, validation=EXAMPLES, learning_rate=0.0)
+    assert outcome.curve[0].loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert outcome.validation_loss == pytest.approx(outcome.curve[0].loss, rel=1e-5)
+
+
+def test_warm_up_may_be_a_number_of_steps(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"schedule": "linear", "warmup_ratio": 0.5, "warmup_steps": 1, "steps": 5})
+    rates = [point.learning_rate for point in run(adapted(), tmp_path, recipe).curve]
+    assert rates == pytest.approx([0, 1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
 def test_two_runs_are_bit_equal_and_the_seed_matters(tmp_path: Path) -> None:
     models = [adapted() for _ in range(3)]
     one, two, other = (run(model, tmp_path, seed=seed) for model, seed in zip(models, (0, 0, 1), strict=True))
