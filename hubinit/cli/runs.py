@@ -213,7 +213,19 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated tasks or suites: their training examples among the questions are counted. Default: as "
+            "the adapter says."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the scores and every answer, kept task by task; the same command goes on with what is missing."
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     engine: Engine = "transformers",
     allow_drift: AllowDrift = False,
@@ -246,6 +258,7 @@ def evaluate(
             batch_size=batch_size,
             dtype=dtype,
             engine=engine,
+            training=names(trained_on, "--trained-on") if trained_on is not None else (),
             out=out,
             as_json=json_,
         )
