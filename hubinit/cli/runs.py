@@ -193,9 +193,12 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    target: Annotated[
-        str | None,
-        typer.Argument(help="A base model, or an adapter (Hub id or folder); its base is found by itself."),
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A base model, or an adapter (Hub id or folder), whose base is found by itself. Several are scored in turn; "
+            "adapters of one base are swapped on it."
+        ),
     ] = None,
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites.")] = "",
     outputs: Annotated[
@@ -238,7 +241,7 @@ def evaluate(
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
     groups = names(tasks, "--tasks")
-    if (target is None) == (outputs is None):
+    if bool(targets) == (outputs is not None):
         raise HubinitError("Give either a model or adapter to score, or --outputs with recorded answers.")
     with connect(hub, judge_url):
         from hubinit.cli.scoring import run_eval
@@ -251,7 +254,7 @@ def evaluate(
         if shots is not None:
             wanted = wanted.model_copy(update={"shots": shots})
         failed = run_eval(
-            target,
+            tuple(dict.fromkeys(targets or ())),
             groups,
             wanted,
             outputs=outputs,

@@ -1,6 +1,7 @@
 """What eval does and prints."""
 
 import json
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from hubinit.scoring.engines import with_vllm
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.outputs import documents_of, read_outputs, score_outputs
 from hubinit.scoring.spec import Average, Scored, average
-from hubinit.scoring.target import Target, find_target, load_found, trained_on
+from hubinit.scoring.target import Load, Target, find_target, load_found, share_base, trained_on
 from hubinit.specs import DataSpec, Dtype, Engine, EvalSpec
 from hubinit.tasks import named
 from hubinit.tasks.spec import Document
@@ -52,7 +53,7 @@ class Outcome:
 
 
 def run_eval(
-    target: str | None,
+    targets: Sequence[str],
     groups: Sequence[str],
     wanted: EvalSpec,
     *,
@@ -64,10 +65,10 @@ def run_eval(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Scores a base model, an adapter or recorded outputs in this process and prints the scores.
+    """Scores models, adapters or recorded outputs in this process and prints the scores.
 
     Args:
-        target: model or adapter; None: `outputs` are scored.
+        targets: models and adapters; none: `outputs` are scored.
         groups: tasks and suites.
         wanted: how each of them is evaluated.
         outputs: file of recorded answers to one task.
@@ -76,6 +77,7 @@ def run_eval(
         engine: what answers the questions of free-text tasks.
         training: tasks and suites that the model was trained on. Default: as the adapter says.
         out: where scores and answers are kept, task by task; what is there already is not done again. None: they are not.
+            Several targets have a folder each in it.
         as_json: print JSON.
 
     Returns:
@@ -83,30 +85,57 @@ def run_eval(
     """
     members = list(dict.fromkeys(name for group in groups for name in tasks.members(group)))
     data = training_data(training) if training else None
-    if target is None:
+    several = len(targets) > 1
+    rows: list[dict[str, Any]] = []
+    failed = 0
+    if not targets:
         assert outputs is not None
         if wanted.shots or wanted.samples:
             raise HubinitError("--shots and --samples say how a model is asked; recorded outputs are answered already.")
         if len(members) != 1:
             raise HubinitError(f"Recorded outputs answer one task, not {', '.join(members)}.")
         outcome = score_recorded(members[0], outputs, wanted, data, out)
-    else:
-        outcome = score_target(find_target(target, members, dtype, engine), members, wanted, batch_size, data, out)
+        rows, failed = report_outcome(outcome, groups, out, as_json), len(outcome.failures)
+    load = share_base() if several else load_found
+    for target in targets:
+        folder = out / folder_name(target) if out and several else out
+        if several and not as_json:
+            say(target)
+        try:
+            found = find_target(target, members, dtype, engine)
+            outcome = score_target(found, members, wanted, batch_size, data, folder, load)
+        except HubinitError as error:
+            if not several:
+                raise
+            outcome = Outcome(failures={target: str(error)})
+        found_rows = report_outcome(outcome, groups, folder, as_json)
+        rows += [{"target": target, **row} for row in found_rows] if several else found_rows
+        failed += len(outcome.failures)
+    if as_json:
+        say_json(rows)
+    return failed
+
+
+def report_outcome(outcome: Outcome, groups: Sequence[str], out: Path | None, as_json: bool) -> list[dict[str, Any]]:
+    """Prints what came of one target's tasks, but with `as_json` only what went wrong; returns it as JSON."""
     suites = [group for group in groups if group in tasks.SUITES]
     averages = [one for suite in suites if (one := average(suite, tasks.members(suite), outcome.scores))]
-    if as_json:
-        say_json(outcome_json(outcome) + [average_json(one) for one in averages])
-    elif outcome.scores:
+    if outcome.scores and not as_json:
         print_scores(outcome.scores, averages)
     for suite in set(suites) - {one.suite for one in averages}:
         warn(f"No average of {suite}: not all of its tasks were scored.")
-    if out:
-        say(f"Scores and every answer: {out.resolve()}") if not as_json else None
+    if out and not as_json:
+        say(f"Scores and every answer: {out.resolve()}")
     for name, reason in (*outcome.failures.items(), *outcome.notes.items()):
         warn(f"{name}: {reason}")
     if out and outcome.failures:
         warn("What was scored is kept; the same command goes on with the rest.")
-    return len(outcome.failures)
+    return outcome_json(outcome) + [average_json(one) for one in averages]
+
+
+def folder_name(target: str) -> str:
+    """A target's folder in that of several."""
+    return re.sub(r"[^\w.-]+", "-", target).strip("-.")[-100:] or "model"
 
 
 def score_recorded(task: str, outputs: Path, wanted: EvalSpec, data: DataSpec | None, out: Path | None) -> Outcome:
@@ -130,6 +159,7 @@ def score_target(
     batch_size: int,
     data: DataSpec | None = None,
     out: Path | None = None,
+    load: Load = load_found,
 ) -> Outcome:
     """Scores a model on tasks; one that fails costs only its own scores.
 
@@ -140,6 +170,7 @@ def score_target(
         batch_size: sequences per forward pass.
         data: that the model was trained on. Default: as its adapter says.
         out: where scores and answers are kept.
+        load: what loads it.
     """
     kept = open_kept(out, found.identity() if out else {})
     outcome = Outcome()
@@ -161,7 +192,7 @@ def score_target(
         return outcome
     warn_unpinned(missing)
     data = data or (trained_on(found.name) if found.adapter else None)
-    model, processor = load_found(found, [evaluation.task for evaluation in missing])
+    model, processor = load(found, [evaluation.task for evaluation in missing])
     with Progress(console=errors, disable=not errors.is_terminal) as progress:
         for evaluation in missing:
             bar = progress.add_task(evaluation.task)

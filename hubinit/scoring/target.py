@@ -1,6 +1,6 @@
 """What `hubinit eval` is pointed at: a base model, or an adapter whose base is found by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from hubinit import tasks
 from hubinit.adapters import head_size, load_initialized
 from hubinit.adapters.reload import adapter_folder
+from hubinit.adapters.swap import next_adapter
 from hubinit.adapters.untrusted import CONFIG, WEIGHTS, parse_config, read_json
 from hubinit.errors import HubError, HubinitError
 from hubinit.models.base import load
@@ -46,6 +47,9 @@ class Target:
         return base | weights | {"engine": self.engine}
 
 
+Load = Callable[[Target, Sequence[str]], tuple[Any, Any]]  # (what, for which tasks) ─► the model and its processor
+
+
 def find_target(target: str, wanted: Sequence[str], dtype: Dtype = "auto", engine: Engine = "transformers") -> Target:
     """Finds a base model, or an adapter and its base, and checks that the tasks are for it; weights stay where they are.
 
@@ -73,6 +77,25 @@ def load_target(
 ) -> tuple[Any, Any]:
     """Finds and loads a target, see `find_target` and `load_found`."""
     return load_found(find_target(target, wanted, dtype, engine), wanted)
+
+
+def share_base() -> Load:
+    """A `load_found` for one target after another: adapters of the base that is in memory are swapped on it."""
+    held: list[tuple[ModelSpec, Any, Any]] = []
+
+    def load(found: Target, wanted: Sequence[str]) -> tuple[Any, Any]:
+        swappable = found.adapter and found.engine == "transformers" and not KINDS[found.base.kind].labelled
+        base, model, processor = held.pop() if held else (None, None, None)
+        if swappable and model is not None and base == found.base:
+            model = next_adapter(model, found.name)
+        else:
+            model = None  # its memory is needed
+            model, processor = load_found(found, wanted)
+        if found.engine == "transformers":
+            held.append((found.base, model, processor))
+        return model, processor
+
+    return load
 
 
 def load_found(found: Target, wanted: Sequence[str]) -> tuple[Any, Any]:
