@@ -4,12 +4,14 @@ Pure functions on data frames. Reading results and writing repos is done elsewhe
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.curves import write_curve
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
@@ -132,6 +134,8 @@ def _run(result: RunResult) -> dict[str, Any]:
         else None,
         "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
+        "forgetting": _forgetting(result),
+        "curve": write_curve(result.curve),
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
         "peak_memory_bytes": max(memory) if memory else None,
         "trainable_parameters": result.trainable_parameters,
@@ -166,9 +170,16 @@ def _score(score: Score | None) -> dict[str, Any]:
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "items": score.items,
         "judge_version": score.judge_version,
         "contaminated": score.contaminated,
     }
+
+
+def _forgetting(result: RunResult) -> float | None:
+    """What the diagnostics of a run say, where it has some."""
+    found = getattr(getattr(result, "diagnostics", None), "forgetting", None)
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _steps(result: RunResult) -> int | None:
