@@ -16,9 +16,9 @@ def reported() -> tuple[dict[str, Any], ...]:
 
     Accuracies are 0 to 1; other metrics are as the paper prints them. Model names are Hub ids where the registry has an alias.
     """
-    registry = files("hubinit.registry")
-    aliases = yaml.safe_load(registry.joinpath("models.yaml").read_text("utf-8"))
-    lines = csv.DictReader(registry.joinpath("reported.csv").read_text("utf-8").splitlines())
+    registry = files("hubinit") / "registry"
+    aliases = yaml.safe_load((registry / "models.yaml").read_text("utf-8"))
+    lines = csv.DictReader((registry / "reported.csv").read_text("utf-8").splitlines())
     return tuple(_row(line, aliases) for line in lines)
 
 

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import Field
 
-from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.reported import reported
 from hubinit.leaderboard.rows import Amount, Count, JsonObject, Name, Number, Row, Share, Text, schema_of
 from hubinit.leaderboard.table import frame
@@ -88,13 +87,11 @@ SCHEMA = schema_of(SummaryRow)
 
 def summarise(ranking: pd.DataFrame) -> pd.DataFrame:
     """A ranking (from `rank`) with the columns and types of `SCHEMA`, and the reported rows below."""
-    measured = ranking.astype(object).where(ranking.notna(), None).to_dict("records")
-    return frame([*({"origin": "measured", **row} for row in measured), *reported()], SCHEMA)
+    rows = ranking.astype(object).where(ranking.notna(), None).itertuples(index=False)
+    measured = [{"origin": "measured"} | dict(zip(ranking.columns, row, strict=True)) for row in rows]
+    return frame([*measured, *reported()], SCHEMA)
 
 
 def as_ranking(summary: pd.DataFrame) -> pd.DataFrame:
     """The measured rows of a summary, to be printed as a ranking."""
     return summary[summary["origin"] == "measured"].reset_index(drop=True)
-
-
-__all__ = ["SCHEMA", "SummaryRow", "as_ranking", "rank", "summarise"]
