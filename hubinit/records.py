@@ -288,6 +288,7 @@ def read_values(path: Path, sha256: str, metric: str) -> tuple[list[str], list[s
     Raises:
         HubinitError: as `read_items`.
     """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -298,12 +299,14 @@ def read_values(path: Path, sha256: str, metric: str) -> tuple[list[str], list[s
             size += batch.nbytes
             if size > ITEM_BYTES:
                 raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
-            found = pc.map_lookup(batch.column("values"), pa.scalar(metric), "first")
-            if found.null_count:
+            maps = batch.column("values")
+            found = np.flatnonzero(pc.equal(maps.keys, metric).to_numpy(zero_copy_only=False))  # pc.map_lookup is slow
+            rows = np.searchsorted(maps.offsets.to_numpy(), found, side="right") - 1
+            if not np.array_equal(rows, np.arange(len(maps))):
                 return None
             ids += batch.column("id").to_pylist()
             prompts += batch.column("prompt_hash").to_pylist()
-            values += found.to_pylist()
+            values += maps.items.to_numpy(zero_copy_only=False)[found].tolist()
         return (ids, prompts, values) if ids else None
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise _not_items(path, error) from error
