@@ -136,17 +136,16 @@ def is_built(folder: Path) -> bool:
 
 def _items(runs: pd.DataFrame, seen: Sequence[Seen], path: Path, rejected: list[Rejected]) -> Items:
     """The values behind the scores that rank, those of the last build from its file."""
-    ranking = runs[runs["primary"].fillna(False).astype(bool) & runs["items"].notna()]
-    wanted = set(zip(ranking["items"], ranking["metric"], strict=True))
     try:
         known = read_table(_read(path)) if path.exists() else {}
     except HubinitError:  # then they are read anew
         known = {}
+    places = {name: place for one in seen for name, place in one.records.items()}
 
     def on_problem(place: str, reason: str) -> None:
         rejected.append(Rejected(source="item records", place=place, reason=reason))
 
-    return read_items(seen, wanted, known, on_problem)
+    return read_items(places, runs_table.ranked_items(runs), known, on_problem)
 
 
 def _read(path: Path) -> pa.Table:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from statistics import fmean
 from typing import NamedTuple
 
 from hubinit.records import CurvePoint
@@ -30,7 +29,7 @@ def write_curve(points: Sequence[CurvePoint]) -> str | None:
     blocks = [points[start : start + size] for start in range(0, len(points), size)]
     found = {
         "step": [block[-1].step for block in blocks],
-        "loss": [float(f"{fmean(point.loss for point in block):.5g}") for block in blocks],
+        "loss": [float(f"{sum(point.loss for point in block) / len(block):.5g}") for block in blocks],
     }
     return json.dumps(found, separators=(",", ":"))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +97,16 @@ def write_cache(path: Path, seen: Iterable[Seen]) -> None:
 
 
 def read_items(
-    seen: Iterable[Seen], wanted: set[tuple[str, str]], known: Items, on_problem: Callable[[str, str], None]
+    places: Mapping[str, str], wanted: set[tuple[str, str]], known: Items, on_problem: Callable[[str, str], None]
 ) -> Items:
     """The values of each question for (sha256, metric) that are `wanted`; those that are `known` are not read again.
 
     Args:
-        seen: whose item records may be read.
+        places: sha256 of item records ─► their path.
         wanted: which.
         known: of the last build.
         on_problem: told the file's place and the reason where records are missing or damaged; the scores stay, unpaired.
     """
-    places = {name: place for one in seen for name, place in one.records.items()}
     items: Items = {}
     for line in sorted(wanted):
         place = places.get(line[0])

@@ -196,3 +196,9 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs without a score, with their reason."""
     failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)
+
+
+def ranked_items(runs: pd.DataFrame) -> set[tuple[str, str]]:
+    """sha256 of the item records and metric of each score that ranks."""
+    ranking = runs[runs["primary"].fillna(False).astype(bool) & runs["items"].notna()]
+    return set(zip(ranking["items"], ranking["metric"], strict=True))
