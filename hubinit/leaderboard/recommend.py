@@ -83,7 +83,7 @@ def recommend(
         HubinitError: the task was not measured, or nothing fits the budget.
     """
     measured = summary[summary["origin"] == "measured"]
-    trained = measured[measured["train_data"].notna()]
+    trained = measured[measured["lr"].notna()]  # not the base as it is, which is a line of each table
     of_task = trained[trained["task"] == task]
     if of_task.empty:
         raise HubinitError(f"Nothing was measured on '{task}': {nearest(task, sorted(set(trained['task'])))}")

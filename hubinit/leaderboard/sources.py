@@ -13,7 +13,7 @@ from hubinit.leaderboard.items import Items, read_answered
 from hubinit.leaderboard.rows import RunRow
 from hubinit.leaderboard.table import SCHEMA, rows
 from hubinit.paths import write_atomically
-from hubinit.records import ITEMS, Record, items_name, read_result
+from hubinit.records import ITEMS, Record, RunResult, items_name, read_result
 
 READER = hashlib.sha256(f"1 {SCHEMA}".encode()).hexdigest()[:16]  # what was read with other columns is read again
 SHOWN = 300  # characters of a reason
@@ -60,9 +60,7 @@ def _read(path: Path, name: str, mtime_ns: int, size: int) -> Seen:
     try:
         result = read_result(path)
     except HubinitError as error:
-        cause = error.__cause__
-        reason = first_line(cause) if cause is not None else "its key does not match its specification"
-        return Seen(path=name, mtime_ns=mtime_ns, size=size, wrong=(reason[:SHOWN],))
+        return Seen(path=name, mtime_ns=mtime_ns, size=size, wrong=(_cause(error)[:SHOWN],))
     good, wrong = [], []
     for row in rows([result]):
         try:
@@ -70,12 +68,21 @@ def _read(path: Path, name: str, mtime_ns: int, size: int) -> Seen:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             wrong.append(f"{row.get('task')}: {'.'.join(map(str, first['loc']))}: {first['msg']}"[:SHOWN])
-    records = {
-        score.items: str(path.parent.absolute() / ITEMS / items_name(score.eval))
-        for score in result.scores
-        if score.items
-    }
+    records = records_of(result, path.parent.absolute())
     return Seen(path=name, mtime_ns=mtime_ns, size=size, rows=tuple(good), records=records, wrong=tuple(wrong))
+
+
+def records_of(result: RunResult, folder: Path) -> dict[str, str]:
+    """Where the item records of a run lie: sha256 ─► path."""
+    return {score.items: str(folder / ITEMS / items_name(score.eval)) for score in result.scores if score.items}
+
+
+def _cause(error: HubinitError) -> str:
+    """Why a file could not be read, without its path on this machine: what is rejected is published."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
+    return first_line(cause) if cause is not None else "its key does not match its specification"
 
 
 def read_cache(path: Path) -> dict[str, Seen]:
@@ -119,8 +126,8 @@ def read_items(
         try:
             answered = read_answered(path, *line)
         except HubinitError as error:
-            cause = first_line(error.__cause__) if error.__cause__ else str(error)
-            on_problem("/".join(path.parts[-4:]), f"the score stays, but is not paired by question: {cause}"[:SHOWN])
+            reason = f"the score stays, but is not paired by question: {_cause(error)}"
+            on_problem("/".join(path.parts[-4:]), reason[:SHOWN])
             continue
         if answered is not None:
             items[line] = answered
