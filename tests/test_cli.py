@@ -41,6 +41,7 @@ def the_one_sentence(done, code=1):
     [
         *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
         *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["show"], ["sync"], ["leaderboard"]),
+        *(["leaderboard", "build"], ["leaderboard", "export"], ["leaderboard", "recommend"]),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):
