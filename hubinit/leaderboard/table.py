@@ -113,7 +113,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "model": spec.model.id,
         "revision": spec.model.revision,
         "kind": spec.model.kind,
-        "dtype": spec.model.dtype if spec.model.dtype != "auto" else None,
+        "dtype": spec.model.stored_in if spec.model.dtype != "auto" else None,
         "method": spec.method.name,
         "method_version": spec.method.version,
         "options": _json(spec.method.options),
@@ -177,9 +177,9 @@ def _score(score: Score | None) -> dict[str, Any]:
 
 
 def _forgetting(result: RunResult) -> float | None:
-    """What the diagnostics of a run say, where it has some."""
-    found = getattr(getattr(result, "diagnostics", None), "forgetting", None)
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+    """What the diagnostics of a run say, where they measured it."""
+    found = result.diagnostics.forgetting if result.diagnostics else None
+    return found.difference if found and math.isfinite(found.difference) else None
 
 
 def _steps(result: RunResult) -> int | None:

@@ -18,7 +18,8 @@ from hubinit.leaderboard.curves import Curve, read_curve, steps_to_reach, write_
 from hubinit.leaderboard.export import export
 from hubinit.leaderboard.recommend import recommend
 from hubinit.leaderboard.reported import reported
-from hubinit.records import Cost, CurvePoint, Item, Provenance, ResultStore, RunResult, Score
+from hubinit.leaderboard.table import rows
+from hubinit.records import Cost, CurvePoint, Diagnostics, Forgetting, Item, Provenance, ResultStore, RunResult, Score
 from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
 QUESTIONS = 60
@@ -189,6 +190,14 @@ def test_a_curve_is_thinned_to_means_and_says_when_a_loss_is_reached():
     assert steps_to_reach(Curve((1, 2, 3), (3.0, 1.0, 2.0)), 2.0) == 2
     assert steps_to_reach(curve, -1.0) is None
     assert write_curve([]) is None and read_curve('{"step": 3}') is None
+
+
+def test_forgetting_is_the_difference_that_the_diagnostics_measured(tmp_path):
+    texts = Forgetting(dataset="wiki", revision=None, split="test", texts=1, tokens=9, before=2.0, after=2.5)
+    result = write(tmp_path, "lora", 0, answers(0, 0.5))
+    assert rows([result])[0]["forgetting"] is None
+    told = result.model_copy(update={"diagnostics": Diagnostics(forgetting=texts)})
+    assert rows([told])[0]["forgetting"] == 0.5
 
 
 def test_the_commands_build_export_and_recommend(results, tmp_path, capsys, monkeypatch):
