@@ -85,6 +85,7 @@ class _Line:
     error: float  # its standard error √(Σ se²)/k over the k tasks; NaN where one is unknown
     default: float  # the same at the default learning rate
     delta: str
+    place: str  # of a board with one task: with ties, and a star where the difference to LoRA is marked
     loss: str
     lr: str
     seeds: str
@@ -109,6 +110,8 @@ def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Ite
     else:
         yield from scores
     yield column("vs lora", [line.delta for line in lines], BOTH)
+    if len(tasks) == 1 and setting["p_corrected"].notna().any():
+        yield column("place", [line.place for line in lines])
     if any(line.loss != NOTHING for line in lines):
         yield column("val. loss", [line.loss for line in lines])
     if len(tasks) > 1:
@@ -131,6 +134,8 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
         + "".join(f"; {error}: {LEGEND[error]}" for error in used)
         + "."
     ]
+    if any(column.name == "place" for column in columns):
+        parts.append("Methods that share a place differ within chance; *: differs from lora beyond chance (5 %, Holm).")
     if unadapted := [f"{line.label} {line.unadapted}" for line in lines if line.unadapted]:
         parts.append(f"Modules left without an adapter: {', '.join(unadapted)}.")
     if failed := [f"{line.label} {line.failed}" for line in lines if line.failed]:
@@ -162,6 +167,9 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
             float((error**2).sum(skipna=False) ** 0.5) / len(error),
             sign="+",
         ),
+        place=NOTHING
+        if pd.isna(first["place"])
+        else f"{int(first['place'])}" + (" *" if pd.notna(first["mark"]) else ""),
         loss=NOTHING if pd.isna(first["validation_loss"]) else f"{float(first['validation_loss']):.4f}",
         lr=", ".join(f"{rate:g}" for rate in sorted(set(method["lr"].dropna()))) or NOTHING,
         seeds=_range(method["seeds"]),

@@ -106,9 +106,16 @@ class RunRow(Row):
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     stderr: Amount | None = None
     invalid_rate: Share | None = None
+    items: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="sha256 of the item records behind the score"
+    )
     judge_version: Text | None = Field(default=None, description="that the judge reported about itself")
     contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
+    forgetting: Number | None = Field(
+        default=None, description="cross-entropy on neutral text, after − before, in nats"
+    )
+    curve: JsonObject | None = Field(default=None, description="training loss in blocks of steps, see `curves`")
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None
     seconds_initialise: Amount | None = None

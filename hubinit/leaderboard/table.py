@@ -4,12 +4,14 @@ Pure functions on data frames. Reading results and writing repos is done elsewhe
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.curves import write_curve
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
@@ -132,6 +134,8 @@ def _run(result: RunResult) -> dict[str, Any]:
         else None,
         "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
+        "forgetting": _forgetting(result),
+        "curve": write_curve(result.curve),
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
         "peak_memory_bytes": max(memory) if memory else None,
         "trainable_parameters": result.trainable_parameters,
@@ -166,9 +170,16 @@ def _score(score: Score | None) -> dict[str, Any]:
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "items": score.items,
         "judge_version": score.judge_version,
         "contaminated": score.contaminated,
     }
+
+
+def _forgetting(result: RunResult) -> float | None:
+    """What the diagnostics of a run say, where they measured it."""
+    found = result.diagnostics.forgetting if result.diagnostics else None
+    return found.difference if found and math.isfinite(found.difference) else None
 
 
 def _steps(result: RunResult) -> int | None:
@@ -185,3 +196,9 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs without a score, with their reason."""
     failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)
+
+
+def ranked_items(runs: pd.DataFrame) -> set[tuple[str, str]]:
+    """sha256 of the item records and metric of each score that ranks."""
+    ranking = runs[runs["primary"].fillna(False).astype(bool) & runs["items"].notna()]
+    return set(zip(ranking["items"], ranking["metric"], strict=True))
