@@ -150,7 +150,7 @@ def test_recorded_answers_are_rated_by_the_judge_at_the_given_address(
     outputs.write_text('{"id": 81, "output": ["first", "second"]}\n')
     with running(lambda asked, number: says("[[9]]")) as served, connect(None, served.url):
         failed = run_eval(
-            None,
+            (),
             ("mt-bench",),
             EvalSpec(task="", judge="j"),
             outputs=outputs,
