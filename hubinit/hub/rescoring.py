@@ -1,6 +1,6 @@
-"""The answers in item records read again by the tasks' own rules, without a model: what a stranger says is held against them.
+"""The answers in item records read again by the tasks' own rules: what a stranger says is held against them.
 
-Nothing that was handed in runs: programs that a model wrote are not executed here, and ratings of a judge are not asked for again.
+Nothing that was handed in is executed: programs that a model wrote do not run, and a judge is not asked again.
 """
 
 import math
@@ -38,7 +38,9 @@ def rescore(run: Submitted) -> None:
             continue
         scorer = task.scorer if task else "lm-eval-name"
         if task is None or scorer in UNREAD:
-            run.notes.append(one_line(f"{name[:100]}: {UNREAD.get(scorer, 'it is not scored again')}; values as handed in"))
+            run.notes.append(
+                one_line(f"{name[:100]}: {UNREAD.get(scorer, 'it is not scored again')}; values as handed in")
+            )
             continue
         try:
             documents = questions_of(task, evaluation)
@@ -63,8 +65,8 @@ def _differences(
     """
     ids = {item.id for item in items}
     if ids != documents.keys():
-        missing = len(documents.keys() - ids)
-        yield f"{task.name}: {missing} of its {len(documents)} questions have no item, {len(ids - documents.keys())} items no question"
+        missing, strange = len(documents.keys() - ids), len(ids - documents.keys())
+        yield f"{task.name}: {missing} of its {len(documents)} questions have no item, and {strange} items no question"
         return
     by_id = {item.id: item for item in items}
     ordered = [by_id[name] for name in documents]

@@ -203,7 +203,9 @@ def settle(runs: Sequence[Submitted], standing: pd.DataFrame) -> pd.DataFrame:
             row = together.iloc[position]
             by_key[row["key"]].wrong.append(_shown(f"{row['task']} {row['metric']}: {reason}"))
     names = runs_table.IDENTITY
-    there = {tuple(row) for row in standing[names].astype(object).where(standing[names].notna(), None).to_numpy().tolist()}
+    there = {
+        tuple(row) for row in standing[names].astype(object).where(standing[names].notna(), None).to_numpy().tolist()
+    }
     plain = claims[names].astype(object).where(claims[names].notna(), None).to_numpy().tolist()
     old = [tuple(row) in there for row in plain]
     for run in good:
@@ -287,4 +289,3 @@ def _no_number(text: str) -> NoReturn:
 
 def _shown(text: str) -> str:
     return one_line(text)[:SHOWN]
-
