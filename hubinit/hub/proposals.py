@@ -39,7 +39,9 @@ def find_proposal(api: HfApi, repo_id: str, number: int | None) -> Proposal:
         HubError: it cannot be read, or holds too much.
     """
     reference = f"refs/pr/{number}" if number is not None else "main"
-    revision = _sha(api, repo_id, reference)
+    what = f"pull request {number} of {repo_id}" if number is not None else repo_id
+    info = call(f"read {what}", lambda: api.dataset_info(repo_id, revision=reference), api=api)
+    revision = str(info.sha)
     tree = _tree(api, repo_id, revision)
     if number is None:
         names = [name for name in tree if NAMES.fullmatch(name)]
@@ -81,11 +83,6 @@ def _limited(repo_id: str, revision: str, tree: Tree, wrong: list[str]) -> Propo
     if (total := sum(tree[name][1] for name in files)) > TOTAL_BYTES:
         raise HubError(f"The results in {repo_id} have {total} bytes, more than {TOTAL_BYTES}; look at them in parts.")
     return Proposal(revision, tuple(files), tuple(sorted(wrong)))
-
-
-def _sha(api: HfApi, repo_id: str, reference: str) -> str:
-    info = call(f"read {repo_id}", lambda: api.dataset_info(repo_id, revision=reference), api=api)
-    return str(info.sha)
 
 
 def _base(api: HfApi, repo_id: str, reference: str) -> str:
