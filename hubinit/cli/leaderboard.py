@@ -183,6 +183,28 @@ def validate(
         run_validate(source, pr, against, spot_check, markdown, as_json=json_)
 
 
+@app.command()
+def compare(
+    old: Annotated[
+        str, typer.Argument(help="The last leaderboard: a folder that `build` wrote, or what `build` takes.")
+    ],
+    new: Annotated[str, typer.Argument(help="The refreshed one.")],
+    markdown: Annotated[Path | None, typer.Option(help="File for the report, such as the text of an issue.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Say what became worse beyond its noise between two leaderboards: scores, losses, time, memory; and what changed.
+
+    Exits with 0 where nothing is worse, with 3 where something is.
+
+    Example: `hubinit leaderboard compare alice/hubinit-leaderboard board --markdown regression.md`
+    """
+    with connect(hub):
+        from hubinit.cli.submissions import run_compare
+
+        run_compare(old, new, markdown, as_json=json_)
+
+
 def size(text: str) -> float:
     """Bytes of a size such as 24GiB.
 

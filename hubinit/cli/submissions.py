@@ -1,4 +1,4 @@
-"""What `hubinit leaderboard push` and `validate` do and print."""
+"""What `hubinit leaderboard push`, `validate` and `compare` do and print."""
 
 import hashlib
 import tempfile
@@ -19,23 +19,24 @@ from hubinit.hub.outbox import Delivered
 from hubinit.hub.proposals import fetch_proposal, find_proposal
 from hubinit.hub.tables import LEADERBOARD, claims_of, publish_rows, read
 from hubinit.leaderboard import table as runs_table
+from hubinit.leaderboard import watch_text
 from hubinit.leaderboard.build import is_built, open_items, open_leaderboard, to_parquet
+from hubinit.leaderboard.items import Answered, Items
 from hubinit.leaderboard.verdict import lines, markdown
+from hubinit.leaderboard.watch import watch
 from hubinit.paths import write_atomically
 from hubinit.remote import call
 
-REJECTED = 3  # exit code of `validate`
+REJECTED = 3  # exit code of `validate` and `compare` where something is wrong
 
 
 def run_push(sources: Sequence[str], repo_id: str, *, public: bool, as_json: bool) -> None:
     """Publishes rows, and those of submissions that were merged, by one commit."""
-    api, values = HfApi(), {}
+    api = HfApi()
     with tempfile.TemporaryDirectory() as name:
-        rows, folder = runs_table.frame([]), Path(name)
+        rows, values, folder = runs_table.frame([]), dict[tuple[str, str], Answered](), Path(name)
         if sources:
-            built = Path(sources[0]) if len(sources) == 1 and is_built(Path(sources[0])) else folder / "board"
-            rows = (open_leaderboard(built) if is_built(built) else build_from(sources, built)).runs
-            values |= open_items(built)
+            rows, values = _rows_and_values(sources)
         if call(f"look for {repo_id}", lambda: api.repo_exists(repo_id, repo_type="dataset"), api=api):
             merged = merged_claims(api, repo_id, read(api, LEADERBOARD, repo_id), folder / "merged")
             for one in merged.rejected:
@@ -90,11 +91,29 @@ def run_validate(
         raise typer.Exit(REJECTED)
 
 
+def run_compare(old: str, new: str, report: Path | None, *, as_json: bool) -> None:
+    """Prints what became worse; exits with `REJECTED` where something did."""
+    (before, before_values), (after, after_values) = _rows_and_values([old]), _rows_and_values([new])
+    found = watch(before, after, before_values, after_values)
+    if report is not None:
+        write_atomically(report, watch_text.markdown(found))
+    if as_json:
+        say_json(found.model_dump(mode="json") | {"worse": found.worse})
+    else:
+        for line in watch_text.lines(found):
+            say(line)
+    if found.worse:
+        raise typer.Exit(REJECTED)
+
+
+def _rows_and_values(sources: Sequence[str]) -> tuple[pd.DataFrame, Items]:
+    """The rows of a leaderboard that was built, or of what `build` takes, and their values by question."""
+    if len(sources) == 1 and is_built(Path(sources[0])):
+        return open_leaderboard(Path(sources[0])).runs, open_items(Path(sources[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        return build_from(sources, Path(folder)).runs, open_items(Path(folder))
+
+
 def _standing(api: HfApi, board: str) -> pd.DataFrame:
     """The rows of a leaderboard: a built folder, one of results, or a data set."""
-    if is_built(Path(board)):
-        return open_leaderboard(Path(board)).runs
-    if Path(board).is_dir():
-        with tempfile.TemporaryDirectory() as folder:
-            return build_from([board], Path(folder)).runs
-    return claims_of(api, board).rows
+    return _rows_and_values([board])[0] if Path(board).is_dir() else claims_of(api, board).rows
