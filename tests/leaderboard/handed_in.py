@@ -1,10 +1,13 @@
 """Submissions of a few hundred bytes: ARC questions with log-likelihoods that were drawn, and the scores that these give."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from hubinit.cli import main
 from hubinit.records import Cost, Item, Provenance, ResultStore, RunResult, Score
 from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from tests.texts import arc
@@ -63,3 +66,14 @@ def hand_in(
         ),
     }
     return store.write(RunResult(**known | changes))
+
+
+def command(*arguments: object) -> int:
+    """Runs `hubinit leaderboard …` in this process; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hubinit", "leaderboard", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as done:
+            return int(done.code or 0)
+    return 0
