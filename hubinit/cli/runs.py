@@ -31,6 +31,7 @@ from hubinit.cli.options import (
     Rates,
     Samples,
     Seeds,
+    SuggestRate,
     Tasks,
     finite,
     names,
@@ -50,6 +51,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    suggest_lr: SuggestRate = False,
     optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
@@ -99,6 +101,10 @@ def bench(
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
+        if suggest_lr:
+            from hubinit.cli.suggesting import with_suggested_rates
+
+            request = with_suggested_rates(request, out, dry_run=dry_run)
         failed = run_bench(
             request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
         )
