@@ -187,7 +187,7 @@ def worth(suggested: dict[str, float], best: dict[str, float]) -> dict[str, Any]
         "spearman": float(spearmanr(list(suggested.values()), list(best.values())).statistic) if vary else None,
         "factor": geometric_mean(ratios.values()),
         "factors_off": off,
-        "within_one_grid_step_of_2": mean(value <= 2.0 for value in off.values()),
+        "within_a_factor_of_2": mean(value <= 2.0 for value in off.values()),
     }
 
 
