@@ -6,6 +6,7 @@ other runs.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from statistics import geometric_mean, median
 from typing import Any
@@ -38,7 +39,7 @@ def move_grid(rates: Sequence[float], suggested: Sequence[float]) -> tuple[float
     Returns:
         Rates with two significant digits, at most 1.
     """
-    factor = median(suggested) / geometric_mean(rates)
+    factor = math.exp(median(map(math.log, suggested))) / geometric_mean(rates)
     return tuple(float(f"{min(1.0, factor * rate):.1e}") for rate in rates)
 
 

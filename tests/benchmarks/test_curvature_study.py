@@ -1,11 +1,14 @@
 """What the study of suggested learning rates says of suggestions whose worth is plain."""
 
 import pytest
-from studies.curvature import best_rates, report, worth
+from studies.curvature import EXAMPLES, LOOK, WALK, best_rates, report, worth
 
+import hubinit
+from hubinit.data.encode import Example
 from hubinit.records import Provenance, RunResult
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import MethodSpec, ModelSpec, RunSpec
+from hubinit.specs import MethodSpec, ModelSpec, Recipe, RunSpec
+from tests.texts import language_model, tokenizer
 
 
 def test_suggestions_that_are_off_by_one_factor_are_perfect():
@@ -23,9 +26,7 @@ def test_the_factor_of_a_method_comes_from_the_others():
 
 
 def run(method, rate, loss=None, status="ok"):
-    spec = RunSpec(
-        model=ModelSpec(id="org/one"), method=MethodSpec(name=method), rank=2, alpha=4, learning_rate=rate
-    )
+    spec = RunSpec(model=ModelSpec(id="org/one"), method=MethodSpec(name=method), rank=2, alpha=4, learning_rate=rate)
     provenance = Provenance(versions={}, hardware={}, command="x", created="2026-01-01")
     stored = RunResult(key=spec.key, spec=spec, status=status, validation_loss=loss, provenance=provenance)
     return PlannedRun(spec, "arc-easy", (), stored if loss is not None or status != "ok" else None)
@@ -40,3 +41,16 @@ def test_only_a_method_whose_runs_have_all_finished_has_a_best_rate():
 def test_fewer_than_three_methods_are_not_reported():
     rows = {name: {"start": {"rate": 1e-3}} for name in "ab"}
     assert report(rows, {"a": 1e-3, "b": 1e-4}) == {"best_rates": {"a": 1e-3, "b": 1e-4}}
+
+
+def test_the_looks_at_a_start_agree_with_each_other():
+    """The walk leads somewhere else, and the largest eigenvalue is at least the curvature along the first step."""
+    recipe = Recipe(batch_size=4, micro_batch_size=4, max_length=64)
+    pool = [Example(f"What comes after {index}?", " bird") for index in range(EXAMPLES * (WALK + 1))]
+    found = {}
+    for look, measure in LOOK.items():
+        model = hubinit.initialize(language_model(), "lora", rank=2)
+        found[look] = measure(model, tokenizer(), pool, recipe)
+        moved = sum(p.numel() for n, p in model.named_parameters() if ".lora_B." in n)  # Adam's first step: only B
+    assert 0 < found["walked"]["rate"] != found["start"]["rate"]
+    assert found["eigenvalue"]["eigenvalue"] > found["start"]["bend"] / moved

@@ -16,7 +16,7 @@ from tests import texts
 
 def test_a_moved_grid_keeps_its_order_and_width_and_has_its_middle_at_the_median():
     assert move_grid((4e-4, 1e-4, 2e-4), (2e-3, 1e-5, 0.5)) == (4e-3, 1e-3, 2e-3)
-    assert move_grid((2e-4,), (1e-3, 4e-3)) == (2.5e-3,)
+    assert move_grid((2e-4,), (1e-3, 4e-3)) == (2e-3,), "two starts: the middle of the logarithmic axis"
     assert move_grid((1e-2, 1.0), (0.5,)) == (0.05, 1.0)
 
 
