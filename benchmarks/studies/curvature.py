@@ -77,8 +77,8 @@ def write(path: Path, rows: Rows, planned: list[PlannedRun]) -> None:
 def of_method(planned: list[PlannedRun], name: str) -> dict[float, float]:
     """Validation loss by learning rate, of the finished runs of a method."""
     runs = sorted((run for run in planned if run.spec.method.name == name), key=lambda run: run.spec.learning_rate)
-    stored = [run.stored for run in runs if run.stored is not None and run.stored.validation_loss is not None]
-    return {result.spec.learning_rate: result.validation_loss for result in stored}
+    losses = {run.spec.learning_rate: run.stored.validation_loss for run in runs if run.stored is not None}
+    return {rate: loss for rate, loss in losses.items() if loss is not None}
 
 
 def best_rates(planned: list[PlannedRun]) -> dict[str, float]:
