@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Diagnostics,
     DryRun,
     Dtype,
     Engine,
@@ -24,16 +25,19 @@ from hubinit.cli.options import (
     Optimizers,
     Out,
     Overrides,
+    ProcessesPerRun,
     Protocol,
     Public,
     PushTo,
+    Quantize,
     Rank,
     Rates,
+    ReportTo,
     Samples,
     Seeds,
     SuggestRate,
     Tasks,
-    finite,
+    learning_rate,
     names,
     numbers,
     whole_numbers,
@@ -61,6 +65,8 @@ def bench(
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
     engine: Engine = "transformers",
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -69,6 +75,8 @@ def bench(
     force: Force = False,
     allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Fine-tune a model from every initialisation, score the results, publish them and rank them.
@@ -81,9 +89,12 @@ def bench(
         "tasks": None if tasks is None else names(tasks, "--tasks"),
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
-        "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+        "learning_rates": None
+        if lrs is None
+        else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
@@ -96,6 +107,7 @@ def bench(
             **wanted,
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
@@ -106,7 +118,17 @@ def bench(
 
             request = with_suggested_rates(request, out, dry_run=dry_run)
         failed = run_bench(
-            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+            request,
+            out,
+            engine=engine,
+            processes=processes_per_run,
+            push_to=push_to,
+            public=public,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
 
@@ -126,18 +148,23 @@ def train(
     protocol: Protocol = "default",
     set_: Overrides = None,
     calibration_samples: Samples = None,
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     dry_run: DryRun = False,
     force: Force = False,
     allow_drift: AllowDrift = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
 
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
-    rate = None if lr is None else finite(lr, "--lr")
+    rate = None if lr is None else learning_rate(lr, "--lr")
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
@@ -152,11 +179,21 @@ def train(
             optimisers=None if optimizer is None else (optimizer,),
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_train(
+            request,
+            out,
+            processes=processes_per_run,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
+        )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -182,7 +219,19 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated tasks or suites: their training examples among the questions are counted. Default: as "
+            "the adapter says."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the scores and every answer, kept task by task; the same command goes on with what is missing."
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     engine: Engine = "transformers",
     allow_drift: AllowDrift = False,
@@ -215,6 +264,7 @@ def evaluate(
             batch_size=batch_size,
             dtype=dtype,
             engine=engine,
+            training=names(trained_on, "--trained-on") if trained_on is not None else (),
             out=out,
             as_json=json_,
         )

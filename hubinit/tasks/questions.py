@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from hubinit.tasks.rows import load_joined
+from hubinit.tasks.rows import load_training
 from hubinit.tasks.spec import Asked, Document, Task
 
 
@@ -47,9 +47,9 @@ def yes_or_no(column: str) -> Callable[[Document], Asked]:
     return lambda row: (row["question"], "yes" if row[column] else "no")
 
 
-def word_problem(row: Document) -> Asked:
-    """GSM8K, whose solutions are free texts."""
-    return row["question"], ""
+def free_text(column: str) -> Callable[[Document], Asked]:
+    """The reader of rows whose right answers are free texts, as GSM8K, MATH and MBPP have them: the question alone counts."""
+    return lambda row: (row[column], "")
 
 
 def key_of(asked: Asked) -> int:
@@ -69,5 +69,4 @@ def keys_of_training(task: Task, revision: str | None) -> frozenset[int]:
     """
     if task.question is None:
         return frozenset()
-    rows = load_joined(task, task.train_configs, task.train_split, revision)
-    return frozenset(key_of(task.question(row)) for row in rows.to_list())
+    return frozenset(key_of(task.question(row)) for row in load_training(task, revision).to_list())
