@@ -53,6 +53,13 @@ ProcessesPerRun = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
+SuggestRate = Annotated[
+    bool,
+    typer.Option(
+        "--suggest-lr",
+        help="Move the grid, the same for every method, to where the curvature at the methods' starts suggests: minutes.",
+    ),
+]
 Optimizers = Annotated[
     str | None,
     typer.Option(

@@ -35,6 +35,7 @@ from hubinit.cli.options import (
     ReportTo,
     Samples,
     Seeds,
+    SuggestRate,
     Tasks,
     learning_rate,
     names,
@@ -54,6 +55,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    suggest_lr: SuggestRate = False,
     optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
@@ -111,6 +113,10 @@ def bench(
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
+        if suggest_lr:
+            from hubinit.cli.suggesting import with_suggested_rates
+
+            request = with_suggested_rates(request, out, dry_run=dry_run)
         failed = run_bench(
             request,
             out,
