@@ -16,6 +16,7 @@ NOTHING = "–"
 BOARD = ["model", "revision", "dtype", "limit", "shots", *TRAINING]  # what the lines of one table share
 # In a title only where two would be the same.
 TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe"]
+TOLD_APART += ["data_seed", "init_seed", "dropout_seed"]
 SEEDS, SAMPLING, BOTH = "± seeds", "± sampling", "± both"
 LEGEND = {
     SEEDS: "the standard deviation over seeds",
@@ -255,6 +256,8 @@ def _setting(row: "pd.Series", name: str) -> str:
         case "recipe":
             settings = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
             return ", ".join(f"{name} {value}" for name, value in settings.items())
+        case "data_seed" | "init_seed" | "dropout_seed":
+            return f"{name} {'the seed' if pd.isna(row[name]) else row[name]}"
         case _:
             return f"revision {str(row['revision'])[:8]}"
 

@@ -32,8 +32,11 @@ TRAINING = [
     "train_samples",
     "validation_samples",
     "recipe",
+    "data_seed",
+    "init_seed",
+    "dropout_seed",
 ]  # of one table
-LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of it, what a linear probe has too
+LEARNED = [*("train_data", "train_samples", "validation_samples", "recipe"), *("data_seed", "init_seed", "dropout_seed")]  # of it, what a linear probe has too
 METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
@@ -87,7 +90,7 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
         if row["optimiser"] is not None and row["recipe"] is not None:
             row["recipe"] = _without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
-    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
+    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
     boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed)]
     return pd.DataFrame(boards, columns=RANKING)
 

@@ -18,9 +18,10 @@ SCHEMA = schema_of(RunRow)
 COLUMNS = list(SCHEMA.names)
 ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "judge", "metric"]  # what makes a row the same row
+OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]
 SETTINGS = [  # what a key stands for
     *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
-    *("lr", "seed", "train_data", "train_samples", "validation_samples", "recipe"),
+    *("lr", "seed", *OWN_SEEDS, "train_data", "train_samples", "validation_samples", "recipe"),
 ]
 ADAPTER = ["adapter_sha256", "validation_loss"]  # what its run left
 SCORE = ["primary", "value", "n", "stderr"]  # what an evaluation found
@@ -121,6 +122,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "target_modules": targets if isinstance(targets, str) else ",".join(targets),
         "lr": spec.learning_rate,
         "seed": spec.seed,
+        **{name: getattr(spec, name) for name in OWN_SEEDS},
         "train_data": "+".join(spec.data.tasks) if spec.data else None,
         "train_samples": spec.data.samples if spec.data else None,
         "validation_samples": spec.data.validation_samples if spec.data else None,
@@ -182,6 +184,6 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without a score, with their reason."""
-    failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
+    """The runs without a score, with their reason; one that was only trained, as a search does, failed at nothing."""
+    failed = runs[runs["task"].isna() & (runs["status"] != "ok")].sort_values(["model", "method", "optimiser", "lr", "seed"])
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)

@@ -263,7 +263,7 @@ def run_specs(
         tasks.check_trainable(members)
         recipe = protocol.recipe_with(optimiser)
         specs += [
-            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate, "seed": seed})
+            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate} | protocol.seeds_with(seed))
             for learning_rate in protocol.learning_rates
             for seed in protocol.seeds
         ]

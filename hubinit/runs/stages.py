@@ -235,7 +235,7 @@ def attach_start(
 ) -> PeftModel:
     """The base with the adapter that a run starts from; `population` is the length of its training set, where known."""
     if spec.method.name == "none":
-        return adapters.attach_head(loaded.model, seed=spec.seed)
+        return adapters.attach_head(loaded.model, seed=spec.seed_of("init"))
     return adapters.initialize(
         loaded.model,
         spec.method.name,
@@ -245,7 +245,7 @@ def attach_start(
         target_modules=spec.target_modules,
         rslora=spec.rslora,
         lora_dropout=spec.recipe.lora_dropout if spec.recipe is not None else 0.0,
-        seed=spec.seed,
+        seed=spec.seed_of("init"),
         population=population,
         **spec.method.options,
     )

@@ -49,6 +49,7 @@ def train(
     *,
     learning_rate: float,
     seed: int,
+    dropout_seed: int | None = None,
     validation: Sequence[Example] | Sequence[ImageExample] = (),
     output_dir: Path,
     on_log: OnLog | None = None,
@@ -70,7 +71,8 @@ def train(
         examples: training examples; their order is shuffled by `seed`.
         recipe: schedule, batch sizes and lengths.
         learning_rate: peak learning rate of the optimiser.
-        seed: of the data order (and of dropout, if there is any).
+        seed: of the data order.
+        dropout_seed: of dropout. Default: `seed`.
         validation: examples for `validation_loss`, scored after the last step.
         output_dir: where checkpoints go.
         on_log: called with (step, steps, loss) after every optimiser step.
@@ -90,7 +92,7 @@ def train(
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
-            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed),
+            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed, dropout_seed),
             train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
             data_collator=partial(collate_images, processor=processor)
             if images
@@ -153,6 +155,7 @@ def trainer_arguments(
     output_dir: Path,
     device: torch.device,
     mixed: bool = False,
+    dropout_seed: int | None = None,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
     micro = min(recipe.micro_batch_size, recipe.batch_size)
@@ -167,7 +170,8 @@ def trainer_arguments(
         warmup_steps=math.ceil(recipe.warmup_ratio * steps),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
-        seed=seed,
+        seed=seed if dropout_seed is None else dropout_seed,
+        data_seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen
         save_strategy="no",  # `Watch` decides
