@@ -209,7 +209,9 @@ class Search(Spec):
     The grid is the protocol's `learning_rates`, and the seeds of the scored runs are its `seeds`.
     """
 
-    default_rate: Rate = Field(default=2e-4, gt=0, description="the rate that every method is scored at besides its own")
+    default_rate: Rate = Field(
+        default=2e-4, gt=0, description="the rate that every method is scored at besides its own"
+    )
     rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         default=(0.25,), description="shares of the training that rates are compared at before the whole one"
     )

@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Budget,
     DryRun,
     Dtype,
     Engine,
@@ -35,6 +36,7 @@ from hubinit.cli.options import (
     finite,
     names,
     numbers,
+    read_duration,
     whole_numbers,
 )
 from hubinit.errors import HubinitError
@@ -58,6 +60,7 @@ def bench(
     calibration_samples: Samples = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
+    budget: Budget = None,
     engine: Engine = "transformers",
     out: Out = Path("runs"),
     hub: Hub = None,
@@ -82,6 +85,7 @@ def bench(
         "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    seconds = None if budget is None else read_duration(budget, "--budget")
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
@@ -100,7 +104,15 @@ def bench(
             judge=judge_model,
         )
         failed = run_bench(
-            request, out, engine=engine, push_to=push_to, public=public, dry_run=dry_run, force=force, as_json=json_
+            request,
+            out,
+            engine=engine,
+            budget=seconds,
+            push_to=push_to,
+            public=public,
+            dry_run=dry_run,
+            force=force,
+            as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
 

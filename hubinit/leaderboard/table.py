@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.ranking import OWN_SEEDS
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
@@ -18,7 +19,6 @@ SCHEMA = schema_of(RunRow)
 COLUMNS = list(SCHEMA.names)
 ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "judge", "metric"]  # what makes a row the same row
-OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]
 SETTINGS = [  # what a key stands for
     *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
     *("lr", "seed", *OWN_SEEDS, "train_data", "train_samples", "validation_samples", "recipe"),
@@ -185,5 +185,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs without a score, with their reason; one that was only trained, as a search does, failed at nothing."""
-    failed = runs[runs["task"].isna() & (runs["status"] != "ok")].sort_values(["model", "method", "optimiser", "lr", "seed"])
+    failed = runs[runs["task"].isna() & (runs["status"] != "ok")].sort_values(
+        ["model", "method", "optimiser", "lr", "seed"]
+    )
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)

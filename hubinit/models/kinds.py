@@ -63,7 +63,7 @@ KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}
 
 
 def head_seed(spec: RunSpec) -> int | None:
-    """The seed of a labelled kind's head: that of the start, so that all methods of a seed begin with the same; None without a head."""
+    """The seed of a labelled kind's head, that of the start: all methods of a seed begin with the same. None without a head."""
     return spec.seed_of("init") if KINDS[spec.model.kind].labelled else None
 
 

@@ -109,6 +109,7 @@ def train_adapter(
     reload = gates.check_reload(model, folder / "adapter", start.batch)
     return model, {
         **start.facts(calibration),
+        "trainable_parameters": trained_parameters(model),  # the optimiser may freeze A, and directions come later
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
         "adapter_bytes": exported.bytes,
@@ -177,10 +178,15 @@ class Start:
         """The fields of a result that a start decides."""
         return {
             "calibration_examples": calibration.examples if calibration is not None else None,
-            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "trainable_parameters": trained_parameters(self.model),
             "initialisation": self.model.hubinit_report.summary(),
             "left_out": self.model.hubinit_report.left_out,
         }
+
+
+def trained_parameters(model: Any) -> int:
+    """Parameters of a model that require a gradient."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def make_start(
