@@ -241,7 +241,7 @@ class Board:
         return self._seconds(who, share, scored=bool(run.evaluations))
 
     def _seconds(self, who: int, share: float, *, scored: bool) -> float:
-        """Seconds for a share of the training and for the scores: the most that runs of the method took, or all while it has none.
+        """Seconds for a share of the training and for the scores: the most that its runs took, or all while it has none.
 
         The calibration is left out: all runs of a method share it.
         """
