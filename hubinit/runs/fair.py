@@ -13,8 +13,9 @@ The learning rate decides the ranking of initialisations, so every method gets t
 - **Finals.** The chosen rate and the default one are trained at every seed and scored. The better of the two by median validation
   loss is the tuned one, as on the leaderboard.
 - **Budget.** Needs are met in an order: scored runs of what was searched, at the chosen rates before the default one; then steps
-  of the search, method by method, each only if the scored runs of all methods that have begun still fit behind it. A method whose
-  next step does not fit ends its search with the best rate so far; one that has not begun is left out.
+  of the search, method by method, each only if the scored runs of all methods that have begun still fit behind it. What does not
+  fit waits while something else does. Then a method that has begun ends its search with the best rate so far; one that has not
+  is left out. Times are those of the runs so far; the first run, which nothing is known before, is one that is needed anyway.
 
 What comes out depends on the results and on their order only, so a search that was cut off ends as if it had not been.
 """
@@ -179,19 +180,28 @@ def tuned_rate(losses: Mapping[float, Sequence[float]]) -> float | None:
 
 @dataclass(frozen=True)
 class Need:
-    """Seconds of a next step, and of what must still fit behind it."""
+    """Seconds of a next step, and of what must still fit behind it; `begun`: time was spent that is lost without that."""
 
     seconds: float
     reserve: float = 0.0
+    begun: bool = False
 
 
 def afford(needs: Sequence[Need], left: float) -> list[bool]:
     """Which needs, the most pressing first, fit into the seconds that are left.
 
-    What a need reserves is kept free for it. One that does not fit does not stop smaller ones after it.
+    What those that have begun reserve is kept free before all else, whether they fit now or not. A need that does not fit does
+    not stop smaller ones after it.
     """
+    left -= held(needs)
     met = []
     for need in needs:
-        met.append(need.seconds + need.reserve <= left)
-        left -= need.seconds + need.reserve if met[-1] else 0.0
+        more = need.seconds + (0.0 if need.begun else need.reserve)
+        met.append(more <= left)
+        left -= more if met[-1] else 0.0
     return met
+
+
+def held(needs: Iterable[Need]) -> float:
+    """Seconds that are kept free for what has begun."""
+    return sum(need.reserve for need in needs if need.begun)

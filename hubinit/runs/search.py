@@ -3,6 +3,7 @@
 The rule is in `hubinit.runs.fair`. A search that is started again replays its rounds: what is stored is found, not done again.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from hubinit.records import ResultStore, RunResult, Stage
 from hubinit.runs.decisions import Decisions, FinalRun, MethodDecisions, TriedRate, path_of, write_decisions
 from hubinit.runs.executors.spec import Executor
-from hubinit.runs.fair import Need, Tried, Walk, afford, ladder, most_trials, shorten, tuned_rate, walk
+from hubinit.runs.fair import Need, Tried, Walk, afford, held, ladder, most_trials, shorten, tuned_rate, walk
 from hubinit.runs.job import Event, Job
 from hubinit.runs.plan import PlannedRun, Request
 from hubinit.specs import DEFAULT_OPTIMISER, EvalSpec, Protocol, RunSpec, Search
@@ -110,14 +111,15 @@ class Board:
 
     def follow(self, do: Do) -> None:
         """Takes rounds until nothing is wanted any more."""
+        if self.budget is not None:  # nothing is measured yet: one run that is needed anyway
+            self._do([self._first()], do)
         while steps := list(self._steps()):
-            left = None if self.budget is None else self.budget - self.spent()
-            granted = [True] * len(steps) if left is None else afford([step.need for step in steps], left)
-            if left is not None and not self.known:  # nothing is measured yet: one run that is needed anyway
-                steps, granted = [self._first()], [True]
+            needs = [step.need for step in steps]
+            left = math.inf if self.budget is None else self.budget - self.spent()
+            granted = afford(needs, left)
             for step, fits in zip(steps, granted, strict=True):
-                if not fits:
-                    self._refuse(step, left or 0.0)
+                if not fits and (step.what != "search" or not any(granted)):
+                    self._refuse(step, left - held(needs))
             self._do([step for step, fits in zip(steps, granted, strict=True) if fits], do)
             write_decisions(self.path, self.decisions())
 
@@ -159,7 +161,12 @@ class Board:
                 continue
             runs = tuple(self.planned(who, self.search.shares[rung], rate) for rung, rate in walks[who].wanted)
             reserve = 2 * len(seeds) * self._seconds(who, 1.0, scored=True)
-            yield Step(who, "search", runs, Need(sum(self._needed(who, run) for run in runs), reserve))
+            yield Step(
+                who,
+                "search",
+                runs,
+                Need(sum(self._needed(who, run) for run in runs), reserve, begun=bool(walks[who].verdicts)),
+            )
 
     def _first(self) -> Step:
         """The first method at the default rate, scored: what everything is estimated from."""
@@ -169,17 +176,19 @@ class Board:
         )
 
     def _refuse(self, step: Step, left: float) -> None:
-        """Notes what is left out for want of time."""
+        """Notes what is left out for want of time; `left`: beside the scored runs of the methods that have begun."""
+        room = f"the budget has {max(left, 0.0):.0f} s left for it"
         if step.what != "search":
-            self.refused[step.runs[0].spec.key] = (
-                f"left out: the budget has {max(left, 0.0):.0f} s left, and it takes about {step.need.seconds:.0f} s"
+            self.refused[step.runs[0].spec.key] = f"left out: {room}, and it takes about {step.need.seconds:.0f} s"
+        elif step.need.begun and self.walk(step.who).best is not None:
+            self.ended[step.who] = (
+                f"the search ended early: {room}, and its next step takes about {step.need.seconds:.0f} s"
             )
-            return
-        begun = any(who == step.who for who, _ in self.length.values()) and self.walk(step.who).best is not None
-        self.ended[step.who] = (
-            f"{'the search ended early' if begun else 'the method was left out'}: the budget has {max(left, 0.0):.0f} s left; "
-            f"its next step takes about {step.need.seconds:.0f} s, and its scored runs {step.need.reserve:.0f} s"
-        )
+        else:
+            needed = step.need.seconds + step.need.reserve
+            self.ended[step.who] = (
+                f"the method was left out: {room}, and its first rates and scored runs take about {needed:.0f} s"
+            )
 
     def walk(self, who: int) -> Walk:
         """How far the search of a method has come."""
@@ -364,7 +373,7 @@ def tried_from(result: RunResult | None) -> Tried:
     if result is None:
         return Tried(None, "the run left no result")
     if result.status in {"ok", "partial"} and result.validation_loss is not None:
-        finite = abs(result.validation_loss) < float("inf")
+        finite = math.isfinite(result.validation_loss)
         return (
             Tried(result.validation_loss) if finite else Tried(None, "the validation loss is not finite", diverged=True)
         )

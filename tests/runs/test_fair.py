@@ -60,11 +60,11 @@ def test_a_dropped_neighbour_comes_back_when_the_best_moves_beside_it() -> None:
 
 
 def test_the_grid_is_extended_while_the_best_lies_on_an_edge_and_not_beyond_the_limit() -> None:
-    walked, trials = follow(Search(extend=2), valley(6e-3, 6e-3))
+    walked, _ = follow(Search(extend=2), valley(6e-3, 6e-3))
     assert (walked.best, walked.added) == (6.3e-3, (6.3e-3, 2e-2))
     walked, _ = follow(Search(extend=1), valley(1e-7, 1e-7))
     assert (walked.best, walked.added) == (6.3e-6, (6.3e-6,))
-    walked, trials = follow(Search(extend=0), valley(1.0, 1.0))
+    walked, _trials = follow(Search(extend=0), valley(1.0, 1.0))
     assert (walked.best, walked.added) == (2e-3, ())
 
 
@@ -93,7 +93,7 @@ def test_equal_losses_go_to_the_lower_rate() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_the_losses_the_chosen_rate_beats_both_its_neighbours_in_full(seed: int) -> None:
     """Brute force: the whole table of losses is drawn beforehand."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     search = Search(rungs=((), (0.5,), (0.1, 0.3))[seed % 3], keep=dice.choice((0.1, 0.5, 1.0)), extend=seed % 3)
     rates = ladder(GRID, search.extend)
     drawn = {
@@ -142,6 +142,7 @@ def test_the_tuned_rate_is_that_of_the_lowest_median_and_lost_no_seeds() -> None
 def test_what_does_not_fit_is_left_out_and_what_it_reserves_is_kept_free() -> None:
     assert afford([Need(4), Need(7), Need(5)], 10) == [True, False, True]
     assert afford([Need(1, reserve=8), Need(2), Need(1)], 10) == [True, False, True]
+    assert afford([Need(6, reserve=5, begun=True), Need(1, reserve=4), Need(1, reserve=5)], 10) == [False, True, False]
 
 
 def test_the_protocol_is_what_its_name_says() -> None:
