@@ -1,16 +1,15 @@
 """The rounds of a benchmark: sweeps that share an executor, a display each, and what is published of them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hubinit.cli.console import errors, warn
 from hubinit.cli.display import SweepDisplay
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.lent import Lent
 from hubinit.runs.executors.spec import Executor
 from hubinit.runs.plan import PlannedRun
-from hubinit.runs.search import Lent
 from hubinit.runs.sweep import sweep
-from hubinit.specs import Engine
 
 
 class Rounds:
@@ -19,30 +18,26 @@ class Rounds:
     def __init__(
         self,
         store: ResultStore,
-        eval_batch_size: int,
-        engine: Engine,
+        executor: Executor,
         *,
         force: bool,
         on_scored: Callable[[RunResult], None] | None,
         groups: dict[str, str],
-        cached: set[str],
-        executor: Executor | None = None,
+        **settings: Any,
     ) -> None:
         """Prepares them.
 
         Args:
             store: of results.
-            eval_batch_size: sequences per forward pass of the evaluation.
-            engine: what answers the questions of free-text tasks.
+            executor: what does the runs.
             force: do each run again once, whatever is stored.
             on_scored: called with each result that is done and was to be scored, for publishing.
             groups: what each run trains on, by key; what a later round plans is added.
-            cached: keys of finished runs; what a later round finds finished is added.
-            executor: what does the runs. Default: a worker process of this machine.
+            settings: further arguments of `sweep`.
         """
-        self.store, self.eval_batch_size, self.engine, self.force = store, eval_batch_size, engine, force
-        self.on_scored, self.groups, self.cached = on_scored, groups, cached
-        self.executor = executor or LocalExecutor()
+        self.store, self.executor, self.force = store, executor, force
+        self.on_scored, self.groups, self.settings = on_scored, groups, settings
+        self.cached: set[str] = set()  # runs that were finished before
         self.done: set[str] = set()
 
     def __call__(self, planned: Sequence[PlannedRun], title: str = "") -> list[RunResult]:
@@ -66,12 +61,11 @@ class Rounds:
                     results += sweep(
                         runs,
                         self.store,
-                        eval_batch_size=self.eval_batch_size,
-                        engine=self.engine,
                         force=force,
                         executor=Lent(self.executor),
                         on_event=display,
                         on_result=tell,
+                        **self.settings,
                     )
         self.done |= {run.spec.key for run in planned}
         return results

@@ -23,6 +23,7 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate, full_memory
+from hubinit.runs.executors.local import LocalExecutor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
@@ -79,9 +80,14 @@ def run_bench(
         return len(lost)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
-    cached = {run.spec.key for run in planned if run.state == "cached"}
     rounds = Rounds(
-        store, protocol.eval_batch_size, engine, force=force, on_scored=publisher, groups=groups, cached=cached
+        store,
+        LocalExecutor(),
+        force=force,
+        on_scored=publisher,
+        groups=groups,
+        eval_batch_size=protocol.eval_batch_size,
+        engine=engine,
     )
     decided = Searched([], [], [])
     with closing(rounds):
@@ -97,10 +103,10 @@ def run_bench(
         print_json(results, published, [*lost, *unpublished], decided)
     else:
         print_ranking(results, out, published, decided.default_rate)
-        print_decisions(decided)
+        print_decisions(decided, results)
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
-    return len(lost) + sum(result.status != "ok" for result in results) + len(unpublished)
+    return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
 
 
 def plan_aloud(

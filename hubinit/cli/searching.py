@@ -1,20 +1,23 @@
 """What bench prints about the search of a protocol such as `fair`."""
 
-from statistics import median
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median, stdev
 
 from rich.table import Table
 
 from hubinit.cli.console import console, say
 from hubinit.cli.display import duration
+from hubinit.leaderboard.rows import RATING
+from hubinit.records import RunResult
 from hubinit.runs.decisions import Decisions, FinalRun, MethodDecisions
 from hubinit.runs.search import Searched
-from hubinit.specs import DEFAULT_OPTIMISER
 
 
-def print_decisions(searched: Searched) -> None:
+def print_decisions(searched: Searched, results: Sequence[RunResult]) -> None:
     """Prints for each comparison the chosen rates, the parameters and what was dropped, and where all of it is stored."""
+    by_key = {result.key: result for result in results}
     for decisions, path in zip(searched.decisions, searched.files, strict=True):
-        console.print(decision_table(decisions))
+        console.print(decision_table(decisions, by_key))
         if dropped := decisions.dropped():
             say("Dropped, and why:")
         for line in dropped:
@@ -23,40 +26,38 @@ def print_decisions(searched: Searched) -> None:
         say(f"All decisions: {path.resolve()} ({duration(decisions.spent_seconds)}{given} spent)")
 
 
-def decision_table(decisions: Decisions) -> Table:
-    """One line for each method: its rate, the validation losses at it and at the default rate, and its parameters."""
-    title = f"Search: {decisions.model}, {decisions.group}, rates {', '.join(f'{rate:g}' for rate in decisions.grid)}"
-    table = Table(title=title, title_justify="left")
-    for name in ("method", "chosen LR", "loss there", f"loss at {decisions.default_rate:g}", "tuned LR", "tried"):
-        table.add_column(name, overflow="fold")
-    table.add_column("trained parameters", justify="right")
+def decision_table(decisions: Decisions, results: Mapping[str, RunResult]) -> Table:
+    """One line for each method: its rate, what it reached there and at the default rate, and its parameters."""
+    table = Table(title=f"Search: {decisions.model}, {decisions.group}", title_justify="left")
+    default = f"at {decisions.default_rate:g}"
+    for heading in ("method", "LR", "tuned", "val. loss", default, f"val. loss {default}", "rates tried", "parameters"):
+        table.add_column(heading, justify="left" if heading == "method" else "right", overflow="fold")
     for one in decisions.methods:
-        name = one.method if one.optimiser == DEFAULT_OPTIMISER else f"{one.method} ({one.optimiser})"
-        ratio = f" ({one.parameters_to_lora:.2f} of lora)" if one.parameters_to_lora is not None else ""
+        ratio = f" ({one.parameters_to_lora:.2f} × lora)" if one.parameters_to_lora is not None else ""
+        added = f" ({len(one.added_rates)} beyond the grid)" if one.added_rates else ""
+        cells = [cell for rate in (one.tuned_rate, decisions.default_rate) for cell in reached(one, rate, results)]
         table.add_row(
-            name,
-            number(one.chosen_rate, "g"),
-            final_losses(one, one.chosen_rate),
-            final_losses(one, decisions.default_rate),
-            number(one.tuned_rate, "g"),
-            f"{len({tried.learning_rate for tried in one.tried})} rates, {len(one.tried)} runs"
-            + (f", {len(one.added_rates)} beyond the grid" if one.added_rates else ""),
+            one.name,
+            "–" if one.tuned_rate is None else f"{one.tuned_rate:g}",
+            *cells,
+            f"{len({tried.learning_rate for tried in one.tried})}{added}",
             (f"{one.trainable_parameters:,}" if one.trainable_parameters is not None else "–") + ratio,
         )
     return table
 
 
-def final_losses(one: MethodDecisions, rate: float | None) -> str:
-    """The median validation loss of the scored runs at a rate, and how many there are."""
-    losses = [loss for final in one.finals if final.learning_rate == rate and (loss := usable_loss(final)) is not None]
-    return f"{median(losses):.4f}, {len(losses)} seeds" if losses else "–"
+def reached(one: MethodDecisions, rate: float | None, results: Mapping[str, RunResult]) -> tuple[str, str]:
+    """The median score, its deviation and number of seeds, and the median validation loss of a method at a rate."""
+    runs = [final for final in one.finals if final.learning_rate == rate and final.status in {"ok", "partial"}]
+    scores = [score for final in runs if (score := score_of(final, results)) is not None]
+    losses = [final.validation_loss for final in runs if final.validation_loss is not None]
+    spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
+    text = f"{median(scores):.1f}{spread} ({len(scores)} seeds)" if scores else "–"
+    return text, f"{median(losses):.4f}" if losses else "–"
 
 
-def usable_loss(final: FinalRun) -> float | None:
-    """The validation loss of a final run that ended well."""
-    return final.validation_loss if final.status in {"ok", "partial"} else None
-
-
-def number(value: float | None, style: str) -> str:
-    """A number, or a dash where there is none."""
-    return "–" if value is None else format(value, style)
+def score_of(final: FinalRun, results: Mapping[str, RunResult]) -> float | None:
+    """The mean over the tasks of a run, in percent; a judge's ratings as they are."""
+    scores = results[final.key].scores if final.key in results else ()
+    values = [score.value if score.metric == RATING else 100 * score.value for score in scores if score.primary]
+    return fmean(values) if values else None

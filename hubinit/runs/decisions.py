@@ -10,7 +10,7 @@ from hubinit.errors import HubinitError, first_line
 from hubinit.paths import write_atomically
 from hubinit.records import Record
 from hubinit.runs.fair import Decision
-from hubinit.specs import Protocol, RunSpec, canonical, key_of
+from hubinit.specs import DEFAULT_OPTIMISER, Protocol, RunSpec, canonical, key_of
 
 FOLDER = "fair"  # in a store
 
@@ -52,7 +52,18 @@ class MethodDecisions(Record):
     chosen_rate: float | None  # by the search, at the first seed
     tuned_rate: float | None  # of this and the default one, by median validation loss over seeds
     finals: tuple[FinalRun, ...]
+    at_edge: bool  # the chosen rate is the last that may be added: a better one may lie beyond
     ended_early: str | None  # why the search or the method was cut short
+
+    @property
+    def name(self) -> str:
+        """The method, with an optimiser that is not the default one."""
+        return self.method if self.optimiser == DEFAULT_OPTIMISER else f"{self.method} ({self.optimiser})"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was tried and no run has a validation loss."""
+        return bool(self.tried) and all(one.validation_loss is None for one in self.tried)
 
 
 class Decisions(Record):
@@ -74,21 +85,26 @@ class Decisions(Record):
     methods: tuple[MethodDecisions, ...]
 
     def dropped(self) -> list[str]:
-        """What was not done or not followed, and why, one line each."""
+        """What was not done or not followed, and why: a line for each method and each reason but a higher validation loss."""
         lines = []
         for one in self.methods:
-            name = one.method if one.optimiser == "adamw" else f"{one.method} ({one.optimiser})"
-            lines += [f"{name}: {one.ended_early}"] if one.ended_early else []
+            lines += [f"{one.name}: {one.ended_early}"] if one.ended_early else []
+            if one.at_edge:
+                lines.append(
+                    f"{one.name}: {one.chosen_rate:g} is the last rate that the search may add; a better one may lie beyond "
+                    f"(--set search.extend={self.extend + 1})"
+                )
+            lost = [tried for tried in one.tried if tried.decision == "dropped"]
             lines += [
-                f"{name} at {tried.learning_rate:g} after {tried.share:.0%} of the training: {tried.reason}"
-                for tried in one.tried
-                if tried.decision == "dropped"
+                f"{one.name} at {tried.learning_rate:g} after {tried.share:.0%} of the training: {tried.reason}"
+                for tried in lost
+                if tried.validation_loss is None
             ]
-            lines += [
-                f"{name} at {final.learning_rate:g}, seed {final.seed}: {final.reason}"
-                for final in one.finals
-                if final.reason
-            ]
+            for share in self.shares:
+                rates = [f"{t.learning_rate:g}" for t in lost if t.share == share and t.validation_loss is not None]
+                if rates:
+                    lines.append(f"{one.name} at {', '.join(rates)} after {share:.0%}: a higher validation loss")
+            lines += [f"{one.name} at {f.learning_rate:g}, seed {f.seed}: {f.reason}" for f in one.finals if f.reason]
         return lines
 
 
