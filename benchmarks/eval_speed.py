@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.hotswap import hotswap_adapter
+from peft import LoraConfig, get_peft_model
 
 from hubinit import tasks
+from hubinit.adapters import detach
+from hubinit.adapters.swap import next_adapter
 from hubinit.errors import HubinitError
 from hubinit.models.base import download, load
 from hubinit.models.names import pin, resolve
@@ -159,7 +160,7 @@ def score_plain(loaded: Any, evaluation: EvalSpec, batch_size: int) -> list[Item
 def adapters(loaded: Any, count: int, questions: int, batch_size: int, rounds: int) -> list[Pair]:
     """`count` adapters scored, and only made ready, in both ways. Both score the same task object in memory.
 
-    Made ready in a third way too: adapters of one shape need only their weights replaced, which hubinit does not do so far.
+    The first adapter on a bare base is built by PEFT, the others are written over it: made ready both with and without the first.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -170,12 +171,13 @@ def adapters(loaded: Any, count: int, questions: int, batch_size: int, rounds: i
     base, manager = str(download(loaded.spec)), TaskManager(include_defaults=False)
     arguments = {"pretrained": base, "dtype": "float32", "device": str(loaded.device), "batch_size": batch_size}
 
-    def swap(use: Callable[[Any], Any]) -> list[Any]:
-        found = []
+    def swap(use: Callable[[Any], Any], first: Any = None) -> list[Any]:
+        model, found = first or loaded.model, []
         for folder in folders:
-            model = PeftModel.from_pretrained(loaded.model, folder)
+            model = next_adapter(model, folder)
             found.append(use(model))
-            model.unload()
+        if first is None:
+            detach(model)
         return found
 
     def scored(model: Any) -> float:
@@ -203,22 +205,18 @@ def adapters(loaded: Any, count: int, questions: int, batch_size: int, rounds: i
             lambda: swap(scored),
             rounds,
         )
-        ready = in_turns(
-            f"{count} adapters until they are ready",
-            lambda: [HFLM(peft=folder, **arguments).batch_size for folder in folders],
-            lambda: swap(lambda model: None),
+        reload = lambda: [HFLM(peft=folder, **arguments).batch_size for folder in folders]  # noqa: E731
+        ready = in_turns(f"{count} adapters until they are ready", reload, lambda: swap(lambda model: None), rounds)[0]
+        first = next_adapter(loaded.model, folders[-1])
+        further = in_turns(
+            f"{count} adapters after a first one until they are ready",
+            reload,
+            lambda: swap(lambda model: None, first),
             rounds,
         )[0]
-        model = PeftModel.from_pretrained(loaded.model, folders[0])
-        in_place = in_turns(
-            f"{count} adapters until they are ready, weights replaced in place by PEFT",
-            lambda: [HFLM(peft=folder, **arguments).batch_size for folder in folders],
-            lambda: [hotswap_adapter(model, folder, adapter_name="default") for folder in folders],
-            rounds,
-        )[0]
-        model.unload()
+        detach(first)
     note = f"accuracies {'equal' if theirs == own else f'differ: {theirs} and {own}'}"
-    return [Pair(whole.what, whole.usual, whole.own, note), ready, in_place]
+    return [Pair(whole.what, whole.usual, whole.own, note), ready, further]
 
 
 def save_adapter(loaded: Any, folder: Path, seed: int) -> str:
