@@ -18,9 +18,9 @@ The learning rate decides the ranking of initialisations, so every method gets t
   is left out. Times are those of the runs so far; the first run, which nothing is known before, is one that is needed anyway.
 
 - **Parameters.** All methods have one rank. What they train is counted after training and shown as a ratio to plain LoRA's; ranks
-  are not changed to bring it nearer. For DoRA, KaSA and LoRA-Dash a whole rank is more than the difference; EVA deals the same sum
-  of ranks out to layers of other sizes, which only its calibration knows; a frozen A halves the count, but twice the rank is another
-  start and another adapter to serve. Who wants that comparison asks for it with `--rank`.
+  are not changed to bring it nearer. For DoRA, KaSA and LoRA-Dash a whole rank is more than the difference. EVA deals the same
+  sum of ranks out to layers of other sizes, which only its calibration knows. A frozen A halves the count, but twice the rank is
+  another start and another adapter to serve: who wants that comparison asks for it with `--rank`.
 
 What comes out depends on the results and on their order only, so a search that was cut off ends as if it had not been.
 """
