@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from hubinit.records import ResultStore, RunResult, Stage
 from hubinit.runs.decisions import path_of
@@ -99,22 +100,20 @@ class Board:
         return self.seconds(who, share, scored=bool(run.evaluations))
 
     def seconds(self, who: int, share: float, *, scored: bool) -> float:
-        """Seconds for a share of the training and for the scores: the most that its runs took, or all while it has none.
+        """Seconds for a share of the training and for the scores: medians over the method's runs, or over all while it has none.
 
         The calibration is left out: all runs of a method share it.
         """
         mine = [key for key, (whose, _) in self.length.items() if whose == who] or list(self.length)
         runs = [(result.costs, self.length[key][1]) for key in mine if (result := self.known[key]) is not None]
 
-        def most(stage: Stage) -> float:
-            return max(
-                (costs[stage].seconds / (of if stage == "train" else 1) for costs, of in runs if stage in costs),
-                default=0,
-            )
+        def usual(stage: Stage) -> float:
+            found = [costs[stage].seconds / (of if stage == "train" else 1) for costs, of in runs if stage in costs]
+            return median(found) if found else 0.0
 
-        seconds = most("initialise") + most("train") * share if share else 0.0
+        seconds = usual("initialise") + usual("train") * share if share else 0.0
         answers = [one.costs["evaluate"].seconds for one in self.known.values() if one is not None and one.scores]
-        return seconds + (max(answers, default=0.0) if scored else 0.0)
+        return seconds + (median(answers) if scored and answers else 0.0)
 
     def parameters(self, who: int) -> int | None:
         """The trained parameters of a method: the most that a run of it had."""

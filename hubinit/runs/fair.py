@@ -87,7 +87,8 @@ def shorten(recipe: Recipe, share: float) -> Recipe:
     if share == 1:
         return recipe
     if recipe.steps is not None:
-        return recipe.model_copy(update={"steps": max(1, round(recipe.steps * share))})
+        steps = max(2, round(recipe.steps * share))  # the first step of a warm-up has the rate 0
+        return recipe.model_copy(update={"steps": min(recipe.steps, steps)})
     return recipe.model_copy(update={"epochs": recipe.epochs * share})
 
 

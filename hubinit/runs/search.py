@@ -101,7 +101,7 @@ def follow(board: Board, do: Do) -> None:
         left = math.inf if board.budget is None else board.budget - board.spent()
         granted = afford(needs, left)
         for step, fits in zip(steps, granted, strict=True):
-            if not fits and (step.scored or not any(granted)):
+            if not fits and not any(granted):
                 refuse(board, step, left - held(needs))
         do_round(board, [step for step, fits in zip(steps, granted, strict=True) if fits], do)
         write_decisions(board.path, report_decisions(board))

@@ -38,7 +38,8 @@ def test_a_rung_is_the_recipe_at_another_length() -> None:
     recipe = Recipe(steps=40, warmup_ratio=0.1)
     assert shorten(recipe, 0.25) == recipe.model_copy(update={"steps": 10})
     assert shorten(Recipe(epochs=2), 0.25).epochs == 0.5
-    assert shorten(Recipe(steps=2), 0.1).steps == 1
+    assert shorten(Recipe(steps=9), 0.1).steps == 2
+    assert shorten(Recipe(steps=1), 0.1).steps == 1
     assert shorten(recipe, 1.0).key == recipe.key
 
 
