@@ -34,7 +34,7 @@ test: lint types
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check uv
-	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra bench --extra hub --extra test --output-file .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra plot --extra hub --extra test --output-file .venv-lowest/lowest.txt pyproject.toml
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement .venv-lowest/lowest.txt --no-deps --editable .
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement tests/oracles.txt --no-deps
 	.venv-lowest/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not index'

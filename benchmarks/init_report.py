@@ -215,7 +215,7 @@ def draw(files: list[Path], target: Path) -> str | None:
     try:
         import matplotlib
     except ImportError:
-        print("No figure: matplotlib is not installed (pip install 'hubinit[bench]').", file=sys.stderr)
+        print("No figure: matplotlib is not installed (pip install 'hubinit[plot]').", file=sys.stderr)
         return None
     matplotlib.use("Agg")
     from matplotlib import pyplot

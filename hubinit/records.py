@@ -22,7 +22,7 @@ ITEM_BYTES = 2**28  # of one file of item records, unpacked
 ITEM_ROWS = 500_000
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
-Stage = Literal["load", "calibrate", "initialise", "train", "evaluate"]
+Stage = Literal["load", "calibrate", "initialise", "train", "diagnose", "evaluate"]
 
 
 class Record(BaseModel):
@@ -86,6 +86,53 @@ class CurvePoint(Record):
     learning_rate: float | None = None
 
 
+class Drift(Record):
+    """How far training moved the product of one layer's factors, or the layers' on average; see `hubinit.training.drift`."""
+
+    input_angle: float | None = Field(default=None, description="degrees between the row spaces of A, start and end")
+    output_angle: float | None = Field(default=None, description="degrees between the column spaces of B")
+    input_inside: float | None = Field(default=None, description="share of ‖ΔW‖² in the row space of the start's A")
+    output_inside: float | None = Field(default=None, description="share of ‖ΔW‖² in the column space of the start's B")
+    update_norm: float = Field(description="‖ΔW‖; of a model over all its layers")
+
+
+class FirstUpdate(Record):
+    """The first change of the weights beside the full gradient; see `hubinit.training.first_update`."""
+
+    step: int = Field(ge=1, description="the first optimiser step that changed an adapter")
+    cosine: float = Field(description="between ΔW and −G over all adapted layers")
+    update_norm: float = Field(description="‖ΔW‖")
+    gradient_norm: float = Field(description="‖G‖")
+
+
+class Forgetting(Record):
+    """Cross-entropy on neutral text, in nats per token, of the untouched base and of the trained model."""
+
+    dataset: str
+    revision: str | None
+    split: str
+    texts: int = Field(ge=1, description="the first distinct ones of the split")
+    tokens: int = Field(ge=1, description="that are predicted")
+    before: float
+    after: float
+
+    @property
+    def difference(self) -> float:
+        """After − before: positive where the model forgot."""
+        return self.after - self.before
+
+
+class Diagnostics(Record):
+    """What was seen of a training besides its curve. `unmeasured` says why a measure that was wanted is not there."""
+
+    input_tokens_per_second: float | None = Field(default=None, description="of the training steps, without padding")
+    label_tokens_per_second: float | None = None
+    drift: Drift | None = None
+    first_update: FirstUpdate | None = None
+    forgetting: Forgetting | None = None
+    unmeasured: dict[str, str] = Field(default_factory=dict)
+
+
 class Provenance(Record):
     """Where a result comes from."""
 
@@ -112,9 +159,13 @@ class RunResult(Record):
         default=None, description="that the calibration saw, which may be fewer than asked for; None: version 0.1"
     )
     trainable_parameters: int | None = None
+    cut_examples: int | None = Field(
+        default=None, ge=0, description="training examples that were too long and lost tokens; None: nobody counted"
+    )
     adapter_bytes: int | None = None
     adapter_sha256: str | None = None
     curve: tuple[CurvePoint, ...] = ()
+    diagnostics: Diagnostics | None = Field(default=None, description="None: not trained, or by version 0.2 or earlier")
     gates: dict[str, float] = Field(default_factory=dict, description="measured deviation of each gate that passed")
     initialisation: dict[str, float] = Field(default_factory=dict, description="summary of the initialisation report")
     left_out: dict[str, str] = Field(default_factory=dict, description="modules that stay unadapted, with the reason")

@@ -6,15 +6,19 @@ on a list of tasks, so the tasks are not part of its key: asking for one more ta
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 ModelKind = Literal["language", "vision"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Quantisation = Literal["nf4"]  # of a frozen base's linear layers, in bitsandbytes' names
+Batching = Literal["shuffled", "length-grouped", "packed"]
 Engine = Literal["transformers", "vllm"]  # what answers free-text tasks
 # A step of Adam moves a factor's entries, which are below 1, by about the learning rate: above 1 every run diverges.
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Seed = Annotated[int, Field(ge=0)]
 
 FULL = "full"  # the method that trains all weights
@@ -26,7 +30,7 @@ DEFAULT_OPTIMISER = "adamw"
 OF_OPTIMISER = {"lora_plus_ratio": "lora+", "riemannian_damping": "riemannian"}
 
 # Settings of how something is computed, which change what comes out by rounding at most: they are not part of a key.
-EXECUTION = frozenset({"memory_budget", "micro_batch_size", "gradient_checkpointing"})
+EXECUTION = frozenset({"memory_budget", "micro_batch_size", "batching", "gradient_checkpointing"})
 
 
 class Spec(BaseModel):
@@ -72,6 +76,12 @@ class ModelSpec(Spec):
     kind: ModelKind = "language"
     dtype: Dtype = Field(default="auto", description="of the weights; a plan holds the type itself, never `auto`")
     trust_remote_code: bool = False
+    quantize: Quantisation | None = Field(default=None, description="of the linear layers; the rest has the dtype")
+
+    @property
+    def stored_in(self) -> str:
+        """What the weights are held in, for people: `bfloat16`, or `bfloat16 + nf4`."""
+        return f"{self.dtype} + {self.quantize}" if self.quantize else self.dtype
 
 
 class MethodSpec(Spec):
@@ -121,13 +131,20 @@ class CalibrationSpec(Spec):
 
 
 class Recipe(Spec):
-    """How a run is trained. The loss is on the completion only."""
+    """How a run is trained."""
 
     epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     steps: int | None = Field(default=None, ge=1, description="optimiser steps; overrides epochs")
     batch_size: int = Field(default=16, ge=1, description="examples per optimiser step")
     micro_batch_size: int = Field(default=4, ge=1, description="examples per forward pass")
-    max_length: int = Field(default=512, ge=1)
+    batching: Batching = Field(
+        default="shuffled",
+        description="how the examples of an optimiser step, which stay the same, share its forward passes: as they come, "
+        "length-grouped (less padding), or packed into one row each (none)",
+    )
+    max_length: int = Field(
+        default=512, ge=1, description="tokens per example; longer ones lose the beginning of the prompt"
+    )
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="on the input of s·B A, never of an anchor")
     optimiser: str = Field(
         default=DEFAULT_OPTIMISER, description="see `hubinit.training.optimisers`; in a protocol: `optimisers`"
@@ -140,6 +157,10 @@ class Recipe(Spec):
     )
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    warmup_steps: int | None = Field(default=None, ge=0, description="optimiser steps; overrides warmup_ratio")
+    loss_on: Literal["completion", "all"] = Field(
+        default="completion", description="the tokens with a loss; all: the prompt's too (train_on_inputs)"
+    )
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     gradient_checkpointing: bool = False
@@ -230,10 +251,22 @@ class Search(Spec):
         return self
 
 
+class MethodSettings(Spec):
+    """What a protocol's source used for one method, where that is not what it used for all; None: as for all."""
+
+    rank: int | None = Field(default=None, ge=1)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    rslora: bool | None = None
+    target_modules: str | tuple[str, ...] | None = None
+    learning_rates: tuple[Rate, ...] | None = Field(default=None, min_length=1)
+    lora_dropout: float | None = Field(default=None, ge=0, lt=1)
+    source: str = Field(default="", description="where these values stand, if not in the protocol's source")
+
+
 class Protocol(Spec):
     """A recipe for many runs, read from `registry/protocols/*.yaml` or a YAML file; `--set a.b=value` overrides one field.
 
-    `methods` holds options by method name: `{"lora-da": {"preset": "paper"}}`.
+    `methods` holds options by method name: `{"lora-da": {"preset": "paper"}}`; `per_method` holds `MethodSettings`.
     """
 
     description: str = ""
@@ -260,6 +293,15 @@ class Protocol(Spec):
     init_seed: Seed | None = Field(default=None, description="the same at every seed; None: the seed")
     dropout_seed: Seed | None = Field(default=None, description="the same at every seed; None: the seed")
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    # What a published protocol pins besides; prompts, decoding and rules are those of its tasks (`hubinit tasks NAME`).
+    per_method: dict[str, MethodSettings] = Field(default_factory=dict)
+    tasks: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="trained on: scored on, where neither --tasks nor --eval-tasks says it"
+    )
+    revisions: dict[str, Commit] = Field(default_factory=dict, description="commits of data sets by Hub id")
+    models: tuple[str, ...] = Field(default=(), description="base models of the source; --models chooses")
+    dtype: Dtype = Field(default="auto", description="of the base without --dtype")
+    assumed: tuple[str, ...] = Field(default=(), description="what the source does not say, or is done otherwise here")
 
     @property
     def alpha_or_default(self) -> float:
@@ -280,6 +322,23 @@ class Protocol(Spec):
         """The seeds of a run as fields of `RunSpec`; one that is the run's own is not said twice, so that the key is one."""
         own = {"data_seed": self.data_seed, "init_seed": self.init_seed, "dropout_seed": self.dropout_seed}
         return {"seed": seed} | {name: None if value == seed else value for name, value in own.items()}
+
+    def for_method(self, name: str) -> "Protocol":
+        """This protocol with what it says for one method."""
+        if name not in self.per_method:
+            return self
+        settings = self.per_method[name].model_dump(exclude={"source"}, exclude_none=True)
+        dropout = settings.pop("lora_dropout", None)
+        if dropout is not None:
+            settings["recipe"] = self.recipe.model_copy(update={"lora_dropout": dropout})
+        return self.model_copy(update=settings)
+
+    def for_all(self, fields: Iterable[str]) -> "Protocol":
+        """This protocol where some fields hold for every method, as a user who sets them means; others are ignored."""
+        if not (cleared := dict.fromkeys(set(fields) & MethodSettings.model_fields.keys())) or not self.per_method:
+            return self
+        settings = {name: one.model_copy(update=cleared) for name, one in self.per_method.items()}
+        return self.model_copy(update={"per_method": settings})
 
     def recipe_with(self, optimiser: str) -> Recipe:
         """The recipe of the runs of one optimiser, without the settings that others read."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hubinit import cli
-from hubinit.cli.options import numbers, whole_numbers
+from hubinit.cli.options import learning_rate, numbers, whole_numbers
 from hubinit.errors import HubinitError
 
 pytestmark = pytest.mark.slow  # most tests start hubinit anew
@@ -40,7 +40,18 @@ def the_one_sentence(done, code=1):
     "command",
     [
         *([], ["bench"], ["train"], ["eval"], ["hub"], ["hub", "serve"], ["hub", "seed"], ["methods"], ["tasks"]),
-        *(["models"], ["init"], ["publish-inits"], ["push"], ["pull"], ["find"], ["show"], ["sync"], ["leaderboard"]),
+        *(
+            ["models"],
+            ["init"],
+            ["publish-inits"],
+            ["push"],
+            ["pull"],
+            ["find"],
+            ["show"],
+            ["sync"],
+            ["leaderboard"],
+            ["plot"],
+        ),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):
@@ -158,6 +169,8 @@ def test_learning_rates_are_finite_and_not_negative(text):
     with pytest.raises(HubinitError, match="--lrs wants finite numbers"):
         numbers(text, "--lrs")
     assert numbers("0,1e-4", "--lrs") == (0, 1e-4)
+    with pytest.raises(HubinitError, match="--lr wants learning rates above 0"):
+        learning_rate(0.0, "--lr")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_a_new_field_with_a_default_changes_no_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", [{"micro_batch_size": 2}, {"gradient_checkpointing": True}, {"micro_batch_size": 16}]
+    "setting",
+    [{"micro_batch_size": 2}, {"gradient_checkpointing": True}, {"micro_batch_size": 16}, {"batching": "packed"}],
 )
 def test_how_a_run_is_computed_changes_no_key(setting: dict[str, object]) -> None:
     assert Recipe(**setting).key == Recipe().key

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hubinit.cli import devhub, inits, leaderboard, lists, runs, share
+from hubinit.cli import devhub, inits, leaderboard, lists, plotting, protocols, runs, share
 from hubinit.errors import HubinitError, Interrupted
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app.add_typer(runs.app)
 app.add_typer(inits.app)
 app.add_typer(share.app)
 app.add_typer(leaderboard.app)
+app.add_typer(plotting.app)
 app.add_typer(lists.app)
+app.add_typer(protocols.app)
 app.add_typer(devhub.app, name="hub")
 
 

@@ -1,9 +1,8 @@
-"""What there is to choose from: models, methods, tasks, protocols."""
+"""What there is to choose from: models, methods, tasks."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from hubinit.cli.console import console, folding, say, say_json
 from hubinit.cli.options import Json
@@ -113,7 +112,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "data set": task.dataset + (f" ({task.config})" if task.config else ""),
         "trains on": task.train_split + (f" of {', '.join(task.train_configs)}" if task.train_configs else ""),
         "train rows": training_rows(task),
-        "scored on": task.test_split,
+        "scored on": task.test_split or None,
         "test rows": known_rows(task, task.test_split),
         "metric": task.primary.removesuffix(",none"),
         "scorer": task.scorer,
@@ -124,30 +123,3 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "source": task.source,
         "needs": "; ".join([*([task.needs] if task.needs else []), *extras]) or None,
     }
-
-
-@app.command("protocols")
-def list_protocols(
-    name: Annotated[str | None, typer.Argument(help="Show one: a name, or a YAML file.")] = None, json_: Json = False
-) -> None:
-    """List the protocols: the settings that a run takes from `--protocol`, each with its source.
-
-    Example: `hubinit protocols default`
-    """
-    from hubinit.runs.protocol import protocol_names, read_protocol
-    from hubinit.training.optimisers import OPTIMISERS
-
-    if name is not None:
-        settings = read_protocol(name).model_dump(mode="json")
-        say_json(settings) if json_ else say(yaml.safe_dump(settings, sort_keys=False).rstrip())
-        return
-    protocols = {known: read_protocol(known) for known in protocol_names()}
-    if json_:
-        say_json({known: one.model_dump(mode="json") for known, one in protocols.items()})
-        return
-    table = folding("protocol", "what", "source")
-    for known, one in protocols.items():
-        table.add_row(known, one.description, one.source)
-    console.print(table)
-    for optimiser in OPTIMISERS.values():
-        say(f"--optimizers {optimiser.name}: {optimiser.title} ({optimiser.source})")

@@ -21,11 +21,14 @@ Methods = Annotated[
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated tasks or suites; each is trained on by itself. Default: commonsense (image for vision)."
+        help="Comma-separated tasks or suites; each is trained on by itself. Default: the protocol's, else commonsense (image)."
     ),
 ]
 EvalTasks = Annotated[
-    str | None, typer.Option(help="Comma-separated tasks or suites to score on. Default: those that are trained on.")
+    str | None,
+    typer.Option(
+        help="Comma-separated tasks or suites to score on. Default: those that are trained on, or the protocol's."
+    ),
 ]
 Engine = Annotated[
     Literal["transformers", "vllm"],
@@ -34,7 +37,19 @@ Engine = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
-        help="Type of the base's weights. Default: bfloat16 where this machine computes it fast, else float32."
+        help="Type of the base's weights. Default: the protocol's, else bfloat16 where this machine is fast in it, else float32."
+    ),
+]
+Quantize = Annotated[
+    Literal["nf4"] | None,
+    typer.Option(
+        help="Hold the base's layers in 4 bits (QLoRA: NF4, twice quantised); needs `pip install bitsandbytes`. Default: not."
+    ),
+]
+ProcessesPerRun = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Processes that train each run together, one GPU each; the results are those of one process."
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
@@ -78,6 +93,21 @@ Budget = Annotated[
     str | None,
     typer.Option(
         help="Time for all runs of a protocol that searches, such as 90m, 8h or 2d; what does not fit is left out, and said."
+    ),
+]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics",
+        help="Of each run that trains now, measure also its first update against the full gradient, and what it forgets: about "
+        "one more step, and two passes over 4,000 tokens.",
+    ),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated trackers that follow each training: trackio, wandb, tensorboard. Where they write is up to their "
+        "own settings, e.g. WANDB_MODE=offline; tensorboard: a folder in --out."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
@@ -186,6 +216,17 @@ def read_duration(text: str, option: str) -> float:
     if not 0 < seconds < math.inf:
         raise HubinitError(f"{option} wants a time such as 90m, 8h or 2d, not '{text}'.")
     return seconds
+
+
+def learning_rate(number: float, option: str) -> float:
+    """The number itself.
+
+    Raises:
+        HubinitError: it is not above 0, infinite or NaN.
+    """
+    if finite(number, option) == 0:
+        raise HubinitError(f"{option} wants learning rates above 0; with 0 nothing is trained.")
+    return number
 
 
 def finite(number: float, option: str) -> float:

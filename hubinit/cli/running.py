@@ -23,13 +23,15 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate, full_memory
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.together import local_executor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
-from hubinit.runs.preflight import check_runs
+from hubinit.runs.preflight import check_processes, check_runs
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
 from hubinit.runs.sweep import sweep
+from hubinit.runs.tracking import check_trackers
+from hubinit.runs.training import cut_note
 from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
@@ -42,10 +44,13 @@ def run_bench(
     *,
     engine: Engine = "transformers",
     budget: float | None = None,
+    processes: int = 1,
     push_to: str | None,
     public: bool,
     dry_run: bool,
     force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
     as_json: bool,
 ) -> int:
     """Plans, runs, publishes and prints the ranking.
@@ -59,6 +64,9 @@ def run_bench(
         raise HubinitError(
             f"--budget is for a protocol that searches; '{request.protocol}' does not. Add --protocol fair."
         )
+    if engine == "vllm" and request.quantize is not None:
+        raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
+    check_trackers(report_to)
     if engine == "vllm" and not dry_run:
         vllm_version()
     if push_to:
@@ -66,6 +74,7 @@ def run_bench(
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
     planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
+    check_processes((run.spec for run in planned), processes)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -82,12 +91,14 @@ def run_bench(
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     rounds = Rounds(
         store,
-        LocalExecutor(),
+        local_executor(processes),
         force=force,
         on_scored=publisher,
         groups=groups,
         eval_batch_size=protocol.eval_batch_size,
         engine=engine,
+        diagnostics=diagnostics,
+        report_to=report_to,
     )
     decided = Searched([], [], [])
     with closing(rounds):
@@ -99,6 +110,7 @@ def run_bench(
     if publisher:
         publisher.finish(results, cached=rounds.cached)
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
+    warn_cut(results)
     if as_json:
         print_json(results, published, [*lost, *unpublished], decided)
     else:
@@ -119,7 +131,7 @@ def plan_aloud(
         warn(reason)
     warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
     check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
-    types = {f"{run.spec.model.id} in {run.spec.model.dtype}" for run in planned}
+    types = {f"{run.spec.model.id} in {run.spec.model.stored_in}" for run in planned}
     todo = f", {sum(run.state != 'cached' for run in planned)} to do" if what == "runs" else ""
     warn(f"{len(planned)} {what}{todo}: {', '.join(sorted(types))}")
     return planned, lost
@@ -156,7 +168,17 @@ def print_ranking(
     say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
 
-def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_json: bool) -> int:
+def run_train(
+    request: Request,
+    out: Path,
+    *,
+    processes: int = 1,
+    dry_run: bool,
+    force: bool,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
+    as_json: bool,
+) -> int:
     """Trains the runs of a request without scoring them.
 
     Returns:
@@ -167,13 +189,24 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
         raise HubinitError(
             f"Protocol '{request.protocol}' searches the learning rate, which bench does; train wants --lr."
         )
+    check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
+    check_processes((run.spec for run in planned), processes)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
         return 0
     with SweepDisplay(planned, errors) as display:
-        results = sweep(planned, store, force=force, on_event=display)
+        results = sweep(
+            planned,
+            store,
+            force=force,
+            executor=local_executor(processes),
+            diagnostics=diagnostics,
+            report_to=report_to,
+            on_event=display,
+        )
+    warn_cut(results)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:
@@ -190,6 +223,20 @@ def run_train(request: Request, out: Path, *, dry_run: bool, force: bool, as_jso
             names = ",".join(result.spec.data.tasks if result.spec.data else ())
             say(f"Next: hubinit eval {shlex.quote(str(folder / 'adapter'))} --tasks {names}")
     return sum(result.status in {"failed", "diverged"} for result in results)
+
+
+def warn_cut(results: Sequence[RunResult]) -> None:
+    """Says once per model, data set and length how many training examples were too long; seeds may differ, the most counts."""
+    cut = sorted((result for result in results if result.cut_examples), key=lambda result: -(result.cut_examples or 0))
+    said: dict[tuple[Any, ...], str] = {}
+    for result in cut:
+        spec = result.spec
+        assert spec.data is not None and spec.recipe is not None
+        said.setdefault(
+            (spec.model.id, spec.data.tasks, spec.recipe.max_length), cut_note(spec, result.cut_examples or 0)
+        )
+    for line in said.values():
+        warn(line)
 
 
 def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool, *, at_most: bool = False) -> None:

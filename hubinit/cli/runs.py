@@ -11,6 +11,7 @@ from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
     Budget,
+    Diagnostics,
     DryRun,
     Dtype,
     Engine,
@@ -25,15 +26,18 @@ from hubinit.cli.options import (
     Optimizers,
     Out,
     Overrides,
+    ProcessesPerRun,
     Protocol,
     Public,
     PushTo,
+    Quantize,
     Rank,
     Rates,
+    ReportTo,
     Samples,
     Seeds,
     Tasks,
-    finite,
+    learning_rate,
     names,
     numbers,
     read_duration,
@@ -62,6 +66,8 @@ def bench(
     judge_url: JudgeUrl = None,
     budget: Budget = None,
     engine: Engine = "transformers",
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -70,6 +76,8 @@ def bench(
     force: Force = False,
     allow_drift: AllowDrift = False,
     allow_code: AllowCode = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Fine-tune a model from every initialisation, score the results, publish them and rank them.
@@ -82,10 +90,13 @@ def bench(
         "tasks": None if tasks is None else names(tasks, "--tasks"),
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),
-        "learning_rates": None if lrs is None else numbers(lrs, "--lrs"),
+        "learning_rates": None
+        if lrs is None
+        else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
     seconds = None if budget is None else read_duration(budget, "--budget")
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
@@ -98,6 +109,7 @@ def bench(
             **wanted,
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
@@ -108,10 +120,13 @@ def bench(
             out,
             engine=engine,
             budget=seconds,
+            processes=processes_per_run,
             push_to=push_to,
             public=public,
             dry_run=dry_run,
             force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
             as_json=json_,
         )
     raise typer.Exit(1 if failed else 0)
@@ -132,18 +147,23 @@ def train(
     protocol: Protocol = "default",
     set_: Overrides = None,
     calibration_samples: Samples = None,
+    quantize: Quantize = None,
+    processes_per_run: ProcessesPerRun = 1,
     out: Out = Path("runs"),
     hub: Hub = None,
     dry_run: DryRun = False,
     force: Force = False,
     allow_drift: AllowDrift = False,
+    diagnostics: Diagnostics = False,
+    report_to: ReportTo = None,
     json_: Json = False,
 ) -> None:
     """Initialise and fine-tune one adapter, without scoring it; `bench` with the same options finds it and scores it.
 
     Example: `hubinit train smollm2-135m --method filet --task arc-easy --set recipe.steps=40`
     """
-    rate = None if lr is None else finite(lr, "--lr")
+    rate = None if lr is None else learning_rate(lr, "--lr")
+    trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
@@ -158,11 +178,21 @@ def train(
             optimisers=None if optimizer is None else (optimizer,),
             rank=rank,
             dtype=dtype,
+            quantize=quantize,
             protocol=protocol,
             overrides=tuple(set_ or ()),
             calibration_samples=calibration_samples,
         )
-        failed = run_train(request, out, dry_run=dry_run, force=force, as_json=json_)
+        failed = run_train(
+            request,
+            out,
+            processes=processes_per_run,
+            dry_run=dry_run,
+            force=force,
+            diagnostics=diagnostics,
+            report_to=trackers,
+            as_json=json_,
+        )
     raise typer.Exit(1 if failed else 0)
 
 

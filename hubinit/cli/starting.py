@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from rich.progress import Progress
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from hubinit.adapters.calibrating import need_of
 from hubinit.cli.console import console, errors, folding, say, say_json, warn
-from hubinit.data.encode import encode
+from hubinit.data.encode import encode_all
 from hubinit.hub.access import check_write
 from hubinit.hub.cards import loading_snippet
 from hubinit.hub.outbox import Delivered
@@ -117,16 +116,11 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
         loaded = load_base(spec, watch, report)
         pool = pool_of(planned, loaded, spec.calibration.samples if spec.calibration else 0)
         limit = spec.calibration.max_length if planned.own and spec.calibration else None
-        cut = too_long(pool, loaded.processor, limit) if limit else 0
+        cut = encode_all(pool, loaded.processor, limit)[1] if limit else 0  # type: ignore[arg-type]
         manifest = make_start(planned, loaded, pool, needs, out, watch=watch, command=command, report=report)
     if cut:
         warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
     return manifest, cut
-
-
-def too_long(pool: Sequence[Any], tokenizer: Any, limit: int) -> int:
-    """How many examples have more tokens than the limit."""
-    return sum(len(encode(example, tokenizer, limit + 1)["input_ids"]) > limit for example in pool)
 
 
 def print_made(made: Made, repo_id: str | None, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # label of positions without a loss
+LossOn = Literal["completion", "all"]  # all: the prompt's tokens too
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,41 @@ class ImageExample:
     label: int
 
 
-def encode(example: Example | TokenExample, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """Token ids and labels of one example: the prompt has no loss, the completion ends with the end-of-sequence token.
+def encode(
+    example: Example | TokenExample, tokenizer: Any, max_length: int, loss_on: LossOn = "completion"
+) -> dict[str, list[int]]:
+    """Token ids and labels of one example: the completion ends with the end-of-sequence token, the prompt mostly has no loss.
 
     Too long examples lose the beginning of their prompt (a begin-of-sequence token stays); only a completion that is too long
     by itself loses its end.
     """
-    if isinstance(example, TokenExample):
-        head, kept = list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
-    else:
-        head, kept = tokenise(example, tokenizer)
+    return shorten(*tokenise(example, tokenizer), tokenizer, max_length, loss_on)
+
+
+def encode_all(
+    examples: Sequence[Example | TokenExample], tokenizer: Any, max_length: int, loss_on: LossOn = "completion"
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Encodes examples as `encode` does, and counts those that are too long, which lose tokens."""
+    parts = [tokenise(example, tokenizer) for example in examples]
+    cut = sum(len(head) + len(kept) > max_length for head, kept in parts)
+    return [shorten(head, kept, tokenizer, max_length, loss_on) for head, kept in parts], cut
+
+
+def shorten(head: list[int], kept: list[int], tokenizer: Any, max_length: int, loss_on: LossOn) -> dict[str, list[int]]:
+    """Token ids and labels, at most `max_length` each, of a prompt and its completion."""
     kept = kept[: max_length - 1]
     room = max_length - len(kept)  # at least 1
     if len(head) > room:
         keeps_bos = room > 1 and head[0] == tokenizer.bos_token_id
         head = [head[0], *head[1 - room :]] if keeps_bos else head[-room:]
-    return {"input_ids": head + kept, "labels": [IGNORED] * len(head) + kept}
+    unlearnt = len(head) if loss_on == "completion" else 1  # nothing predicts the first token
+    return {"input_ids": head + kept, "labels": [IGNORED] * unlearnt + (head + kept)[unlearnt:]}
 
 
-def tokenise(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokenise(example: Example | TokenExample, tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens of the prompt (at least one) and those of the completion, the end-of-sequence token included."""
+    if isinstance(example, TokenExample):
+        return list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion
     head = list(tokenizer(prompt)["input_ids"])
@@ -112,6 +128,7 @@ def batches(
     *,
     batch_size: int,
     max_length: int,
+    loss_on: LossOn = "completion",
 ) -> list[dict[str, Tensor]]:
     """All examples as batches on the CPU; texts from long to short, so that little is padding and memory runs out first if ever.
 
@@ -120,11 +137,12 @@ def batches(
         processor: the tokenizer or image processor of the model.
         batch_size: examples per batch; the last one may be smaller.
         max_length: tokens per text.
+        loss_on: which tokens of a text have a loss.
     """
     if examples and isinstance(examples[0], ImageExample):
         groups = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
         return [collate_images(group, processor) for group in groups]  # type: ignore[arg-type]
-    features = [encode(example, processor, max_length) for example in examples]  # type: ignore[arg-type]
+    features, _ = encode_all(examples, processor, max_length, loss_on)  # type: ignore[arg-type]
     features.sort(key=lambda feature: -len(feature["input_ids"]))
     return [
         collate(features[start : start + batch_size], pad_id(processor))

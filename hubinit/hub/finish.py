@@ -73,7 +73,9 @@ def trained_elsewhere(start: RunResult, saved: SavedAdapter) -> RunResult:
         "adapter_sha256": saved.sha256,
         "adapter_bytes": saved.bytes,
     }
-    return start.model_copy(update={**known, "scores": (), "validation_loss": None, "curve": (), "gates": {}})
+    return start.model_copy(
+        update={**known, "scores": (), "validation_loss": None, "curve": (), "gates": {}, "diagnostics": None}
+    )
 
 
 def _checked_manifest(start: Path) -> Manifest | None:

@@ -86,7 +86,7 @@ def plan_matrix(request: MatrixRequest, on_lost: Callable[[str], None] = lambda 
             raise HubinitError(
                 f"This asks for {many:,} start points; one command makes at most {MOST:,}: choose fewer ranks, tasks or methods."
             )
-        ranked = [protocol.model_copy(update={"rank": rank}) for rank in sorted(request.ranks)]
+        ranked = [protocol.model_copy(update={"rank": rank}).for_all(["rank"]) for rank in sorted(request.ranks)]
         for group in groups:
             data = task_data(group, model, protocol)
             for method in methods:

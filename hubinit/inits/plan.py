@@ -15,7 +15,7 @@ from hubinit.data.own import UserData
 from hubinit.errors import HubinitError
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.paths import home
-from hubinit.runs.plan import check_options, chosen_model, data_spec, expand_methods, run_spec
+from hubinit.runs.plan import check_options, chosen_model, data_spec, expand_methods, pinning, run_spec
 from hubinit.runs.preflight import check_samples, check_targets
 from hubinit.runs.protocol import DEFAULT, read_protocol
 from hubinit.specs import NO_ADAPTER, DataSpec, Dtype, ModelSpec, Protocol, RunSpec
@@ -122,7 +122,7 @@ def start_protocol(request: StartRequest) -> Protocol:
         changed["calibration_samples"] = request.calibration_samples
     if request.max_length is not None:
         changed["calibration"] = protocol.calibration.model_copy(update={"max_length": request.max_length})
-    return protocol.model_copy(update=changed)
+    return protocol.model_copy(update=changed).for_all(changed)
 
 
 def data_of(request: StartRequest, model: ModelSpec, protocol: Protocol) -> tuple[DataSpec | None, UserData | None]:
@@ -155,7 +155,7 @@ def task_data(group: str, model: ModelSpec, protocol: Protocol) -> DataSpec:
     members = tasks.members(group)
     if KINDS[model.kind].labelled and len(members) > 1:
         raise HubinitError(f"'{group}' is a suite of image tasks, each with its own classes; choose one of them.")
-    return data_spec(members, protocol, tasks.pin)
+    return data_spec(members, protocol, pinning(protocol))
 
 
 def check_examples(data: DataSpec, own: UserData | None, asked: int | None) -> None:

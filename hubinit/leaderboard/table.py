@@ -112,7 +112,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "model": spec.model.id,
         "revision": spec.model.revision,
         "kind": spec.model.kind,
-        "dtype": spec.model.dtype if spec.model.dtype != "auto" else None,
+        "dtype": spec.model.stored_in if spec.model.dtype != "auto" else None,
         "method": spec.method.name,
         "method_version": spec.method.version,
         "options": _json(spec.method.options),

@@ -108,5 +108,6 @@ METHOD = Method(
     peft_config=peft_config,
     dropped=count_dropped,
     penalty=penalty,
+    quantised=False,  # PEFT truncates the weight itself
     version=2,  # 1 trained without the regularisers
 )

@@ -46,4 +46,5 @@ METHOD = Method(
     options=NeatOptions,
     peft_config=peft_config,
     a_parameter="peanut_A",
+    quantised=False,  # the update is a function of the weight
 )

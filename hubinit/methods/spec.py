@@ -153,6 +153,7 @@ class Method:
             decides, not a norm: orthogonal's s·BA is zero up to rounding and needs no anchor.
         a_parameter: the parameter that an optimiser may freeze (LoRA-FA); None: the method cannot train without A.
         train_b: False where B is frozen by the method itself (MiCA).
+        quantised: False where the adapter needs the base's weights themselves, which 4 bits do not hold.
         version: raise it when the mathematics changes, so that old results are not reused.
     """
 
@@ -173,6 +174,7 @@ class Method:
     anchored: bool = False
     a_parameter: str | None = "lora_A"
     train_b: bool = True
+    quantised: bool = True
     version: int = 1
 
 

@@ -15,6 +15,7 @@ from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.models.kinds import KINDS
 from hubinit.models.layers import linear_layers, output_heads
 from hubinit.models.names import WANTED, is_folder
+from hubinit.models.quantising import check_quantisation, keep_layout, quantised_loading
 from hubinit.remote import call
 from hubinit.specs import ModelSpec
 
@@ -52,7 +53,8 @@ def load(
     kind = KINDS[spec.kind]
     folder = download(spec)
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "local_files_only": True}
-    weights = {**options, "dtype": dtype, "use_safetensors": True}
+    check_quantisation(spec)
+    weights = {**options, "dtype": dtype, "use_safetensors": True, **quantised_loading(spec, dtype, place)}
     try:
         with quiet():
             processor = getattr(transformers, kind.processor_class).from_pretrained(
@@ -73,7 +75,11 @@ def load(
         for attribute in ("_name_or_path", "name_or_path"):
             if hasattr(named, attribute):
                 setattr(named, attribute, spec.id)
-    return Loaded(model.to(place).eval(), processor, spec, place, dtype)
+    if spec.quantize is None:
+        model = model.to(place)  # a quantised one was loaded there
+    elif place.type == "cpu":
+        keep_layout(model)
+    return Loaded(model.eval(), processor, spec, place, dtype)
 
 
 def load_labelled(auto: Any, folder: Path, weights: dict[str, Any], labels: Sequence[str], seed: int) -> Any:

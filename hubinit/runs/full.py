@@ -19,6 +19,7 @@ from hubinit.models.base import Loaded
 from hubinit.paths import sha256_of
 from hubinit.records import RunResult
 from hubinit.runs.costs import Stopwatch
+from hubinit.runs.diagnosing import NeutralText, neutral_text, summary
 from hubinit.runs.job import Job
 from hubinit.runs.training import OnProgress, gate_batch, read_data, run_training
 
@@ -32,7 +33,7 @@ def train_weights(
     """Trains all weights of the base in memory, which is another model afterwards: it must not serve another run.
 
     Returns:
-        The trained model, and the fields of the result that are known now.
+        The trained model, and the fields of the result that are known now; of a rank that is not the first, none.
 
     Raises:
         GateError: training changed nothing, or what was saved is not what is in memory.
@@ -42,12 +43,17 @@ def train_weights(
     batch = gate_batch(data[0], loaded)
     with evaluating(model):
         before = logits(model, batch)
+    with watch.stage("diagnose"):
+        text = neutral_text(loaded) if job.diagnostics else None
+        untrained = text.loss(model, loaded) if isinstance(text, NeutralText) else 0.0
     types = [(parameter, parameter.dtype) for parameter in model.parameters()]
     for parameter, _ in types:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         parameter.requires_grad_(True)
     mixed = loaded.dtype == torch.bfloat16
     outcome = run_training(job, loaded, model, data, folder, watch, report, mixed=mixed)
+    if job.rank:
+        return model, {}
     for parameter, dtype in types:
         parameter.grad = None
         parameter.data = parameter.data.to(dtype)
@@ -56,10 +62,14 @@ def train_weights(
     if not moved > 0:
         raise GateError("trained gate: the logits are exactly the base's (deviation 0).")
     path = save_weights(model, folder)
+    with watch.stage("diagnose"):
+        forgot = text.compare(untrained, text.loss(model, loaded)) if isinstance(text, NeutralText) else text
     return model, {
         "trainable_parameters": sum(parameter.numel() for parameter, _ in types),
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "cut_examples": outcome.cut,
+        "diagnostics": summary(outcome, forgot),
         "adapter_bytes": path.stat().st_size,
         "adapter_sha256": sha256_of(path),
         "gates": {"trained": moved, "reload": 0.0},

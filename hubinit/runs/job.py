@@ -28,6 +28,11 @@ class Job(Message):
         command: what the user ran, for the record.
         device: where it runs. None: the GPU when there is one.
         force: make it again even if it is finished.
+        processes: how many train it together.
+        rank: which of them this is for; the first, 0, does everything but their shares of training.
+        port: of this machine, where they meet.
+        diagnostics: measure also what costs time, see `hubinit.runs.diagnosing`.
+        report_to: trackers that follow the training, see `hubinit.runs.tracking`.
     """
 
     store: Path
@@ -39,6 +44,11 @@ class Job(Message):
     command: str = ""
     device: str | None = None
     force: bool = False
+    processes: int = 1
+    rank: int = 0
+    port: int = 0
+    diagnostics: bool = False
+    report_to: tuple[str, ...] = ()
 
 
 class Loading(Message):

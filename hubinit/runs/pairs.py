@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from hubinit import methods as registry
 from hubinit.errors import HubinitError
-from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, OF_OPTIMISER, Protocol
+from hubinit.specs import DEFAULT_OPTIMISER, FULL, NO_ADAPTER, OF_OPTIMISER, Protocol
 from hubinit.training import optimisers
 
 
@@ -17,6 +17,27 @@ def check_settings(protocol: Protocol) -> None:
     for name, optimiser in OF_OPTIMISER.items():
         if name in protocol.recipe.model_fields_set and optimiser not in protocol.optimisers:
             raise HubinitError(f"recipe.{name} is a setting of {optimiser}; add {optimiser} to --optimizers.")
+
+
+def fit_quantised(methods: Sequence[str], named: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+    """The methods that can start on a base in 4 bits.
+
+    Args:
+        methods: all of them, by name.
+        named: the methods that the user named, which must fit.
+        tell: told of each other one that is left out.
+
+    Raises:
+        HubinitError: a named method does not fit.
+    """
+    fitting = [name for name in methods if name == "none" or (name != FULL and registry.get(name).quantised)]
+    for name in methods:
+        if name not in fitting:
+            reason = f"'{name}' needs the weights themselves and does not fit a quantised base; leave out --quantize."
+            if name in named:
+                raise HubinitError(reason)
+            tell(f"Left out: {reason}")
+    return fitting
 
 
 def pair_optimisers(

@@ -5,14 +5,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from huggingface_hub import is_offline_mode
+from huggingface_hub.errors import RevisionNotFoundError
+
 from hubinit import methods as registry
 from hubinit import tasks
 from hubinit.errors import HubError, HubinitError, nearest
 from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
+from hubinit.models.quantising import check_quantisation
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.pairs import check_settings, pair_optimisers
+from hubinit.runs.pairs import check_settings, fit_quantised, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.scoring.judge import find_judge
 from hubinit.specs import (
@@ -25,6 +29,7 @@ from hubinit.specs import (
     MethodSpec,
     ModelSpec,
     Protocol,
+    Quantisation,
     RunSpec,
 )
 
@@ -47,6 +52,7 @@ class Request:
     optimisers: tuple[str, ...] | None = None
     rank: int | None = None
     dtype: Dtype = "auto"
+    quantize: Quantisation | None = None
     protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
@@ -67,7 +73,7 @@ class Request:
             "calibration_samples": self.calibration_samples,
         }
         values = {name: value for name, value in changed.items() if value is not None}
-        return check_protocol(protocol.model_dump(exclude_unset=True) | values, "the command")
+        return check_protocol(protocol.for_all(values).model_dump(exclude_unset=True) | values, "the command")
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ def plan(
     """Expands a request into runs: models × task groups × methods × optimisers × learning rates × seeds.
 
     Each entry of `tasks` is trained on by itself: a task on its own training split, a suite of language tasks (`commonsense`) on
-    the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. `methods` may hold `all`:
+    the mixture of its tasks' training splits. It is scored on the same tasks, or on `eval_tasks`. Without `tasks` both are the
+    protocol's, where it has some. `methods` may hold `all`:
     every registered adapter method, less the optimisers that do not fit one. The base of a
     language model (`none`) has one run, whatever the optimisers, learning rates and seeds; that of a labelled kind has a fresh
     head, which AdamW trains alone at every learning rate and seed. Revisions and floating-point types are resolved here: a
@@ -119,8 +126,8 @@ def plan(
         store: what is done already.
         force: plan what is done as if it were not.
         on_lost: told why a model or training data cannot be had, which costs the runs with them only.
-        on_note: told of each optimiser that is left out for a method of `all`, and of each stored result that cannot be read;
-            its run is planned again.
+        on_note: told of each optimiser that is left out for a method of `all`, of each stored result that cannot be read (its
+            run is planned again), and of each commit of a data set that the protocol pins and this Hub does not have.
 
     Raises:
         HubinitError: an unknown or malformed name, protocol or option, an optimiser that does not fit a named method, or
@@ -130,24 +137,28 @@ def plan(
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
     check_settings(protocol)
+    if request.quantize is not None:
+        methods = fit_quantised(methods, request.methods, on_note)
     pairs = pair_optimisers(methods, protocol.optimisers, request.methods, on_note)
-    runs = len(request.models) * len(pairs) * len(protocol.learning_rates) * len(protocol.seeds)
+    rates = sum(len(protocol.for_method(method).learning_rates) for method, _ in pairs)
+    runs = len(request.models) * rates * len(protocol.seeds)
     if runs > MOST_RUNS:
         raise HubinitError(
             f"That is {runs:,} runs for each task; a plan holds {MOST_RUNS:,} at most. Ask for fewer seeds."
         )
-    pin_task: PinTask = cache(tasks.pin)
+    pin_task = pinning(protocol, on_note)
+    dtype = request.dtype if request.dtype != "auto" else protocol.dtype
     planned: list[PlannedRun] = []
     lost: HubError | None = None
     for name in request.models:
         model = names.resolve(name)
         try:
-            model = chosen_model(name, request.dtype)
+            model = chosen_model(name, dtype, request.quantize)
         except HubError as error:  # gated, missing, unreachable: the other models go on
             lost = error
             on_lost(str(error))
             continue
-        for group in task_groups(request, model):
+        for group in task_groups(request, model, protocol):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
             try:
                 specs = run_specs(model, tasks.members(group), pairs, protocol, pin_task)
@@ -164,8 +175,8 @@ def plan(
     return merge_same_key(planned)
 
 
-def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
-    """The model that a name means, at one revision and in one floating-point type.
+def chosen_model(name: str, dtype: Dtype = "auto", quantize: Quantisation | None = None) -> ModelSpec:
+    """The model that a name means, at one revision, in one floating-point type, and perhaps quantised.
 
     Raises:
         HubinitError: an unknown name, or a Hub that does not answer.
@@ -173,7 +184,34 @@ def chosen_model(name: str, dtype: Dtype = "auto") -> ModelSpec:
     model = names.pin(names.resolve(name))
     if dtype != "auto":
         model = model.model_copy(update={"dtype": dtype})
+    if quantize is not None:
+        model = model.model_copy(update={"quantize": quantize})
+        check_quantisation(model)
     return model.model_copy(update={"dtype": choose_dtype(model)})
+
+
+def pinning(protocol: Protocol, on_note: Tell = lambda note: None) -> PinTask:
+    """What finds the commit of a task's data set: the one that the protocol pins, where this Hub has it, else the newest."""
+    newest = cache(tasks.pin)
+    note = cache(on_note)  # once for a data set, however many tasks are made of it
+
+    @cache
+    def pin(name: str) -> str | None:
+        dataset = tasks.get(name).dataset
+        if (wanted := protocol.revisions.get(dataset)) is None:
+            return newest(name)
+        try:
+            return tasks.pin(name, wanted)
+        except HubError as error:
+            if not (is_offline_mode() or isinstance(error.__cause__, RevisionNotFoundError)):
+                raise
+        found = newest(name)
+        note(
+            f"The protocol pins {dataset} at {wanted[:12]}, which is not here; {str(found)[:12]} is used, and results say so."
+        )
+        return found
+
+    return pin
 
 
 def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
@@ -182,19 +220,19 @@ def check_options(protocol: Protocol, methods: Sequence[str]) -> None:
     Raises:
         HubinitError: there is one; the message names the nearest method or part of a protocol.
     """
-    for name in protocol.methods:
+    for name in (*protocol.methods, *protocol.per_method):
         if name not in methods and name not in known_methods():
             hint = nearest(name, [*Protocol.model_fields, *known_methods()])
             raise HubinitError(f"--set names '{name}', which is neither a method nor a part of a protocol: {hint}")
 
 
-def task_groups(request: Request, model: ModelSpec) -> list[str]:
+def task_groups(request: Request, model: ModelSpec, protocol: Protocol) -> list[str]:
     """What each run of a model trains on. A labelled model has the classes of one task, so a suite is one run per task.
 
     Raises:
         HubinitError: unknown task, or one of another kind than the model's.
     """
-    return groups_for(request.tasks or (KINDS[model.kind].default_suite,), model)
+    return groups_for(request.tasks or tuple(protocol.tasks) or (KINDS[model.kind].default_suite,), model)
 
 
 def groups_for(wanted: Sequence[str], model: ModelSpec) -> list[str]:
@@ -219,9 +257,11 @@ def evaluations_of(
         HubinitError: `eval_tasks` that this model, or a head with the classes of the group, cannot be scored on, or a task that
             wants a judge where there is none.
     """
-    for scored in request.eval_tasks or ():
+    pinned = protocol.tasks.get(group) if request.tasks is None else None
+    wanted = request.eval_tasks or pinned or (group,)
+    for scored in wanted:
         tasks.check_kind(scored, model)
-    members = tuple(name for scored in request.eval_tasks or (group,) for name in tasks.members(scored))
+    members = tuple(name for scored in wanted for name in tasks.members(scored))
     if KINDS[model.kind].labelled and set(members) - {group}:
         raise HubinitError(
             f"A head with the classes of '{group}' can be scored on '{group}' only; leave --eval-tasks out."
@@ -253,19 +293,20 @@ def run_specs(
     data = data_spec(members, protocol, pin_task) if trains else None
     specs = []
     for name, optimiser in pairs:
+        own = protocol.for_method(name)
         if name in NO_ADAPTER:
-            whole = base_spec(model, data, protocol) if name == "none" else full_spec(model, data, protocol)
+            whole = base_spec(model, data, own) if name == "none" else full_spec(model, data, own)
         else:
             whole = run_spec(model, name, data, protocol)
         if whole.recipe is None:
             specs.append(whole)
             continue
         tasks.check_trainable(members)
-        recipe = protocol.recipe_with(optimiser)
+        recipe = own.recipe_with(optimiser)
         specs += [
-            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate} | protocol.seeds_with(seed))
-            for learning_rate in protocol.learning_rates
-            for seed in protocol.seeds
+            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate} | own.seeds_with(seed))
+            for learning_rate in own.learning_rates
+            for seed in own.seeds
         ]
     return specs
 
@@ -279,11 +320,12 @@ def base_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> Ru
 
 
 def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Protocol) -> RunSpec:
-    """A run as the protocol has it, but for its optimiser, learning rate and seed.
+    """A run as the protocol has it for this method, but for its optimiser, learning rate and seed.
 
     Raises:
         HubinitError: an unknown method, or an option that it does not take.
     """
+    protocol = protocol.for_method(name)
     method = method_spec(name, protocol)
     return RunSpec(
         model=model,

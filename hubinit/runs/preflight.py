@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 from hubinit import adapters, methods, tasks
@@ -11,9 +13,11 @@ from hubinit.adapters.attach import check_rank
 from hubinit.adapters.configs import classification_heads
 from hubinit.adapters.passthrough import attach_config
 from hubinit.errors import HubError, HubinitError, InitialisationError
+from hubinit.models.kinds import KINDS
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import empty_model
-from hubinit.specs import NO_ADAPTER, DataSpec, Recipe, RunSpec
+from hubinit.specs import NO_ADAPTER, DataSpec, ModelSpec, Recipe, RunSpec
+from hubinit.training.ranks import split_batch
 
 
 def check_targets(spec: RunSpec) -> None:
@@ -50,6 +54,25 @@ def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -
         adapters.detach(model)
 
 
+def check_lengths(spec: RunSpec) -> None:
+    """Refuses texts that may be longer than the model's context; nothing where its configuration does not say that.
+
+    Raises:
+        HubinitError: the recipe or the calibration asks for too many tokens, or the configuration cannot be had.
+    """
+    wanted = {"recipe": spec.recipe, "calibration": spec.calibration}
+    if KINDS[spec.model.kind].labelled or not any(wanted.values()):
+        return
+    config: Any = empty_model(spec.model).config
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for name, part in wanted.items():
+        if part is not None and context is not None and part.max_length > context:
+            raise HubinitError(
+                f"{name}.max_length is {part.max_length}, and {spec.model.id} reads {context} tokens at most; "
+                f"add --set {name}.max_length={context} or less."
+            )
+
+
 def check_samples(asked: int | None, available: int, name: str) -> None:
     """Checks the number of calibration examples that the user asked for; a default number takes what there is.
 
@@ -72,9 +95,10 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
         asked: calibration examples, where the user named their number.
 
     Raises:
-        HubinitError: as `check_targets` and `check_samples`.
+        HubinitError: as `check_targets`, `check_lengths` and `check_samples`.
     """
     shapes, sizes = set[str](), set[DataSpec]()
+    read = set[tuple[ModelSpec, tuple[int | None, ...]]]()
     for spec in specs:
         start = spec.model_copy(
             update={"learning_rate": 0.0, "seed": 0, "data": None, "calibration": None, "recipe": attached(spec.recipe)}
@@ -83,9 +107,27 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
             if start.key not in shapes:
                 shapes.add(start.key)
                 check_targets(start)
+            lengths = tuple(part.max_length if part else None for part in (spec.recipe, spec.calibration))
+            if (spec.model, lengths) not in read:
+                read.add((spec.model, lengths))
+                check_lengths(spec)
             if asked is not None and spec.calibration is not None and spec.data is not None and spec.data not in sizes:
                 sizes.add(spec.data)
                 check_samples(asked, tasks.training_size(spec.data), ", ".join(spec.data.tasks))
+
+
+def check_processes(specs: Iterable[RunSpec], processes: int) -> None:
+    """Checks that the runs can be trained by so many processes together on this machine.
+
+    Raises:
+        HubinitError: fewer GPUs than processes, or a batch that they cannot share.
+    """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise HubinitError(f"--processes-per-run {processes} needs as many GPUs, and {gpus} can be seen here.")
+    for spec in specs:
+        if spec.recipe is not None:
+            split_batch(spec.recipe.batch_size, spec.recipe.micro_batch_size, processes)
 
 
 def attached(recipe: Recipe | None) -> Recipe | None:

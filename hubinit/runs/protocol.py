@@ -23,7 +23,8 @@ def protocol_names() -> list[str]:
 def read_protocol(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Protocol:
     """Reads a protocol by name, or a YAML file by path, and applies `key=value` overrides.
 
-    A key is a field (`limit=100`), a dotted field (`recipe.steps=40`) or a method's option (`lora-da.preset=paper`).
+    A key is a field (`limit=100`), a dotted field (`recipe.steps=40`) or a method's option (`lora-da.preset=paper`). A field that
+    is set for all methods is set for those too for which the protocol says something else.
 
     Raises:
         HubinitError: unknown protocol or key, or a value that does not fit.
@@ -31,7 +32,9 @@ def read_protocol(name: str = DEFAULT, overrides: Sequence[str] = ()) -> Protoco
     values = _read_yaml(name)
     for override in overrides:
         apply_override(values, override)
-    return check_protocol(values, f"protocol '{name}'")
+    protocol = check_protocol(values, f"protocol '{name}'")
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    return protocol.for_all(key.removeprefix("recipe.") for key in keys)
 
 
 def check_protocol(values: dict[str, Any], whose: str) -> Protocol:
@@ -75,8 +78,9 @@ def _read_yaml(name: str) -> dict[str, Any]:
 def _fields_at(path: Sequence[int | str]) -> list[str]:
     """The fields of the part of a protocol that `path` leads to, so that a hint names neighbours of the unknown one."""
     model: type[BaseModel] = Protocol
-    for part in path:
-        model = next((m for m in _models(model.model_fields[str(part)].annotation)), model)
+    for part in map(str, path):
+        if part in model.model_fields:  # else a name of the user's: a method, a data set
+            model = next((m for m in _models(model.model_fields[part].annotation)), model)
     return list(model.model_fields)
 
 

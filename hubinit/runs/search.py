@@ -144,7 +144,7 @@ def do_round(board: Board, steps: Sequence[Step], do: Do) -> None:
 
 def refuse(board: Board, step: Step, left: float) -> None:
     """Notes what is left out for want of time; `left`: beside the scored runs of the methods that have begun."""
-    room = f"the budget has {max(left, 0.0):.0f} s left for it"
+    room = f"the budget has {max(left, 0.0):.0f} s left beside the scored runs that are due"
     if step.scored:
         board.refused[step.runs[0].spec.key] = f"left out: {room}, and it takes about {step.need.seconds:.0f} s"
     elif step.need.begun and board.walk(step.who).best is not None:

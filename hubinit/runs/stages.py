@@ -21,9 +21,10 @@ from hubinit.errors import HubinitError, InitialisationError, first_line
 from hubinit.models.base import Loaded
 from hubinit.models.kinds import head_seed
 from hubinit.paths import sha256_of
-from hubinit.records import Provenance, ResultStore, RunResult, Score
+from hubinit.records import Forgetting, Provenance, ResultStore, RunResult, Score
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch
+from hubinit.runs.diagnosing import neutral_text, watch_adapter
 from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
 from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
@@ -103,19 +104,53 @@ def train_adapter(
     start = make_start(spec, loaded, calibration, data[0], folder / "init", watch, population=population)
     model = start.model
     acting = during_training(spec, model, population)
+    diagnosis = watch_adapter(model, costly=job.diagnostics)
+    acting["callbacks"] = [*acting.get("callbacks", ()), *diagnosis.callbacks]
     outcome = run_training(job, loaded, model, data, folder, watch, report, **acting)
     trained = gates.check_trained(model, start.batch)
     exported = adapters.export(model, folder / "adapter")
     reload = gates.check_reload(model, folder / "adapter", start.batch)
+    report(Progress(key=spec.key, stage="diagnose"))
+    with watch.stage("diagnose"):
+        forgot = measure_forgetting(model, loaded) if job.diagnostics else None
+        diagnostics = diagnosis.finish(outcome, folder, forgot)
     return model, {
         **start.facts(calibration),
         "trainable_parameters": trained_parameters(model),  # the optimiser may freeze A, and directions come later
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
+        "cut_examples": outcome.cut,
+        "diagnostics": diagnostics,
         "adapter_bytes": exported.bytes,
         "adapter_sha256": exported.sha256,
         "gates": {**start.gates, "trained": trained, "reload": reload},
     }
+
+
+def follow(job: Job, loaded: Loaded, folder: Path, report: OnProgress) -> None:
+    """What every rank but the first does of a run: the same start, and its share of training. It writes nothing.
+
+    The first rank has calibrated by then, so the statistics are in the store.
+    """
+    spec, watch = job.spec, Stopwatch()
+    if spec.method.name == FULL:
+        train_weights(job, loaded, folder, watch, report)
+        return
+    data = read_data(job, loaded, report)
+    calibration = calibrate_run(job, loaded, watch, report) if spec.calibration is not None else None
+    model = attach_start(spec, loaded, calibration, population=len(data[0]))
+    acting = during_training(spec, model, len(data[0]))
+    run_training(job, loaded, model, data, folder, watch, report, **acting)
+
+
+def measure_forgetting(model: PeftModel, loaded: Loaded) -> Forgetting | str:
+    """What a trained adapter costs on neutral text, or why that cannot be measured."""
+    text = neutral_text(loaded)
+    if isinstance(text, str):
+        return text
+    with adapters.untouched_base(model) as base:
+        before = text.loss(base, loaded)
+    return text.compare(before, text.loss(model, loaded))
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:

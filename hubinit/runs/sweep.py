@@ -28,6 +28,8 @@ def sweep(
     eval_batch_size: int = 16,
     engine: Engine = "transformers",
     force: bool = False,
+    diagnostics: bool = False,
+    report_to: Sequence[str] = (),
     executor: Executor | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     on_result: Callable[[RunResult], None] = lambda result: None,
@@ -42,6 +44,8 @@ def sweep(
         eval_batch_size: sequences per forward pass of the evaluation.
         engine: what answers the questions of free-text tasks.
         force: do cached runs again.
+        diagnostics: measure also what costs time, of the runs that are trained.
+        report_to: trackers that follow each training.
         executor: what does them. Default: a worker process of this machine.
         on_event: called with each event of the executor.
         on_result: called with each result as soon as it is stored, for publishing.
@@ -49,7 +53,9 @@ def sweep(
     mend(planned, store)
     deaths: Counter[str] = Counter()  # of workers while they loaded a base
     with closing(executor or LocalExecutor()) as runner:
-        for job in jobs(planned, store, eval_batch_size=eval_batch_size, engine=engine, force=force):
+        todo = jobs(planned, store, eval_batch_size=eval_batch_size, engine=engine, force=force)
+        watched = {"diagnostics": diagnostics, "report_to": tuple(report_to)}
+        for job in (job.model_copy(update=watched) for job in todo):
             base = job.spec.model.key
             if deaths[base] >= LOADS:
                 events: Iterator[Event] = iter([_gave_up(job.spec)])

@@ -5,6 +5,7 @@ print goes to the log of the run. A run that fails becomes a stored result with 
 run it was in.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -20,8 +21,9 @@ from hubinit.models import base
 from hubinit.records import Cost, ResultStore, RunResult, Stage
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.job import Event, Finished, Job, Loading, in_memory
-from hubinit.runs.stages import run_stages
+from hubinit.runs.job import Event, Finished, Job, Loading, Progress, in_memory
+from hubinit.runs.stages import follow, run_stages
+from hubinit.runs.training import TrainingMemoryError, shrink
 from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
@@ -44,11 +46,22 @@ class Worker:
     def do(self, job: Job) -> None:
         """Takes a job to its stored result."""
         store = ResultStore(job.store)
-        result = store.write(self._run_safely(job, store))
+        if job.rank:
+            self.emit(self._follow(job, store))
+            return
+        result = self._run_safely(job, store)
+        while isinstance(result, Job):
+            free_memory()
+            result = self._run_safely(result, store)
+        result = store.write(result)
         self.emit(Finished(key=result.key, status=result.status, reason=result.reason))
 
-    def _run_safely(self, job: Job, store: ResultStore) -> RunResult:
-        """Runs one job; whatever goes wrong is recorded in the result instead of ending the worker."""
+    def _run_safely(self, job: Job, store: ResultStore) -> RunResult | Job:
+        """Runs one job; whatever goes wrong is recorded in the result instead of ending the worker.
+
+        Returns:
+            The result; or the job to do instead, where memory ran out in training and smaller forward passes may do.
+        """
         watch = Stopwatch()
         empty = RunResult(key=job.spec.key, spec=job.spec, status="failed", provenance=provenance(job.command))
         outcome: dict[str, Any]
@@ -60,6 +73,16 @@ class Worker:
             outcome = {"status": "diverged", "reason": str(error)}
         except HubinitError as error:
             outcome = {"reason": str(error)}
+        except TrainingMemoryError as error:
+            smaller = shrink(job) if job.processes == 1 else None  # the other processes would have to agree
+            if smaller is not None:
+                assert smaller.spec.recipe is not None
+                size = smaller.spec.recipe.micro_batch_size
+                print(f"Out of memory ({error}); the run goes on with micro_batch_size {size}, the same batch_size.")
+                self.emit(Progress(key=job.spec.key, stage=f"out of memory: on with micro_batch_size {size}"))
+                return smaller
+            many = "one example" if job.processes == 1 else "this many examples"
+            outcome = {"reason": f"out of memory ({error}) with {many} per forward pass; lower recipe.max_length"}
         except torch.OutOfMemoryError as error:
             outcome = {"reason": f"out of memory ({first_line(error)}); lower recipe.micro_batch_size"}
         except Exception as error:  # the boundary: one broken run must not end the sweep
@@ -69,6 +92,22 @@ class Worker:
             self._restore(job)
         outcome["reason"] = redact(outcome["reason"])
         return empty.model_copy(update={**outcome, "costs": watch.costs})
+
+    def _follow(self, job: Job, store: ResultStore) -> Finished:
+        """Does the share of a rank that is not the first, whose word on how the run ended is not stored."""
+        self.emit(Progress(key=job.spec.key, stage="join"))  # it is at work: nobody else is to be asked
+        status, reason = "failed", ""
+        try:
+            follow(job, self._base_of(job), store.folder(job.spec.key), lambda progress: None)
+            status = "ok"
+        except DivergedError as error:
+            status, reason = "diverged", str(error)
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        finally:
+            self._restore(job)
+        return Finished(key=job.spec.key, status=status, reason=redact(reason) or None)
 
     def _base_of(self, job: Job) -> base.Loaded:
         """The base of a job: the one in memory, or loaded now. One that failed to load fails at once from then on.
@@ -104,6 +143,13 @@ class Worker:
             self.loaded.model.eval()
 
 
+def free_memory() -> None:
+    """Gives back what a failed attempt left: the model and its graph are in cycles, and CUDA keeps what was freed."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def main() -> None:
     """Entry point: `python -m hubinit.runs.worker`."""
     with os.fdopen(os.dup(0)) as jobs, os.fdopen(os.dup(1), "w", buffering=1) as events:
@@ -112,7 +158,7 @@ def main() -> None:
         worker = Worker(lambda event: write_event(event, events))
         for line in jobs:
             job = Job.model_validate_json(line)
-            log_to(job.store / "logs" / f"{job.spec.key}.log")
+            log_to(job.store / "logs" / f"{job.spec.key}{f'.rank{job.rank}' if job.rank else ''}.log")
             worker.do(job)
 
 

@@ -58,6 +58,9 @@ def check_scorable(name: str) -> None:
     Raises:
         HubinitError: unknown task, or something is missing; the message says what.
     """
-    check = SCORERS[get(name).scorer].check
+    task = get(name)
+    if task.trains_only:
+        raise HubinitError(f"'{name}' is training data with nothing to score: name what to score with --eval-tasks.")
+    check = SCORERS[task.scorer].check
     if check is not None:
         check()

@@ -11,6 +11,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.remote import commit_sha
 from hubinit.specs import DataSpec, EvalSpec, ModelSpec, Protocol, RunSpec
 from hubinit.tasks import (
+    alpaca,
     aqua,
     arc_challenge,
     arc_challenge_gen,
@@ -20,6 +21,7 @@ from hubinit.tasks import (
     boolq_gen,
     cars,
     cifar10,
+    codefeedback,
     digits,
     dtd,
     e2e,
@@ -30,6 +32,7 @@ from hubinit.tasks import (
     gsm8k_lora_da,
     gsm8k_lora_ga,
     gsm8k_milora,
+    gsm8k_peft,
     gtsrb,
     hellaswag,
     hellaswag_gen,
@@ -38,6 +41,9 @@ from hubinit.tasks import (
     math_500,
     mawps,
     mbpp,
+    metamath,
+    metamath_gsm,
+    metamath_peft,
     mt_bench,
     named,
     openbookqa,
@@ -52,6 +58,7 @@ from hubinit.tasks import (
     svhn,
     winogrande,
     winogrande_gen,
+    wizardlm,
 )
 from hubinit.tasks.spec import Task
 
@@ -67,6 +74,7 @@ COMMONSENSE_GEN = (
     openbookqa_gen,
 )
 GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
+INSTRUCTIONS = (metamath, metamath_gsm, metamath_peft, codefeedback, alpaca, wizardlm)  # to train on alone
 ARITHMETIC = (svamp, mawps, aqua)
 CODE = (mbpp, humaneval)
 TEXT = (e2e, e2e_kasa)
@@ -77,6 +85,7 @@ TASKS: dict[str, Task] = {
     for module in (
         *(*COMMONSENSE, *COMMONSENSE_GEN, gsm8k, *GSM8K_PAPERS, hendrycks_math, math_500, *ARITHMETIC),
         *(*CODE, *TEXT, mt_bench, *IMAGE, *SMALL),
+        *(gsm8k_peft, *INSTRUCTIONS),
     )
 }
 SUITES: dict[str, tuple[str, ...]] = {
@@ -131,14 +140,18 @@ def check_kind(group: str, model: ModelSpec) -> None:
             )
 
 
-def pin(name: str) -> str | None:
+def pin(name: str, revision: str | None = None) -> str | None:
     """The commit of the task's data set on the Hub; None when it is a local folder, or not one data set.
 
+    Args:
+        name: of the task.
+        revision: branch, tag or commit. Default: the newest commit.
+
     Raises:
-        HubError: no such data set, no access, or no Hub and no copy in the cache.
+        HubError: no such data set or revision, no access, or no Hub and no copy in the cache.
     """
     task = get(name)
-    return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset")[0]
+    return None if not task.dataset or Path(task.dataset).is_dir() else commit_sha(task.dataset, "dataset", revision)[0]
 
 
 def head_labels(spec: RunSpec) -> list[str] | None:
@@ -229,6 +242,8 @@ def _training_splits(data: DataSpec) -> tuple[list[Any], bool]:
     for task, revision in zip(tasks, revisions, strict=True):
         splits.append(_source(task).training_split(task, revision))
     size = sum(map(len, splits))
+    if not size:
+        raise HubinitError(f"{', '.join(data.tasks)} has no training examples; choose another task.")
     if data.validation_samples >= size:
         raise HubinitError(
             f"{', '.join(data.tasks)} has {size} training examples, too few to hold out {data.validation_samples} "

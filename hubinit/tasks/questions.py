@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from hubinit.tasks.rows import load_joined
+from hubinit.tasks.rows import load_training
 from hubinit.tasks.spec import Asked, Document, Task
 
 
@@ -69,5 +69,4 @@ def keys_of_training(task: Task, revision: str | None) -> frozenset[int]:
     """
     if task.question is None:
         return frozenset()
-    rows = load_joined(task, task.train_configs, task.train_split, revision)
-    return frozenset(key_of(task.question(row)) for row in rows.to_list())
+    return frozenset(key_of(task.question(row)) for row in load_training(task, revision).to_list())

@@ -35,7 +35,20 @@ def training_split(task: Task, revision: str | None) -> RowSplit:
         HubError: the data set cannot be had.
     """
     assert task.generative is not None
-    return RowSplit(task.generative, load_joined(task, task.train_configs, task.train_split, revision))
+    return RowSplit(task.generative, load_training(task, revision))
+
+
+@cache
+def load_training(task: Task, revision: str | None) -> Any:
+    """The training rows of a task, less those that it does not keep.
+
+    Raises:
+        HubError: the data set cannot be had.
+    """
+    rows = load_joined(task, task.train_configs, task.train_split, revision)
+    if task.generative is None or task.generative.keep is None:
+        return rows
+    return rows.select([index for index, row in enumerate(rows) if task.generative.keep(row)])
 
 
 def read_documents(task: Task, revision: str | None, limit: int | None = None) -> dict[str, Document]:

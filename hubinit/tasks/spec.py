@@ -95,6 +95,7 @@ class Generative:
         prompt: document ─► what the model is given.
         training: training row ─► prompt and completion.
         decoding: how the answers are generated.
+        keep: whether a training row is trained on. Default: all are.
         sampling: how several answers per question are generated, where that is not the same.
         before: (task, revision of the data) ─► what stands before every prompt, such as solved examples.
         group: rows of the test split ─► documents, where a document is not a row.
@@ -104,6 +105,7 @@ class Generative:
     prompt: Callable[[Document], str]
     training: Callable[[Document], Example]
     decoding: Decoding
+    keep: Callable[[Document], bool] | None = None
     sampling: Decoding | None = None
     before: "Callable[[Task, str | None], str] | None" = None
     group: Callable[[Sequence[Document]], list[Document]] | None = None
@@ -125,7 +127,7 @@ class Task:
         config: configuration of the data set, if it has several.
         train_split: what training and validation examples are drawn from; "" where there is nothing to train on.
         train_configs: configurations whose training splits are joined. Default: `config` alone.
-        test_split: what is scored; never used to choose anything.
+        test_split: what is scored; never used to choose anything. "" where a generative task is training data alone.
         test_configs: configurations whose test splits are joined. Default: `config` alone.
         source: the paper and the official rule.
         scorer: name of what scores it, see `hubinit.scoring.evaluate`.
@@ -167,6 +169,11 @@ class Task:
     image_column: str = "image"
     label_column: str = "label"
     shots: int = 0
+
+    @property
+    def trains_only(self) -> bool:
+        """Whether this is training data, with nothing to score."""
+        return self.generative is not None and not self.test_split
 
     @property
     def judged(self) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from hubinit.adapters.directions import Choose, add_directions, choose_directions, use_directions
+from hubinit.adapters.directions import CHILD, Choose, add_directions, choose_directions, use_directions
+from hubinit.training.ranks import take_over
 
 
 class Warmup(TrainerCallback):  # type: ignore[misc]
@@ -32,6 +33,7 @@ class Warmup(TrainerCallback):  # type: ignore[misc]
         """Called by the Trainer after each optimiser step, before it writes a checkpoint."""
         if state.global_step == self.steps:
             choose_directions(self.model, self.choose)
+            take_over([value for name, value in self.model.named_buffers() if f".{CHILD}." in name])
 
 
 class Allocation(TrainerCallback):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Fine-tuning with transformers' Trainer: loss on the completion only, one record per optimiser step, no noise."""
+"""Fine-tuning with transformers' Trainer: loss on the completion, one record per optimiser step, no noise."""
 
 import math
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,42 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hubinit.adapters.directions import CHILD
-from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, collate_images, encode, pad_id
+from hubinit.data.encode import (
+    IGNORED,
+    Example,
+    ImageExample,
+    TokenExample,
+    batches,
+    collate,
+    collate_images,
+    encode_all,
+    pad_id,
+)
 from hubinit.errors import DivergedError, HubinitError
 from hubinit.records import CurvePoint
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
+from hubinit.training.batching import check_packing, group_by_length, pack
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
+from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
+from hubinit.training.throughput import Throughput
 
-CURVE_POINTS = 200  # at most about this many steps of a run are kept
+CURVE_POINTS = 200  # at most about this many steps of a run are kept,
+FIRST_STEPS = 20  # and all of the first ones
 CHECKPOINT_SECONDS = 600.0  # a run shorter than this writes no checkpoint
 OnLog = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What training did; losses are means per completion token (per image for classifiers)."""
+    """What training did; losses are means per label token (per image for classifiers)."""
 
     curve: tuple[CurvePoint, ...]
     steps: int
     validation_loss: float | None
     seconds: float  # the attempts before a checkpoint included
+    cut: int  # training examples that were too long and lost tokens
+    throughput: Throughput  # of the last attempt
 
 
 def train(
@@ -56,6 +73,8 @@ def train(
     penalty: Callable[[], Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     mixed: bool = False,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
 ) -> TrainOutcome:
     """Trains whatever parameters of the model require a gradient, less what the optimiser freezes for good.
 
@@ -64,6 +83,7 @@ def train(
     Every label token of an optimiser step weighs the same, however the step is cut into micro batches. For one seed, two runs
     on the same machine are bit-equal (on a GPU, as far as its kernels are deterministic). A long run leaves a checkpoint every
     ten minutes and, started again with the same `output_dir`, goes on from there; the checkpoints go when it is finished.
+    Inside `hubinit.training.ranks.join_ranks`, each process trains its share, and the first one writes.
 
     Args:
         model: with its adapters attached, on its device.
@@ -79,6 +99,8 @@ def train(
         penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
         callbacks: what else acts while the model trains.
         mixed: compute in bfloat16, where the weights are float32.
+        report_to: trackers, by the Trainer's names for them.
+        run_name: what they call the run.
 
     Raises:
         DivergedError: a loss or a gradient norm is not finite.
@@ -88,29 +110,42 @@ def train(
     started = time.perf_counter()
     images = isinstance(examples[0], ImageExample)
     optimiser = optimisers.get(recipe.optimiser)
+    features: Any = examples
+    cut = 0
+    if not images:
+        features, cut = encode_all(examples, processor, recipe.max_length, recipe.loss_on)  # type: ignore[arg-type]
+    padded = partial(collate_images, processor=processor) if images else partial(collate, pad_id=pad_id(processor))
+    if recipe.batching == "packed":
+        check_packing(model, features)
     loss = image_loss if images else completion_loss
+    throughput = Throughput()
     with prepare_training(model, recipe):
         trainer = AdapterTrainer(
             model=model,
-            args=trainer_arguments(recipe, len(examples), learning_rate, seed, output_dir, device, mixed, dropout_seed),
-            train_dataset=examples if images else [encode(e, processor, recipe.max_length) for e in examples],  # type: ignore[arg-type]
-            data_collator=partial(collate_images, processor=processor)
-            if images
-            else partial(collate, pad_id=pad_id(processor)),
+            args=trainer_arguments(
+                recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name, dropout_seed
+            ),
+            train_dataset=features if count_ranks() == 1 else Filled(features),
+            data_collator={"length-grouped": list, "packed": pack}.get(recipe.batching, padded),
             compute_loss_func=loss if penalty is None else add_penalty(loss, penalty),
-            callbacks=[Watch(on_log), *callbacks],
+            callbacks=[throughput, Watch(on_log), *callbacks],
             optimizers=(optimiser.build(model, learning_rate, recipe), None),
         )
+        trainer.throughput = throughput
         trainer.remove_callback(PrinterCallback)
+        trainer.padded = padded if recipe.batching == "length-grouped" else None
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad):
         raise DivergedError("Training diverged: the trained weights are not finite; a lower learning rate may help.")
-    remove_checkpoints(output_dir)
+    if is_first():
+        remove_checkpoints(output_dir)
     return TrainOutcome(
         curve=thin([point for log in trainer.state.log_history if (point := curve_point(log))]),
         steps=trainer.state.global_step,
         validation_loss=mean_loss(model, processor, validation, recipe) if validation else None,
         seconds=trainer.earlier_seconds + time.perf_counter() - started,
+        cut=cut,
+        throughput=throughput,
     )
 
 
@@ -125,6 +160,8 @@ def check(model: Any, examples: Sequence[Any], recipe: Recipe) -> torch.device:
         raise HubinitError(
             f"The model is on {device}, and training uses the first GPU it sees; set CUDA_VISIBLE_DEVICES."
         )
+    if recipe.batching != "shuffled" and isinstance(examples[0], ImageExample):
+        raise HubinitError(f"recipe.batching={recipe.batching} is for texts; images are all of one size. Leave it out.")
     return device
 
 
@@ -155,19 +192,22 @@ def trainer_arguments(
     output_dir: Path,
     device: torch.device,
     mixed: bool = False,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
     dropout_seed: int | None = None,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
-    micro = min(recipe.micro_batch_size, recipe.batch_size)
+    ranks = count_ranks()
+    micro, passes = split_batch(recipe.batch_size, recipe.micro_batch_size, ranks)
     steps = total_steps(recipe, examples)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
+        gradient_accumulation_steps=passes,
         learning_rate=learning_rate,
         lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps) if recipe.warmup_steps is None else recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
         seed=seed if dropout_seed is None else dropout_seed,
@@ -177,15 +217,21 @@ def trainer_arguments(
         save_strategy="no",  # `Watch` decides
         save_total_limit=1,
         eval_strategy="no",
-        report_to="none",
+        report_to=list(report_to),
+        run_name=run_name,
+        project="hubinit",  # of trackio,
+        hub_private_repo=True,  # whose Space, if its own variable asks for one, is nobody else's
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
         bf16=mixed,
         dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=True,  # directions that are not chosen yet, experts that nothing went through
+        ddp_broadcast_buffers=False,
     )
-    if device.type == "cuda":
+    arguments.trackio_static_space_id = False  # no second, frozen Space
+    if device.type == "cuda" and ranks == 1:
         arguments._n_gpu = 1  # one process per device: never torch's DataParallel over all that are visible
     return arguments
 
@@ -198,11 +244,31 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     earlier_seconds = 0.0  # what earlier attempts took until the checkpoint that this one goes on from
     started = 0.0
+    padded: Callable[[Any], dict[str, Tensor]] | None = None  # pads each group; None: the collator made whole batches
+    throughput: Throughput
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of a micro batch, whose tokens are counted."""
+        self.throughput.count(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains, and knows since when."""
         self.started = time.perf_counter()
         return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if (ranks := count_ranks()) == 1:
+            return super()._get_train_sampler(train_dataset)
+        return Rounded(len(self.train_dataset), self.args.data_seed, self.args.per_device_train_batch_size * ranks)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro batches of one optimiser step, and their label tokens (images)."""
+        if self.padded is not None:
+            features = [feature for batch in islice(epoch_iterator, num_batches) for feature in batch]
+            groups = group_by_length(features, self.args.per_device_train_batch_size)
+            epoch_iterator = iter([self.padded(group) for group in groups])
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -244,7 +310,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the Trainer after each optimiser step."""
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS and state.global_step < state.max_steps:
+        due = time.monotonic() - self.saved > CHECKPOINT_SECONDS and state.global_step < state.max_steps
+        if agree(due):  # a part of a checkpoint is each rank's own
             self.saved = time.monotonic()
             control.should_save = True
 
@@ -259,20 +326,25 @@ def curve_point(log: dict[str, Any]) -> CurvePoint | None:
 
 
 def thin(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
-    """Every k-th point, so that about `CURVE_POINTS` remain, and the last."""
+    """The first `FIRST_STEPS` points, then every k-th, so that about `CURVE_POINTS` remain, and the last."""
     every = max(1, math.ceil(len(points) / CURVE_POINTS))
-    return tuple(point for index, point in enumerate(points) if index % every == 0 or index == len(points) - 1)
+    return tuple(
+        point
+        for index, point in enumerate(points)
+        if index < FIRST_STEPS or index % every == 0 or index == len(points) - 1
+    )
 
 
 @torch.no_grad()
 def mean_loss(
-    model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
+    model: Any, processor: Any, examples: Sequence[Example | TokenExample] | Sequence[ImageExample], recipe: Recipe
 ) -> float:
     """The loss over all examples per label token (per image for classifiers), in the recipe's micro batches."""
     device = next(model.parameters()).device
     loss = image_loss if isinstance(examples[0], ImageExample) else completion_loss
     total, count = 0.0, 0
-    for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length):
+    size, length = recipe.micro_batch_size, recipe.max_length
+    for batch in batches(examples, processor, batch_size=size, max_length=length, loss_on=recipe.loss_on):
         labels = batch.pop("labels").to(device)
         outputs = model(**{name: value.to(device) for name, value in batch.items()})
         total += float(loss(outputs, labels, num_items_in_batch=1))

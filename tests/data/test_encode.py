@@ -103,3 +103,13 @@ def test_hash_is_of_content_and_order() -> None:
     white, black = (ImageExample(Image.new("L", (2, 2), color), 0) for color in (255, 0))
     hashes = [data_hash(part) for part in ([one], [two], [one, two], [two, one], [white], [black])]
     assert len(set(hashes)) == len(hashes)
+
+
+def test_the_prompt_may_have_a_loss_too() -> None:
+    example = Example("What is the colour of it?", " blue")
+    whole, usual = encode(example, PLAIN, 100, "all"), encode(example, PLAIN, 100)
+    assert whole["labels"] == [IGNORED, *whole["input_ids"][1:]], "nothing predicts the first token"
+    assert whole["input_ids"] == usual["input_ids"]
+    assert usual["labels"].count(IGNORED) > 1
+    (batch,) = batches([example, Example("a", "b")], PLAIN, batch_size=2, max_length=100, loss_on="all")
+    assert torch.equal(batch["labels"][:, 1:] != IGNORED, batch["attention_mask"][:, 1:].bool()), "padding has no loss"

@@ -19,6 +19,7 @@ from hubinit.models import base
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.job import Event, Job, Progress
+from hubinit.runs.training import shrink
 from hubinit.runs.worker import Worker
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, Dtype, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training import trainer as training
@@ -166,3 +167,74 @@ def test_every_method_of_all_has_its_training_parts() -> None:
     assert {name for name, method in METHODS.items() if method.directions} == {"lora-dash"}
     with pytest.raises(HubinitError, match="Unknown method"):
         get(FULL)
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_with_smaller_passes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, crowded = job(folder, tmp_path / "straight", "pissa"), job(folder, tmp_path / "crowded", "pissa")
+    expected = done(straight)
+    stages: list[str] = []
+    steps: list[int] = []
+
+    def run_out_at_3(event: Event) -> None:
+        if isinstance(event, Progress):
+            stages.append(event.stage)
+            steps.append(event.step) if event.steps else None
+            if event.step == 3 and not any("out of memory" in stage for stage in stages):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    result = done(crowded, Worker(run_out_at_3))
+    assert "out of memory: on with micro_batch_size 1" in stages
+    assert steps == [1, 2, 3, 3, 4], "from the checkpoint"
+    assert result.spec.recipe is not None
+    assert (result.spec.recipe.micro_batch_size, result.key) == (1, expected.key)
+    for one, two in zip(result.curve, expected.curve, strict=True):
+        assert one.loss == pytest.approx(two.loss, rel=1e-4)
+    for name, value in weights(straight).items():
+        torch.testing.assert_close(weights(crowded)[name], value, rtol=1e-2, atol=1e-4)
+
+
+def test_a_run_that_one_example_at_a_time_does_not_fit_fails_with_a_sentence(folder: Path, tmp_path: Path) -> None:
+    def always_run_out(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "train" and event.step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    tried = job(folder, tmp_path, "lora")
+    Worker(always_run_out).do(tried)
+    result = ResultStore(tmp_path).readable(tried.spec.key)
+    assert result is not None
+    assert (result.status, result.key) == ("failed", tried.spec.key)
+    assert "with one example per forward pass; lower recipe.max_length" in str(result.reason)
+
+
+def test_smaller_passes_divide_the_batch(folder: Path, tmp_path: Path) -> None:
+    def sizes(batch: int, micro: int) -> list[int]:
+        recipe = RECIPE.model_copy(update={"batch_size": batch, "micro_batch_size": micro})
+        own = job(folder, tmp_path, "lora")
+        now: Job | None = own.model_copy(update={"spec": own.spec.model_copy(update={"recipe": recipe}), "force": True})
+        found = []
+        while now is not None and (now := shrink(now)) is not None:
+            assert now.spec.recipe is not None
+            assert not now.force, "what is done is not done again"
+            found.append(now.spec.recipe.micro_batch_size)
+        return found
+
+    assert sizes(16, 16) == [8, 4, 2, 1]
+    assert sizes(15, 5) == [1]
+    assert sizes(12, 6) == [3, 1]
+    assert sizes(4, 8) == [2, 1], "a pass is at most a whole batch"
+
+
+def test_examples_that_lost_tokens_are_counted(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = texts.tokenizer()
+    lengths = [len(tokens(one.prompt + one.completion)["input_ids"]) + 1 for one in POOL]
+    limit = sorted(lengths)[2]
+    cut = sum(length > limit for length in lengths)
+    assert 0 < cut < len(POOL)
+    own = job(folder, tmp_path, "lora")
+    recipe = RECIPE.model_copy(update={"max_length": limit})
+    own = own.model_copy(update={"spec": own.spec.model_copy(update={"recipe": recipe})})
+    assert done(own).cut_examples == cut
+    assert f"boolq: {cut} training examples have more than {limit} tokens" in capfd.readouterr().out

@@ -24,6 +24,7 @@ from hubinit.runs.costs import provenance
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.job import Finished, Job, Loading, Progress
 def emit(event): print(event.model_dump_json(), flush=True)
+print("[INFO] a library says something when it is imported", flush=True)
 for line in sys.stdin:
     job = Job.model_validate_json(line)
     key, seed = job.spec.key, job.spec.seed

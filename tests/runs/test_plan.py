@@ -21,7 +21,7 @@ PROVENANCE = Provenance(versions={}, hardware={}, command="", created="2026-01-0
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setattr(names, "pin", lambda spec: spec.model_copy(update={"revision": "a" * 40}))
-    monkeypatch.setattr(tasks, "pin", lambda name: f"{name:0<40}")
+    monkeypatch.setattr(tasks, "pin", lambda name, revision=None: revision or f"{name:0<40}")
     return ResultStore(tmp_path)
 
 

@@ -6,8 +6,8 @@ from hubinit.adapters.base import adapted_layers
 from hubinit.errors import HubError, HubinitError
 from hubinit.models.shapes import empty_model
 from hubinit.runs import preflight
-from hubinit.runs.preflight import check_samples, check_targets
-from hubinit.specs import MethodSpec, ModelSpec, RunSpec
+from hubinit.runs.preflight import check_lengths, check_samples, check_targets
+from hubinit.specs import CalibrationSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from tests import cases
 
 
@@ -74,3 +74,20 @@ def test_what_cannot_be_had_for_checking_does_not_stop_the_others(model, monkeyp
     assert seen == ["org/gone", model.id], "each shape is looked at once"
     with pytest.raises(HubinitError, match="rank 17 is above"):
         preflight.check_runs([gone, spec(model, rank=17)], None)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_texts_longer_than_the_context_are_refused(model, method):
+    long = spec(model, method, recipe=Recipe(max_length=65), calibration=CalibrationSpec(max_length=64))
+    with pytest.raises(HubinitError, match=r"recipe.max_length is 65, and .* reads 64 tokens at most; add --set"):
+        preflight.check_runs([long], None)
+    deep = spec(model, method, recipe=Recipe(max_length=64), calibration=CalibrationSpec())
+    with pytest.raises(HubinitError, match=r"calibration.max_length is 512, and .* reads 64 tokens"):
+        preflight.check_runs([deep], None)
+    preflight.check_runs([spec(model, method, recipe=Recipe(max_length=64))], None)
+
+
+def test_the_context_is_found_under_the_names_of_other_architectures(tmp_path):
+    cases.build("gpt2").config.save_pretrained(tmp_path)
+    with pytest.raises(HubinitError, match="reads 64 tokens"):
+        check_lengths(spec(ModelSpec(id=str(tmp_path)), recipe=Recipe(max_length=65)))

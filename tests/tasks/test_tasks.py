@@ -1,6 +1,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lm_eval.tasks
 import pytest
@@ -139,6 +140,12 @@ def test_requests_that_cannot_be_met_are_explained(arc: None) -> None:
     for mixed in (("digits", "svhn"), ("arc-easy", "digits")):
         with pytest.raises(HubinitError, match="cannot train on"):
             tasks.training_examples(DataSpec(tasks=mixed), 0)
+
+
+def test_a_task_without_training_examples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_source", lambda task: SimpleNamespace(training_split=lambda task, revision: []))
+    with pytest.raises(HubinitError, match="piqa has no training examples"):
+        tasks.training_examples(DataSpec(tasks=("piqa",)), 0)
 
 
 def test_data_come_from_the_hub_at_the_pinned_commit(

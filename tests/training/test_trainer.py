@@ -67,6 +67,26 @@ def test_every_label_token_of_a_step_weighs_the_same(tmp_path: Path, micro: int)
     assert point.grad_norm == pytest.approx(norm, rel=1e-4)
 
 
+def test_the_prompt_may_have_a_loss_too(tmp_path: Path) -> None:
+    oracle = adapted().double()
+    losses = []
+    for example in EXAMPLES:
+        ids = torch.tensor(encode(example, tokenizer(), 64)["input_ids"])
+        logs = oracle(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)  # (T - 1, V)
+        losses.append(-logs.gather(1, ids[1:, None])[:, 0])  # (T - 1,)
+    recipe = RECIPE.model_copy(update={"steps": 1, "batch_size": 8, "loss_on": "all"})
+    model = adapted()
+    outcome = run(model, tmp_path, recipe, validation=EXAMPLES, learning_rate=0.0)
+    assert outcome.curve[0].loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert outcome.validation_loss == pytest.approx(outcome.curve[0].loss, rel=1e-5)
+
+
+def test_warm_up_may_be_a_number_of_steps(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"schedule": "linear", "warmup_ratio": 0.5, "warmup_steps": 1, "steps": 5})
+    rates = [point.learning_rate for point in run(adapted(), tmp_path, recipe).curve]
+    assert rates == pytest.approx([0, 1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
 def test_two_runs_are_bit_equal_and_the_seed_matters(tmp_path: Path) -> None:
     models = [adapted() for _ in range(3)]
     one, two, other = (run(model, tmp_path, seed=seed) for model, seed in zip(models, (0, 0, 1), strict=True))
@@ -141,11 +161,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, poison: float) -
     assert model.config.use_cache
 
 
-@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+@pytest.mark.parametrize(
+    "changed",
+    [*({"optimiser": name} for name in OPTIMISERS), {"batching": "length-grouped"}, {"batching": "packed"}],
+    ids=lambda changed: "-".join(changed.values()),
+)
 def test_an_interrupted_run_goes_on_where_it_was(
-    optimiser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = RECIPE.model_copy(update={"optimiser": optimiser, "weight_decay": 0.1})
+    recipe = RECIPE.model_copy(update={**changed, "weight_decay": 0.1})
     straight, interrupted = adapted(), adapted()
     expected = run(straight, tmp_path / "straight", recipe, seed=3)
 
@@ -175,6 +199,9 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         run(adapted(), tmp_path, examples=[])
     with pytest.raises(HubinitError, match="nothing to train"):
         run(language_model().requires_grad_(False), tmp_path)
+    packed = RECIPE.model_copy(update={"batching": "packed"})
+    with pytest.raises(HubinitError, match="batching=packed is for texts"):
+        run(adapted(), tmp_path, packed, examples=[ImageExample(Image.new("L", (16, 16)), 0)])
     with pytest.raises(HubinitError, match="Unknown optimizer 'adamv': did you mean adamw"):
         run(adapted(), tmp_path, RECIPE.model_copy(update={"optimiser": "adamv"}))
 
@@ -182,8 +209,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
     points = [CurvePoint(step=step, loss=1.0) for step in range(1, 1001)]
     kept = thin(points)
-    assert len(kept) <= training.CURVE_POINTS + 1
-    assert (kept[0].step, kept[1].step, kept[-1].step) == (1, 6, 1000)
+    assert len(kept) <= training.CURVE_POINTS + training.FIRST_STEPS + 1
+    assert [point.step for point in kept[:22]] == [*range(1, 22), 26] and kept[-1].step == 1000
     assert thin(points[:7]) == tuple(points[:7])
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,9 +19,10 @@ WORKER = (sys.executable, "-m", "hubinit.runs.worker")
 class LocalExecutor:
     """One worker process, started when it is needed and again when it has died. Its output goes to `logs/` of the store."""
 
-    def __init__(self, command: Sequence[str] = WORKER) -> None:
-        self.command = command
+    def __init__(self, command: Sequence[str] = WORKER, environment: Mapping[str, str] | None = None) -> None:
+        self.command, self.environment = command, environment or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self.killed = False
 
     def submit(self, job: Job) -> Iterator[Event]:
         """Does a job in the worker; see `Executor`. A worker that was gone before it said a word is replaced, once."""
@@ -32,7 +33,7 @@ class LocalExecutor:
                 yield event
                 if isinstance(event, Finished):
                     return
-            if heard or last:
+            if heard or last or self.killed:
                 break
         assert self.process is not None
         end = describe_end(self.process.wait())
@@ -47,12 +48,20 @@ class LocalExecutor:
             process.stdin.write(job.model_dump_json().encode() + b"\n")
             process.stdin.flush()
         while (line := process.stdout.readline()).endswith(b"\n"):  # a torn last line: it died while writing it
-            yield EVENT.validate_json(line)
+            if line.startswith(b"{"):  # else a library printed it when it was imported, before the worker could listen
+                yield EVENT.validate_json(line)
         process.wait()
+
+    def kill(self) -> None:
+        """Ends the worker at once, from another thread than that of its job, which is told `Died`."""
+        self.killed = True
+        if self.process is not None:
+            self.process.kill()
 
     def close(self) -> None:
         """Ends the worker, also in the middle of a job."""
         process, self.process = self.process, None
+        self.killed = False
         if process is None:
             return
         assert process.stdin is not None and process.stdout is not None
@@ -79,8 +88,10 @@ class LocalExecutor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={"GOMP_SPINCOUNT": SPIN, **os.environ},
+                env={"GOMP_SPINCOUNT": SPIN, **os.environ, **self.environment},
             )
+        if self.killed:  # while it started
+            self.process.kill()
         return self.process
 
 
