@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Budget,
     Diagnostics,
     DryRun,
     Dtype,
@@ -40,6 +41,7 @@ from hubinit.cli.options import (
     learning_rate,
     names,
     numbers,
+    read_duration,
     whole_numbers,
 )
 from hubinit.errors import HubinitError
@@ -64,6 +66,7 @@ def bench(
     calibration_samples: Samples = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
+    budget: Budget = None,
     engine: Engine = "transformers",
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
@@ -94,6 +97,7 @@ def bench(
         else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    seconds = None if budget is None else read_duration(budget, "--budget")
     trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
@@ -121,6 +125,7 @@ def bench(
             request,
             out,
             engine=engine,
+            budget=seconds,
             processes=processes_per_run,
             push_to=push_to,
             public=public,
