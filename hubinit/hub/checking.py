@@ -47,17 +47,19 @@ def check_submission(
     Raises:
         HubinitError: there is not a single run.
     """
+
+    def check(run: Submitted) -> None:
+        if run.result is not None and not run.wrong:
+            say(f"Checking {run.key} …")
+            rescore(run)
+            adapter = find_adapter(api, run, folder)
+            if spot and not run.wrong:
+                spot_check(run, adapter, spot)
+        run.items.clear()
+
     runs = [Submitted("", wrong=list(files_wrong))] if files_wrong else []
     if (folder / "runs").is_dir() or not runs:
-        runs += read_submission(folder)
-    for number, run in enumerate(runs, 1):
-        if run.result is None or run.wrong:
-            continue
-        say(f"{number} of {len(runs)}: {run.key}")
-        rescore(run)
-        adapter = find_adapter(api, run, folder)
-        if spot and not run.wrong:
-            spot_check(run, adapter, spot)
+        runs += read_submission(folder, check)
     return judge(source, runs, settle(runs, standing))
 
 
@@ -104,7 +106,7 @@ def merged_claims(api: HfApi, repo_id: str, standing: pd.DataFrame, folder: Path
     if not fresh:
         return Claims(repo_id, standing.iloc[:0], tuple(wrong))
     fetch_proposal(api, repo_id, type(proposal)(proposal.revision, fresh), folder)
-    runs = read_submission(folder)
+    runs = read_submission(folder, lambda run: run.items.clear())
     rows = settle(runs, standing)
     wrong += [
         Rejected(source=repo_id, place=f"runs/{run.key}", reason=reason) for run in runs for reason in run.wrong[:1]

@@ -1,6 +1,5 @@
 """Results in a leaderboard data set that strangers proposed by pull request, before or after they were merged."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,11 +8,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from hubinit.errors import HubError
-from hubinit.leaderboard.submission import FILES, NAMES, size_problem
+from hubinit.leaderboard.submission import NAMES, size_problem
 from hubinit.remote import call, read_file
 from hubinit.text import one_line
 
 TOTAL_BYTES = 2_000_000_000  # that are fetched of one proposal
+MOST_ENTRIES = 400_000  # files and folders of a data set
 Tree = dict[str, tuple[str, int]]  # path ─► name of the content, and size
 
 
@@ -45,43 +45,36 @@ def find_proposal(api: HfApi, repo_id: str, number: int | None) -> Proposal:
     tree = _tree(api, repo_id, revision)
     if number is None:
         names = [name for name in tree if NAMES.fullmatch(name)]
-        return _limited(repo_id, revision, {name: tree[name] for name in names}, [])
+        return _limited(revision, {name: tree[name] for name in names}, [])
     before = _tree(api, repo_id, _base(api, repo_id, reference))
     changed = {name: entry for name, entry in tree.items() if before.get(name) != entry}
+    if (total := sum(size for _, size in changed.values())) > TOTAL_BYTES:
+        raise HubError(f"{what} brings {total} bytes, more than {TOTAL_BYTES}; ask for it in parts.")
     wrong = [
         f"it changes {_shown(name)}, which is not part of a submission" for name in changed if not NAMES.fullmatch(name)
     ]
     wrong += [f"it deletes {_shown(name)}" for name in before.keys() - tree.keys()]
     wrong += [f"it replaces {_shown(name)}" for name in changed if NAMES.fullmatch(name) and name in before]
-    return _limited(repo_id, revision, {name: e for name, e in changed.items() if NAMES.fullmatch(name)}, wrong)
+    return _limited(revision, {name: e for name, e in changed.items() if NAMES.fullmatch(name)}, wrong)
 
 
-def fetch_proposal(
-    api: HfApi,
-    repo_id: str,
-    proposal: Proposal,
-    folder: Path,
-    on_file: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+def fetch_proposal(api: HfApi, repo_id: str, proposal: Proposal, folder: Path) -> None:
     """Downloads the files of a proposal into a folder.
 
     Raises:
         HubError: the Hub cannot be read.
     """
-    for done, name in enumerate(proposal.files, 1):
+    for name in proposal.files:
         content = read_file(api, repo_id, name, repo_type="dataset", revision=proposal.revision)
         if content is not None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        on_file(done, len(proposal.files))
 
 
-def _limited(repo_id: str, revision: str, tree: Tree, wrong: list[str]) -> Proposal:
+def _limited(revision: str, tree: Tree, wrong: list[str]) -> Proposal:
     sizes = {name: size_problem(name, size) for name, (_, size) in tree.items()}
     wrong += [f"{name} {problem}" for name, problem in sizes.items() if problem]
     files = sorted(name for name, problem in sizes.items() if not problem)
-    if (total := sum(tree[name][1] for name in files)) > TOTAL_BYTES:
-        raise HubError(f"The results in {repo_id} have {total} bytes, more than {TOTAL_BYTES}; look at them in parts.")
     return Proposal(revision, tuple(files), tuple(sorted(wrong)))
 
 
@@ -102,11 +95,11 @@ def _base(api: HfApi, repo_id: str, reference: str) -> str:
 def _tree(api: HfApi, repo_id: str, revision: str) -> Tree:
     def files() -> list[RepoFile]:
         tree = api.list_repo_tree(repo_id, repo_type="dataset", revision=revision, recursive=True)
-        return [one for one in islice(tree, 2 * FILES + 1) if isinstance(one, RepoFile)]
+        return [one for one in islice(tree, MOST_ENTRIES + 1) if isinstance(one, RepoFile)]
 
     found = call(f"list the files of {repo_id}", files, api=api)
-    if len(found) > FILES:
-        raise HubError(f"{repo_id} at {revision[:8]} has more than {FILES} files; look at it by hand.")
+    if len(found) >= MOST_ENTRIES // 2:
+        raise HubError(f"{repo_id} at {revision[:8]} has {len(found)} files or more; look at it by hand.")
     return {one.path: (one.lfs.sha256 if one.lfs else one.blob_id, one.size) for one in found}
 
 

@@ -78,7 +78,9 @@ def list_submission(folder: Path) -> tuple[list[str], list[str]]:
     wrong: list[str] = []
     if (folder / "runs").is_symlink():
         return [], ["runs is a link"]
+    seen = 0
     for root, folders, files in os.walk(folder / "runs"):
+        seen += len(folders) + len(files)
         for entry in (*folders, *files):
             path = Path(root, entry)
             name = path.relative_to(folder).as_posix()
@@ -90,7 +92,7 @@ def list_submission(folder: Path) -> tuple[list[str], list[str]]:
                 wrong.append(f"{name} {reason}") if reason else good.append(name)
             elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 wrong.append(f"{_shown(name)} is not a file")
-        if len(good) + len(wrong) > FILES:
+        if seen > FILES:
             return [], [f"it has more than {FILES} files"]
     return sorted(good), sorted(wrong)
 
@@ -101,12 +103,12 @@ def size_problem(name: str, size: int) -> str | None:
     return f"has {size} bytes, more than {limit}" if size > limit else None
 
 
-def read_submission(folder: Path, on_run: Callable[[int, int], None] = lambda done, total: None) -> list[Submitted]:
+def read_submission(folder: Path, then: Callable[[Submitted], None] = lambda run: None) -> list[Submitted]:
     """Reads the runs of a submission and checks each by itself.
 
     Args:
         folder: whose `runs/` is read.
-        on_run: called with (runs done, runs in all).
+        then: called with each run once it is read; what drops its items keeps the memory to that of one run.
 
     Raises:
         HubinitError: there is not a single run, or far too many.
@@ -118,9 +120,10 @@ def read_submission(folder: Path, on_run: Callable[[int, int], None] = lambda do
     if not keys and not wrong:
         raise HubinitError(f"{folder} holds no runs/<key>/result.json; give a folder that `hubinit bench --out` wrote.")
     runs = [Submitted("", wrong=wrong)] if wrong else []
-    for done, key in enumerate(keys, 1):
-        runs.append(read_run(folder, key, [name for name in names if name.split("/")[1] == key]))
-        on_run(done, len(keys))
+    for key in keys:
+        run = read_run(folder, key, [name for name in names if name.split("/")[1] == key])
+        then(run)
+        runs.append(run)
     return runs
 
 
