@@ -40,6 +40,7 @@ def run_bench(
     *,
     engine: Engine = "transformers",
     processes: int = 1,
+    fsdp: bool = False,
     push_to: str | None,
     public: bool,
     dry_run: bool,
@@ -62,7 +63,7 @@ def run_bench(
     if push_to:
         check_write(HfApi(), push_to)
     planned, lost = plan_aloud(request, store, force=force)
-    check_processes((run.spec for run in planned), processes)
+    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -82,7 +83,7 @@ def run_bench(
             eval_batch_size=request.read_protocol().eval_batch_size,
             engine=engine,
             force=force,
-            executor=local_executor(processes),
+            executor=local_executor(processes, fsdp),
             diagnostics=diagnostics,
             report_to=report_to,
             on_event=display,
@@ -146,6 +147,7 @@ def run_train(
     out: Path,
     *,
     processes: int = 1,
+    fsdp: bool = False,
     dry_run: bool,
     force: bool,
     diagnostics: bool = False,
@@ -160,7 +162,7 @@ def run_train(
     store = ResultStore(out)
     check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
-    check_processes((run.spec for run in planned), processes)
+    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
@@ -170,7 +172,7 @@ def run_train(
             planned,
             store,
             force=force,
-            executor=local_executor(processes),
+            executor=local_executor(processes, fsdp),
             diagnostics=diagnostics,
             report_to=report_to,
             on_event=display,

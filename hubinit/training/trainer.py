@@ -5,7 +5,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -38,6 +38,7 @@ from hubinit.training import optimisers
 from hubinit.training.batching import check_packing, group_by_length, pack
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
 from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
+from hubinit.training.sharding import is_sharded, shard_base, sum_gradients
 from hubinit.training.throughput import Throughput
 
 CURVE_POINTS = 200  # at most about this many steps of a run are kept,
@@ -72,6 +73,7 @@ def train(
     penalty: Callable[[], Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     mixed: bool = False,
+    sharded: bool = False,
     report_to: Sequence[str] = (),
     run_name: str | None = None,
 ) -> TrainOutcome:
@@ -97,6 +99,7 @@ def train(
         penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
         callbacks: what else acts while the model trains.
         mixed: compute in bfloat16, where the weights are float32.
+        sharded: cut the frozen base over the processes that train together, see `hubinit.training.sharding`.
         report_to: trackers, by the Trainer's names for them.
         run_name: what they call the run.
 
@@ -117,9 +120,9 @@ def train(
         check_packing(model, features)
     loss = image_loss if images else completion_loss
     throughput = Throughput()
-    with prepare_training(model, recipe):
+    with prepare_training(model, recipe), shard_base(model) if sharded else nullcontext(model) as trained:
         trainer = AdapterTrainer(
-            model=model,
+            model=trained,
             args=trainer_arguments(
                 recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name
             ),
@@ -252,6 +255,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Trains, and knows since when."""
         self.started = time.perf_counter()
         return super().train(*args, **kwargs)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        return sum_gradients(model) if is_sharded(model) else super()._wrap_model(model, training, dataloader)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if (ranks := count_ranks()) == 1:
