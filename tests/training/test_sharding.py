@@ -82,7 +82,9 @@ def test_each_holds_its_part_and_the_base_is_whole_again_in_the_same_objects(
     adapter = {key for key, _ in adapted(name).named_parameters() if "lora_" in key or "modules_to_save" in key}
     for index, rank in enumerate(seen):
         assert rank[name]["parts"] == sum(weight.numel() for weight in weights)
-        assert rank[name]["held"] == sum(part.numel() for weight in weights for part in weight.chunk(2)[index : index + 1])
+        assert rank[name]["held"] == sum(
+            part.numel() for weight in weights for part in weight.chunk(2)[index : index + 1]
+        )
         assert rank[name]["whole outside"] == adapter
         assert rank[name]["same"] and rank[name]["equal"]
 
