@@ -249,6 +249,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     started = 0.0
     padded: Callable[[Any], dict[str, Tensor]] | None = None  # pads each group; None: the collator made whole batches
     throughput: Throughput
+    order: Rounded | None = None  # with several ranks
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a micro batch, whose tokens are counted."""
@@ -266,7 +267,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if (ranks := count_ranks()) == 1:
             return super()._get_train_sampler(train_dataset)
-        return Rounded(len(self.train_dataset), self.args.data_seed, self.args.per_device_train_batch_size * ranks)
+        multiple = self.args.per_device_train_batch_size * ranks
+        self.order = Rounded(len(self.train_dataset), self.args.data_seed, multiple)
+        return self.order
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.order is not None:  # accelerate does not reach it where a run goes on within an epoch
+            self.order.set_epoch(kwargs["epoch"])
+        super()._run_epoch(**kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro batches of one optimiser step, and their label tokens (images)."""
