@@ -9,6 +9,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
+from transformers import Trainer
 
 from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
@@ -23,6 +24,7 @@ from hubinit.runs.preflight import check_processes
 from hubinit.runs.sweep import sweep
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import Filled, Rounded, split_batch
+from hubinit.training.trainer import AdapterTrainer
 from tests import texts
 
 # The examples of all runs here: 11, so that the last step of an epoch is a part of one.
@@ -194,6 +196,18 @@ def test_a_step_of_all_ranks_holds_the_examples_of_one_process(
         for step in range(-(-examples // batch)):
             held = [i for rank in dealt for part in rank[step * passes : (step + 1) * passes] for i in part]
             assert sorted(i for i in held if i < examples) == sorted(one[step * batch : (step + 1) * batch])
+
+
+def test_an_epoch_that_is_gone_on_with_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate's `set_epoch` ends at the samplers that it puts around ours to skip what was trained."""
+    order, epochs = Rounded(11, 5, 2), []
+    trainer = object.__new__(AdapterTrainer)
+    trainer.order = order
+    monkeypatch.setattr(Trainer, "_run_epoch", lambda self, **kwargs: epochs.append(list(order)))
+    trainer._run_epoch(epoch=1)
+    alone = SeedableRandomSampler(range(11), generator=torch.Generator(), data_seed=5)
+    alone.set_epoch(1)
+    assert epochs == [[*alone, 11]]
 
 
 def test_a_blank_has_no_label() -> None:
