@@ -315,24 +315,69 @@ def read_items(path: Path, sha256: str | None = None) -> list[Item]:
         HubinitError: the file is missing, damaged, or not the one that the score was made from.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        if sha256 is not None and sha256_of(path) != sha256:
-            raise ValueError("it was changed since")
         size, items = 0, list[Item]()
-        file = pq.ParquetFile(path)
-        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-        if file.metadata.num_rows > ITEM_ROWS or sum(group.total_byte_size for group in groups) > ITEM_BYTES:
-            raise ValueError(f"it holds more than {ITEM_ROWS} items or {ITEM_BYTES // 2**20} MiB")
-        for batch in file.iter_batches(batch_size=64):  # a repeated text is stored once, however long it is
+        for batch in _open_items(path, sha256).iter_batches(
+            batch_size=64
+        ):  # a repeated text is stored once, however long it is
             size += batch.nbytes
             if size > ITEM_BYTES:  # others may have written it: a few kilobytes can claim to be gigabytes
                 raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
             items += (_item(row) for row in batch.to_pylist())
         return items
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-        raise HubinitError(f"{path} does not hold the item records of this score: {first_line(error)}.") from error
+        raise _not_items(path, error) from error
+
+
+def read_values(path: Path, sha256: str, metric: str) -> tuple[list[str], list[str], list[float]] | None:
+    """Reads ids, hashes of the prompts, and the values of one metric of item records, and nothing else of them.
+
+    Returns:
+        The three lists in the order of the file; None where an item has no such value, or there are no items.
+
+    Raises:
+        HubinitError: as `read_items`.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        ids, prompts, values, size = list[str](), list[str](), list[float](), 0
+        columns = ["id", "prompt_hash", "values"]
+        for batch in _open_items(path, sha256).iter_batches(batch_size=4096, columns=columns, use_threads=False):
+            size += batch.nbytes
+            if size > ITEM_BYTES:
+                raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
+            maps = batch.column("values")
+            found = np.flatnonzero(pc.equal(maps.keys, metric).to_numpy(zero_copy_only=False))  # pc.map_lookup is slow
+            rows = np.searchsorted(maps.offsets.to_numpy(), found, side="right") - 1
+            if not np.array_equal(rows, np.arange(len(maps))):
+                return None
+            ids += batch.column("id").to_pylist()
+            prompts += batch.column("prompt_hash").to_pylist()
+            values += maps.items.to_numpy(zero_copy_only=False)[found].tolist()
+        return (ids, prompts, values) if ids else None
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        raise _not_items(path, error) from error
+
+
+def _open_items(path: Path, sha256: str | None) -> Any:
+    """The parquet file, once it is the one meant and no larger than it may be."""
+    import pyarrow.parquet as pq
+
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise ValueError("it was changed since")
+    file = pq.ParquetFile(path)
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    if file.metadata.num_rows > ITEM_ROWS or sum(group.total_byte_size for group in groups) > ITEM_BYTES:
+        raise ValueError(f"it holds more than {ITEM_ROWS} items or {ITEM_BYTES // 2**20} MiB")
+    return file
+
+
+def _not_items(path: Path, error: Exception) -> HubinitError:
+    return HubinitError(f"{path} does not hold the item records of this score: {first_line(error)}.")
 
 
 def _item(row: dict[str, Any]) -> Item:

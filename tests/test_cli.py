@@ -52,6 +52,7 @@ def the_one_sentence(done, code=1):
             ["leaderboard"],
             ["plot"],
         ),
+        *(["leaderboard", "build"], ["leaderboard", "export"], ["leaderboard", "recommend"]),
     ],
 )
 def test_help_is_quick_and_has_an_example(command):

@@ -23,7 +23,7 @@ app = typer.Typer(
 app.add_typer(runs.app)
 app.add_typer(inits.app)
 app.add_typer(share.app)
-app.add_typer(leaderboard.app)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.add_typer(plotting.app)
 app.add_typer(lists.app)
 app.add_typer(protocols.app)

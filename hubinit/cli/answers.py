@@ -15,9 +15,9 @@ from hubinit.hub.answers import Answers, find_answers
 from hubinit.records import Item
 from hubinit.remote import cached_sha
 from hubinit.scoring.outputs import questions_of
-from hubinit.scoring.pairs import compare_items, is_right
+from hubinit.scoring.pairs import compare_items, compare_outputs, have_verdicts, is_right
 from hubinit.specs import EvalSpec
-from hubinit.tasks.spec import Asked
+from hubinit.tasks.spec import Task
 from hubinit.text import one_line
 
 LONGEST = 300  # characters of a text that are printed
@@ -62,7 +62,7 @@ def run_show(
         return
     say(f"{view.evaluation.task}, {one_line(view.metric)}: {view.line}")
     for row in view.rows[: limit or SHOWN]:
-        print_row(row, view.metric, asked)
+        print_row(row, view, asked)
     if (left := len(view.rows) - (limit or SHOWN)) > 0:
         say(f"… and {left} more; --limit {len(view.rows)} or --json shows them.")
 
@@ -76,24 +76,34 @@ class View:
     counts: dict[str, Any]
     line: str
     rows: Sequence[tuple[Item, ...]]
+    verdicts: bool = True  # whether each item is right or wrong
 
 
 def view_items(answers: Answers, task: str | None, metric: str | None, wrong: bool) -> View:
-    """The items of one run, those of its newest evaluation."""
+    """The items of one run, those of its newest evaluation.
+
+    Raises:
+        HubinitError: there are none, or only the wrong ones are wanted of answers that are neither right nor wrong.
+    """
     evaluation = answers.evaluations(task)[-1]
     items = answers.items(evaluation)
-    ranking = answers.primary(evaluation)
-    if metric is None and not any(ranking in item.values for item in items):  # BLEU, for one, is of all items together
-        line = f"{len(items)} answers, none right or wrong by itself"
-        return View(evaluation, ranking, {"n": len(items)}, line, [(item,) for item in items])
-    metric = metric or ranking
-    right = sum(is_right(item, metric) for item in items)
-    rows = [(item,) for item in items if not (wrong and is_right(item, metric))]
-    return View(evaluation, metric, {"n": len(items), "right": right}, f"{right} of {len(items)} right", rows)
+    chosen = metric or answers.primary(evaluation)
+    if has_metric(answers, evaluation, items, chosen) and not have_verdicts(known(evaluation), items, chosen):
+        check_wrong(wrong, evaluation, chosen)
+        total = answers.total(evaluation, chosen)
+        line = f"{len(items)} answers, none right or wrong by itself" + (f"; together {total:.4f}" if total else "")
+        return View(evaluation, chosen, {"n": len(items), "value": total}, line, [(item,) for item in items], False)
+    right = sum(is_right(item, chosen) for item in items)
+    rows = [(item,) for item in items if not (wrong and is_right(item, chosen))]
+    return View(evaluation, chosen, {"n": len(items), "right": right}, f"{right} of {len(items)} right", rows)
 
 
 def view_pairs(first: Answers, second: Answers, task: str | None, metric: str | None, wrong: bool) -> View:
-    """The items on which two runs differ, in the newest evaluation that both have."""
+    """The items on which two runs differ, in the newest evaluation that both have.
+
+    Raises:
+        HubinitError: there is not one, or only the wrong ones are wanted of answers that are neither right nor wrong.
+    """
     evaluations = first.evaluations(task)
     name = evaluations[-1].task
     common = [one for one in evaluations if one in second.evaluations(name)]
@@ -102,55 +112,111 @@ def view_pairs(first: Answers, second: Answers, task: str | None, metric: str | 
             f"{first.name} and {second.name} were scored on '{name}' in different ways (revision, limit, shots or "
             "samples), so their answers are not pairs."
         )
-    metric = metric or first.primary(common[-1])
-    found = compare_items(first.items(common[-1]), second.items(common[-1]), metric)
+    evaluation = common[-1]
+    metric = metric or first.primary(evaluation)
+    one, other = first.items(evaluation), second.items(evaluation)
+    if has_metric(first, evaluation, one, metric) and not have_verdicts(known(evaluation), [*one, *other], metric):
+        check_wrong(wrong, evaluation, metric)
+        differences = compare_outputs(one, other, metric)
+        counts = {field: getattr(differences, field) for field in ("n", "same", "first_higher", "second_higher")}
+        line = (
+            f"{differences.n - differences.same} of {differences.n} outputs differ; higher by itself: {first.name} "
+            f"{differences.first_higher}, {second.name} {differences.second_higher}"
+        )
+        return View(evaluation, metric, {"compare": second.name, **counts}, line, differences.differing, False)
+    found = compare_items(one, other, metric)
     counts = {field: getattr(found, field) for field in ("both_right", "only_first", "only_second", "both_wrong", "p")}
     line = (
         f"both right {found.both_right}, only {first.name} {found.only_first}, only {second.name} {found.only_second}, "
         f"both wrong {found.both_wrong}; McNemar's exact p = {found.p:.3g}"
     )
     rows = [pair for pair in found.differing if not (wrong and is_right(pair[0], metric))]
-    return View(common[-1], metric, {"compare": second.name, **counts}, line, rows)
+    return View(evaluation, metric, {"compare": second.name, **counts}, line, rows)
 
 
-def read_questions(evaluation: EvalSpec) -> Mapping[str, Asked]:
-    """Question and right answer by id, as far as the task says how to read them and its data are on this machine."""
-    task = tasks.TASKS.get(evaluation.task)
+def known(evaluation: EvalSpec) -> Task | None:
+    """The task of an evaluation; None where this version does not know it."""
+    return tasks.TASKS.get(evaluation.task)
+
+
+def has_metric(answers: Answers, evaluation: EvalSpec, items: Sequence[Item], metric: str) -> bool:
+    """Whether a metric is one of an evaluation: of its items, or of all of them together."""
+    return answers.total(evaluation, metric) is not None or any(metric in item.values for item in items)
+
+
+def check_wrong(wrong: bool, evaluation: EvalSpec, metric: str) -> None:
+    """Refuses to look for wrong answers where none is right or wrong.
+
+    Raises:
+        HubinitError: it is so.
+    """
+    if wrong:
+        raise HubinitError(f"By {metric}, no answer to '{evaluation.task}' is right or wrong; leave out --wrong.")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked, the right answer, and the texts that an answer is compared with."""
+
+    text: str | None = None
+    right: str | None = None
+    references: tuple[str, ...] = ()
+
+
+def read_questions(evaluation: EvalSpec) -> Mapping[str, Question]:
+    """The questions by id, as far as the task says how to read them and its data are on this machine."""
+    task = known(evaluation)
     if task is None or task.question is None:
         return {}
     if not Path(task.dataset).is_dir() and cached_sha(task.dataset, "dataset", evaluation.revision) is None:
         return {}
     try:
         documents = questions_of(task, evaluation)
-        return {name: task.question(document) for name, document in documents.items()}
-    except (HubinitError, KeyError, ValueError, IndexError):  # then the ids must do
+        return {
+            name: Question(*task.question(document), tuple(document.get("references", ())))
+            for name, document in documents.items()
+        }
+    except (HubinitError, KeyError, ValueError, IndexError, TypeError):  # then the ids must do
         return {}
 
 
-def row_json(row: Sequence[Item], asked: Mapping[str, Asked]) -> dict[str, Any]:
+def row_json(row: Sequence[Item], asked: Mapping[str, Question]) -> dict[str, Any]:
     """One item, or one item of two runs, with its question."""
-    question, right = asked.get(row[0].id, (None, None))
+    question = asked.get(row[0].id, Question())
     found = [json.loads(item.model_dump_json()) for item in row]
     kept = found[0] if len(found) == 1 else {"id": row[0].id, "first": found[0], "second": found[1]}
-    return {**kept, "question": question, "answer": right}
+    references = {"references": list(question.references)} if question.references else {}
+    return {**kept, "question": question.text, "answer": question.right, **references}
 
 
-def print_row(row: Sequence[Item], metric: str, asked: Mapping[str, Asked]) -> None:
+def print_row(row: Sequence[Item], view: View, asked: Mapping[str, Question]) -> None:
     """One item in a few lines: others wrote its texts, so they come without control characters, and cut."""
-    question, right = asked.get(row[0].id, ("", ""))
+    question = asked.get(row[0].id, Question())
     seen = " (in the training data)" if row[0].seen else ""
-    say(f"\n{fold(row[0].id)}{seen}  {fold(question)}")
-    if right:
-        say(f"    answer: {fold(right)}")
+    say(f"\n{fold(row[0].id)}{seen}  {fold(question.text or '')}")
+    if question.right:
+        say(f"    answer: {fold(question.right)}")
+    for reference in question.references:
+        say(f"    reference: {fold(reference)}")
     for item in row:
-        value = item.values.get(metric)
-        verdict = "answered" if value is None else {1.0: "right", 0.0: "wrong"}.get(value, f"{value:g}")
-        taken = item.extracted.get(metric)
+        print_item(item, view)
+
+
+def print_item(item: Item, view: View) -> None:
+    """What one run answered."""
+    value, taken = item.values.get(view.metric), item.extracted.get(view.metric)
+    if view.verdicts and value is not None:
+        verdict = {1.0: "right", 0.0: "wrong"}.get(value, f"{value:g}")
         say(f"    {verdict}: {fold(taken) if taken is not None else '(no usable answer)'}")
-        if item.outputs and item.outputs[0] != taken:
-            say(f"        wrote: {fold(item.outputs[0])}")
-        if item.detail:
-            say(f"        {fold(item.detail)}")
+    shown = item.outputs if not view.verdicts else item.outputs[:1]
+    for number, output in enumerate(shown):
+        if output != taken or not view.verdicts:
+            by_itself = (
+                "" if view.verdicts or number or value is None else f" ({one_line(view.metric)} {value:.3g} by itself)"
+            )
+            say(f"        wrote{by_itself}: {fold(output)}")
+    if item.detail:
+        say(f"        {fold(item.detail)}")
 
 
 def fold(text: str) -> str:

@@ -1,5 +1,6 @@
 """What there is to choose from: models, methods, tasks."""
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +9,8 @@ from hubinit.cli.console import console, folding, say, say_json
 from hubinit.cli.options import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from hubinit.tasks.spec import Task
 
 app = typer.Typer()
@@ -82,19 +85,36 @@ def list_tasks(
             for part, what in parts:
                 say(f"  {part}: {what}")
         return
-    table = folding("task", "data set", "train", "test", "metric", "scorer", "needs")
-    for one in shown:
-        facts = task_facts(get(one))
-        counts = ("?" if facts[split] is None else f"{facts[split]:,}" for split in ("train rows", "test rows"))
-        needs = facts["needs"] or "-"
-        table.add_row(one, facts["data set"], *counts, facts["metric"], facts["scorer"], needs)
-    console.print(table)
-    for suite, tasks in SUITES.items() if name is None else ():
-        say(f"suite {suite}: {', '.join(tasks)}")
-    if name is None:
-        say("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
-    for scorer in SCORERS.values() if name is None else ():
-        say(f"scorer {scorer.name}: {scorer.title}")
+    for line in task_lines([task_facts(get(one)) for one in shown]):
+        say(line)
+    if name is not None:
+        return
+    notes = [f"suite {suite}: {', '.join(tasks)}" for suite, tasks in SUITES.items()]
+    notes.append("lm-eval:NAME: any task, group or tag of lm-eval, e.g. lm-eval:mmlu; `lm-eval ls tasks` lists them")
+    notes += [f"scorer {scorer.name}: {scorer.title}" for scorer in SCORERS.values()]
+    for note in notes:
+        say(fill(note, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+
+
+def task_lines(rows: "Sequence[dict[str, Any]]") -> "Iterator[str]":
+    """The list of tasks, two lines each: names stay whole on a terminal of 80 columns."""
+    width = max(len(row["task"]) for row in rows)
+    yield f"{'task':{width}}  {'train':>7}  {'test':>7}  {'metric':24}  scorer"
+    for row in rows:
+        train = "none" if not row["trains on"] else count_of(row["train rows"])
+        test = "none" if not row["scored on"] else count_of(row["test rows"])
+        yield f"{row['task']:{width}}  {train:>7}  {test:>7}  {row['metric'] or '-':24}  {row['scorer']}"
+        needs = f"; needs {row['needs']}" if row["needs"] else ""
+        yield f"  {row['data set'] or 'several data sets'}{needs}"
+    splits = (("trains on", "train rows"), ("scored on", "test rows"))
+    if any(row[split] and row[count] is None for row in rows for split, count in splits):
+        yield "unknown: nobody has established how many rows the original has, so no other"
+        yield "  number is refused"
+
+
+def count_of(rows: int | None) -> str:
+    """A number of rows."""
+    return "unknown" if rows is None else f"{rows:,}"
 
 
 def task_facts(task: "Task") -> dict[str, Any]:
@@ -102,7 +122,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
     from dataclasses import asdict
 
     from hubinit.scoring.evaluate import SCORERS
-    from hubinit.tasks.facts import known_rows, training_rows
+    from hubinit.tasks.facts import scored_rows, training_rows
 
     extras = [f"hubinit[{rule.extra}] for {rule.name}" for rule in task.rules if rule.extra]
     return {
@@ -113,7 +133,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "trains on": task.train_split + (f" of {', '.join(task.train_configs)}" if task.train_configs else ""),
         "train rows": training_rows(task),
         "scored on": task.test_split or None,
-        "test rows": known_rows(task, task.test_split),
+        "test rows": scored_rows(task) if task.test_split else None,
         "metric": task.primary.removesuffix(",none"),
         "scorer": task.scorer,
         "how": SCORERS[task.scorer].title,

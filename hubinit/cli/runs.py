@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Budget,
     Diagnostics,
     DryRun,
     Dtype,
@@ -35,10 +36,12 @@ from hubinit.cli.options import (
     ReportTo,
     Samples,
     Seeds,
+    SuggestRate,
     Tasks,
     learning_rate,
     names,
     numbers,
+    read_duration,
     whole_numbers,
 )
 from hubinit.errors import HubinitError
@@ -54,6 +57,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    suggest_lr: SuggestRate = False,
     optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
@@ -62,6 +66,7 @@ def bench(
     calibration_samples: Samples = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
+    budget: Budget = None,
     engine: Engine = "transformers",
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
@@ -92,6 +97,7 @@ def bench(
         else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    seconds = None if budget is None else read_duration(budget, "--budget")
     trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
@@ -111,10 +117,15 @@ def bench(
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
+        if suggest_lr:
+            from hubinit.cli.suggesting import with_suggested_rates
+
+            request = with_suggested_rates(request, out, dry_run=dry_run)
         failed = run_bench(
             request,
             out,
             engine=engine,
+            budget=seconds,
             processes=processes_per_run,
             push_to=push_to,
             public=public,
@@ -193,9 +204,12 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    target: Annotated[
-        str | None,
-        typer.Argument(help="A base model, or an adapter (Hub id or folder); its base is found by itself."),
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A base model, or an adapter (Hub id or folder), whose base is found by itself. Several are scored in turn; "
+            "adapters of one base are swapped on it."
+        ),
     ] = None,
     tasks: Annotated[str, typer.Option(help="Comma-separated tasks or suites.")] = "",
     outputs: Annotated[
@@ -213,7 +227,19 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 16,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the scores and for every answer.")] = None,
+    trained_on: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated tasks or suites: their training examples among the questions are counted. Default: as "
+            "the adapter says."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the scores and every answer, kept task by task; the same command goes on with what is missing."
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     engine: Engine = "transformers",
     allow_drift: AllowDrift = False,
@@ -226,7 +252,7 @@ def evaluate(
     Example: `hubinit eval runs/runs/0123456789abcdef/adapter --tasks arc-easy,piqa --limit 200`
     """
     groups = names(tasks, "--tasks")
-    if (target is None) == (outputs is None):
+    if bool(targets) == (outputs is not None):
         raise HubinitError("Give either a model or adapter to score, or --outputs with recorded answers.")
     with connect(hub, judge_url):
         from hubinit.cli.scoring import run_eval
@@ -239,13 +265,14 @@ def evaluate(
         if shots is not None:
             wanted = wanted.model_copy(update={"shots": shots})
         failed = run_eval(
-            target,
+            tuple(dict.fromkeys(targets or ())),
             groups,
             wanted,
             outputs=outputs,
             batch_size=batch_size,
             dtype=dtype,
             engine=engine,
+            training=names(trained_on, "--trained-on") if trained_on is not None else (),
             out=out,
             as_json=json_,
         )

@@ -58,6 +58,11 @@ class Answers:
         found = [score for score in self.scores if score.eval == evaluation]
         return next((score.metric for score in found if score.primary), found[0].metric)
 
+    def total(self, evaluation: EvalSpec, metric: str) -> float | None:
+        """A score of an evaluation; None where it has no such metric."""
+        found = (score.value for score in self.scores if score.eval == evaluation and score.metric == metric)
+        return next(found, None)
+
     def items(self, evaluation: EvalSpec) -> list[Item]:
         """The item records of an evaluation.
 

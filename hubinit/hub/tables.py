@@ -23,9 +23,11 @@ from hubinit.hub.recovery import load
 from hubinit.hub.revisions import Source
 from hubinit.hub.untrusted import BadRow, bad_row, split
 from hubinit.leaderboard import table as runs_table
+from hubinit.leaderboard.build import Claims
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import markdown
 from hubinit.leaderboard.rows import RunRow, schema_of
+from hubinit.leaderboard.sources import Rejected
 from hubinit.records import RunResult
 from hubinit.remote import Commit, Operation, commit, ensure_repo, show
 
@@ -134,6 +136,17 @@ def read(api: HfApi, table: Table[Any], repo_id: str, revision: str | None = Non
         HubError: it cannot be read, or holds something else.
     """
     return load(table.source(api, repo_id), revision).rows
+
+
+def claims_of(api: HfApi, repo_id: str) -> Claims:
+    """What a leaderboard data set on a Hub claims, for a build.
+
+    Raises:
+        HubError: it cannot be read, or holds something else.
+    """
+    state = load(LEADERBOARD.source(api, repo_id), None)
+    rejected = [Rejected(source=repo_id, place=line.file, reason=line.reason) for line in state.lines]
+    return Claims(repo_id, state.rows, tuple(rejected))
 
 
 def _merge(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hubinit.leaderboard.ranking import METHOD, TRAINING
+from hubinit.leaderboard.ranking import METHOD, OWN_SEEDS, TRAINING
 from hubinit.leaderboard.rows import RATING
 from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
@@ -15,7 +15,7 @@ from hubinit.text import one_line
 NOTHING = "–"
 BOARD = ["model", "revision", "dtype", "limit", "shots", *TRAINING]  # what the lines of one table share
 # In a title only where two would be the same.
-TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe"]
+TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe", *OWN_SEEDS]
 SEEDS, SAMPLING, BOTH = "± seeds", "± sampling", "± both"
 LEGEND = {
     SEEDS: "the standard deviation over seeds",
@@ -85,6 +85,7 @@ class _Line:
     error: float  # its standard error √(Σ se²)/k over the k tasks; NaN where one is unknown
     default: float  # the same at the default learning rate
     delta: str
+    place: str  # of a board with one task: with ties, and a star where the difference to LoRA is marked
     loss: str
     lr: str
     seeds: str
@@ -109,6 +110,8 @@ def _columns(setting: pd.DataFrame, lines: list[_Line], tasks: list[str]) -> Ite
     else:
         yield from scores
     yield column("vs lora", [line.delta for line in lines], BOTH)
+    if len(tasks) == 1 and setting["p_corrected"].notna().any():
+        yield column("place", [line.place for line in lines])
     if any(line.loss != NOTHING for line in lines):
         yield column("val. loss", [line.loss for line in lines])
     if len(tasks) > 1:
@@ -131,6 +134,8 @@ def _note(columns: Sequence[Column], lines: Sequence[_Line]) -> str:
         + "".join(f"; {error}: {LEGEND[error]}" for error in used)
         + "."
     ]
+    if any(column.name == "place" for column in columns):
+        parts.append("Methods that share a place differ within chance; *: differs from lora beyond chance (5 %, Holm).")
     if unadapted := [f"{line.label} {line.unadapted}" for line in lines if line.unadapted]:
         parts.append(f"Modules left without an adapter: {', '.join(unadapted)}.")
     if failed := [f"{line.label} {line.failed}" for line in lines if line.failed]:
@@ -162,6 +167,9 @@ def _line(method: pd.DataFrame, tasks: list[str], label: str) -> _Line:
             float((error**2).sum(skipna=False) ** 0.5) / len(error),
             sign="+",
         ),
+        place=NOTHING
+        if pd.isna(first["place"])
+        else f"{int(first['place'])}" + (" *" if pd.notna(first["mark"]) else ""),
         loss=NOTHING if pd.isna(first["validation_loss"]) else f"{float(first['validation_loss']):.4f}",
         lr=", ".join(f"{rate:g}" for rate in sorted(set(method["lr"].dropna()))) or NOTHING,
         seeds=_range(method["seeds"]),
@@ -255,6 +263,8 @@ def _setting(row: "pd.Series", name: str) -> str:
         case "recipe":
             settings = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
             return ", ".join(f"{name} {value}" for name, value in settings.items())
+        case "data_seed" | "init_seed" | "dropout_seed":
+            return f"{name} {'the seed' if pd.isna(row[name]) else row[name]}"
         case _:
             return f"revision {str(row['revision'])[:8]}"
 

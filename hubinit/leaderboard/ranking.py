@@ -10,6 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from hubinit.leaderboard.comparison import COMPARED, Row, compare, compare_all, init_seconds, is_untrained
+from hubinit.leaderboard.items import Items
+from hubinit.leaderboard.paired import NOTHING_IN_COMMON
 from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, OF_OPTIMISER, canonical
 
 EVALUATION = [
@@ -23,6 +26,7 @@ EVALUATION = [
     "judge",
     "metric",
 ]  # what one ranking compares
+OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]  # null: the run's
 TRAINING = [
     "rank",
     "alpha",
@@ -32,8 +36,15 @@ TRAINING = [
     "train_samples",
     "validation_samples",
     "recipe",
+    *OWN_SEEDS,
 ]  # of one table
-LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of it, what a linear probe has too
+LEARNED = [
+    "train_data",
+    "train_samples",
+    "validation_samples",
+    "recipe",
+    *OWN_SEEDS,
+]  # of it, what a linear probe has too
 METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
@@ -45,24 +56,29 @@ RANKING = [
     "default",
     "lr",
     "value",
+    "mean",
     "std",
     "seeds",
     "n",
     "stderr",
     "validation_loss",
-    "delta",
-    "delta_stderr",
-    "pairs",
+    *COMPARED,
+    "default_delta",
+    "default_low",
+    "default_high",
     "init_seconds",
+    "train_seconds",
+    "peak_memory_bytes",
+    "forgetting",
     "unadapted",
     "contaminated",
     "failed",
     "best",
+    "keys",
 ]
-Row = dict[str, Any]
 
 
-def rank(runs: pd.DataFrame) -> pd.DataFrame:
+def rank(runs: pd.DataFrame, items: Items | None = None, *, default_lr: float | None = None) -> pd.DataFrame:
     """Ranks the methods of each model and task by their primary metric.
 
     The learning rate is chosen by validation loss (the lowest median over seeds), never by score; without validation losses
@@ -71,15 +87,19 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         runs: as from `table` or `merge`.
+        items: what each run scored on each question, for differences that are paired by question. Without it they are paired by
+            seed, and questions count as if each run had been asked its own.
+        default_lr: the default learning rate, where it is known to be another than that of most methods.
 
     Returns:
         One row per evaluation, training setting and method (with its optimiser, version, options and number of calibration
         examples), best first; `recipe` is then without the optimiser. `default_lr` and `default` (median at that rate), `lr`
-        and `value` (median at the chosen rate), `std` and `seeds`, `n` and `stderr` (binomial, median over seeds),
-        `validation_loss` (median at the chosen rate), `delta`, `delta_stderr` and `pairs` (mean difference to plain LoRA over
-        common seeds), `init_seconds` (median; calibration and initialisation), `unadapted` (the most target modules that a
-        run left without an adapter), `contaminated` (test items that are in the training data), `failed` (runs without a
-        score), `best` (leads the next method by more than the uncertainty of their difference).
+        `value` (median at the chosen rate) with `mean`, `std` and `seeds`, `n` and `stderr` (binomial, median over seeds),
+        `validation_loss` (median at the chosen rate), what `compare_all` says of the differences to plain LoRA and of the place,
+        `default_delta` with its interval (the difference of both at the default rate), `init_seconds` (calibration and
+        initialisation), `train_seconds`, `peak_memory_bytes` and `forgetting` (medians), `unadapted` (the most target modules
+        that a run left without an adapter), `contaminated` (test items that are in the training data), `failed` (runs without a
+        score), `best` (leads the next method by more than the uncertainty of their difference), `keys` (of the runs behind it).
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
@@ -87,8 +107,8 @@ def rank(runs: pd.DataFrame) -> pd.DataFrame:
         if row["optimiser"] is not None and row["recipe"] is not None:
             row["recipe"] = _without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
-    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
-    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed)]
+    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
+    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed, items or {}, default_lr)]
     return pd.DataFrame(boards, columns=RANKING)
 
 
@@ -99,27 +119,27 @@ def _without_optimiser(recipe: str) -> str:
     return canonical({name: settings[name] for name in settings.keys() - {"optimiser", *OF_OPTIMISER}})
 
 
-def _board(scored: list[Row], failed: Counter[tuple[Any, ...]]) -> Iterator[Row]:
+def _board(
+    scored: list[Row], failed: Counter[tuple[Any, ...]], items: Items, known_default: float | None
+) -> Iterator[Row]:
     """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
-    untrained = [row for row in scored if _is_untrained(row)]
-    for setting in _settings([row for row in scored if not _is_untrained(row)]) or [[]]:
+    untrained = [row for row in scored if is_untrained(row)]
+    for setting in _settings([row for row in scored if not is_untrained(row)]) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
-        default_lr = _default_rate(setting)
+        default_lr = known_default if known_default is not None else _default_rate(setting)
         methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]
         methods += [_at_rates(group, None) for group in _group(untrained, METHOD)]
         methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))
-        baseline = _baseline([chosen for chosen, _ in methods])
-        leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0])
-        for place, (chosen, default) in enumerate(methods):
-            line = _line(chosen, default, baseline)
-            line["default_lr"] = None if _is_untrained(chosen[0]) else default_lr
+        baseline, plain = _baseline(methods)
+        compared = compare_all([chosen for chosen, _ in methods], baseline, items)
+        leads = len(methods) > 1 and _leads(methods[0][0], methods[1][0], items)
+        for place, ((chosen, default), differences) in enumerate(zip(methods, compared, strict=True)):
+            at_default = compare(default, plain, items) if differences["pairs"] else NOTHING_IN_COMMON
+            line = _line(chosen, default) | differences
+            line |= {"default_delta": at_default.mean, "default_low": at_default.low, "default_high": at_default.high}
+            line["default_lr"] = None if is_untrained(chosen[0]) else default_lr
             line["failed"] = failed[_values(chosen[0], FAILED_RUN)]
             yield shared | line | {"best": leads and place == 0}
-
-
-def _is_untrained(row: Row) -> bool:
-    """The base as it is. A linear probe has no adapter either, but it was trained."""
-    return row["method"] == "none" and row["train_data"] is None
 
 
 def _settings(trained: list[Row]) -> list[list[Row]]:
@@ -134,42 +154,43 @@ def _settings(trained: list[Row]) -> list[list[Row]]:
     return [s + [row for row in others if _values(row, LEARNED) == _values(s[0], LEARNED)] for s in settings] + alone
 
 
-def _baseline(methods: list[list[Row]]) -> list[Row]:
-    """Plain LoRA, whatever its scores: by the default optimiser if there is that, with the fewest options, the newest version."""
-    plain = [chosen for chosen in methods if chosen[0]["method"] == BASELINE]
+def _baseline(methods: list[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:
+    """Plain LoRA at the chosen and the default rate, whatever its scores.
 
-    def distance(chosen: list[Row]) -> tuple[bool, int, int]:
-        first = chosen[0]
+    By the default optimiser if there is that, with the fewest options, the newest version.
+    """
+    plain = [both for both in methods if both[0][0]["method"] == BASELINE]
+
+    def distance(both: tuple[list[Row], list[Row]]) -> tuple[bool, int, int]:
+        first = both[0][0]
         return first["optimiser"] != DEFAULT_OPTIMISER, len(first["options"]), -(first["method_version"] or 0)
 
-    return min(plain, key=distance, default=[])
+    return min(plain, key=distance, default=([], []))
 
 
-def _line(chosen: list[Row], default: list[Row], baseline: list[Row]) -> Row:
-    """One method: medians over seeds, and the difference to the baseline."""
+def _line(chosen: list[Row], default: list[Row]) -> Row:
+    """One method by itself: medians over seeds."""
     first = chosen[0]
     values = [row["value"] for row in chosen]
-    same = baseline and all(first[name] == baseline[0][name] for name in ("method", "optimiser"))
-    compared = [] if same else baseline
-    delta, delta_stderr, pairs = _pair(chosen, compared)
-    stages = ("seconds_calibrate", "seconds_initialise")
-    seconds = [sum(row[s] or 0.0 for s in stages) for row in chosen if any(row[s] is not None for s in stages)]
+    seconds = [one for one in map(init_seconds, chosen) if one is not None]
     return {
         **{name: first[name] for name in METHOD},
         "default": _median(default, "value"),
-        "lr": None if _is_untrained(first) else first["lr"],
+        "lr": None if is_untrained(first) else first["lr"],
         "value": median(values),
+        "mean": fmean(values),
         "std": stdev(values) if len(values) > 1 else math.nan,
         "seeds": len(values),
         "n": int(_median(chosen, "n")),
         "stderr": _median(chosen, "stderr"),
         "validation_loss": _median(chosen, "validation_loss"),
-        "delta": delta,
-        "delta_stderr": delta_stderr,
-        "pairs": pairs,
         "init_seconds": median(seconds) if seconds else math.nan,
+        "train_seconds": _median(chosen, "seconds_train"),
+        "peak_memory_bytes": _median(chosen, "peak_memory_bytes"),
+        "forgetting": _median(chosen, "forgetting"),
         "unadapted": max((row["unadapted"] or 0 for row in chosen), default=0),
         "contaminated": max((row["contaminated"] or 0 for row in chosen), default=0),
+        "keys": " ".join(row["key"] for row in chosen),
     }
 
 
@@ -195,31 +216,9 @@ def _at_rates(rows: list[Row], default_lr: float | None) -> tuple[list[Row], lis
     return default or by_rate[min(whole)], default
 
 
-def _pair(a: list[Row], b: list[Row]) -> tuple[float, float, int]:
-    """Mean of `a − b` over the seeds both have, its standard error, and the number of such seeds.
-
-    The error has two sources. Seeds: the standard error of the mean of the differences. Test examples: the two binomial
-    standard errors, which more seeds do not make smaller, because every seed answers the same questions. The untrained base
-    has one seed; it is compared with every seed of the other.
-    """
-    left, right = _by_seed(a, b), _by_seed(b, a)
-    differences = [left[seed] - right[seed] for seed in left.keys() & right.keys()]
-    if not differences:
-        return math.nan, math.nan, 0
-    seeds = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-    sampling = math.hypot(_median(a, "stderr"), _median(b, "stderr"))
-    return fmean(differences), math.hypot(seeds, sampling), len(differences)
-
-
-def _by_seed(rows: list[Row], others: list[Row]) -> dict[int, float]:
-    if rows and _is_untrained(rows[0]):
-        return {row["seed"]: rows[0]["value"] for row in others}
-    return {row["seed"]: row["value"] for row in rows}
-
-
-def _leads(first: list[Row], second: list[Row]) -> bool:
-    lead, uncertainty, _ = _pair(first, second)
-    return lead > uncertainty  # False when either is unknown
+def _leads(first: list[Row], second: list[Row], items: Items) -> bool:
+    found = compare(first, second, items)
+    return found.mean > found.stderr  # False when either is unknown
 
 
 def _median(rows: list[Row], column: str) -> float:

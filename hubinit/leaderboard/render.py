@@ -29,12 +29,10 @@ def markdown(ranking: pd.DataFrame, failures: pd.DataFrame | None = None) -> str
                 map(escape, board.labels), *(column.cells for column in board.columns), strict=True
             )
         ]
-        parts.append(
-            f"### {escape(board.title)}\n\n{_markdown_table(header, body, right=True)}\n\n{escape(board.note)}"
-        )
+        parts.append(f"### {escape(board.title)}\n\n{markdown_table(header, body, right=True)}\n\n{escape(board.note)}")
     if failures is not None and len(failures):
         body = [[escape(value) for value in line] for line in _texts(failures.head(FAILURES_SHOWN))]
-        parts.append(f"### Runs without a score\n\n{_markdown_table(list(failures.columns), body)}")
+        parts.append(f"### Runs without a score\n\n{markdown_table(list(failures.columns), body)}")
         if len(failures) > FAILURES_SHOWN:
             parts.append(f"… and {len(failures) - FAILURES_SHOWN} more in the data.")
     return "\n\n".join(parts) if parts else "No runs yet."
@@ -93,7 +91,8 @@ def _block(board: Board, columns: Sequence[Column]) -> Table:
     return table
 
 
-def _markdown_table(header: list[str], body: list[list[str]], right: bool = False) -> str:
+def markdown_table(header: list[str], body: list[list[str]], right: bool = False) -> str:
+    """One Markdown table; the cells of `body` are escaped already."""
     rule = ["---"] + ["---:" if right else "---"] * (len(header) - 1)
     head: list[str] = [escape(name) for name in header]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *body])

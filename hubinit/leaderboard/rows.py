@@ -82,6 +82,9 @@ class RunRow(Row):
     target_modules: Text | None = None
     lr: Amount
     seed: int = Field(ge=-(2**63), lt=2**63)
+    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: `seed`; so the next two")
+    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     train_data: Text | None = Field(default=None, description='task names joined by "+"')
     train_samples: Count | None = None
     validation_samples: Count | None = None
@@ -106,9 +109,16 @@ class RunRow(Row):
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     stderr: Amount | None = None
     invalid_rate: Share | None = None
+    items: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="sha256 of the item records behind the score"
+    )
     judge_version: Text | None = Field(default=None, description="that the judge reported about itself")
     contaminated: Count | None = Field(default=None, description="test items that are in the training data")
     validation_loss: Number | None = None
+    forgetting: Number | None = Field(
+        default=None, description="cross-entropy on neutral text, after − before, in nats"
+    )
+    curve: JsonObject | None = Field(default=None, description="training loss in blocks of steps, see `curves`")
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None
     seconds_initialise: Amount | None = None

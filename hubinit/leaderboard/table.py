@@ -4,12 +4,15 @@ Pure functions on data frames. Reading results and writing repos is done elsewhe
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.curves import write_curve
+from hubinit.leaderboard.ranking import OWN_SEEDS
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
@@ -20,7 +23,7 @@ ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "judge", "metric"]  # what makes a row the same row
 SETTINGS = [  # what a key stands for
     *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
-    *("lr", "seed", "train_data", "train_samples", "validation_samples", "recipe"),
+    *("lr", "seed", *OWN_SEEDS, "train_data", "train_samples", "validation_samples", "recipe"),
 ]
 ADAPTER = ["adapter_sha256", "validation_loss"]  # what its run left
 SCORE = ["primary", "value", "n", "stderr"]  # what an evaluation found
@@ -121,6 +124,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "target_modules": targets if isinstance(targets, str) else ",".join(targets),
         "lr": spec.learning_rate,
         "seed": spec.seed,
+        **{name: getattr(spec, name) for name in OWN_SEEDS},
         "train_data": "+".join(spec.data.tasks) if spec.data else None,
         "train_samples": spec.data.samples if spec.data else None,
         "validation_samples": spec.data.validation_samples if spec.data else None,
@@ -132,6 +136,8 @@ def _run(result: RunResult) -> dict[str, Any]:
         else None,
         "unadapted": len(result.left_out),
         "validation_loss": result.validation_loss,
+        "forgetting": _forgetting(result),
+        "curve": write_curve(result.curve),
         **{f"seconds_{stage}": cost.seconds for stage, cost in result.costs.items()},
         "peak_memory_bytes": max(memory) if memory else None,
         "trainable_parameters": result.trainable_parameters,
@@ -166,9 +172,16 @@ def _score(score: Score | None) -> dict[str, Any]:
         "n": score.n,
         "stderr": score.stderr,
         "invalid_rate": score.invalid_rate,
+        "items": score.items,
         "judge_version": score.judge_version,
         "contaminated": score.contaminated,
     }
+
+
+def _forgetting(result: RunResult) -> float | None:
+    """What the diagnostics of a run say, where they measured it."""
+    found = result.diagnostics.forgetting if result.diagnostics else None
+    return found.difference if found and math.isfinite(found.difference) else None
 
 
 def _steps(result: RunResult) -> int | None:
@@ -182,6 +195,14 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without a score, with their reason."""
-    failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
+    """The runs without a score, with their reason; one that was only trained, as a search does, failed at nothing."""
+    failed = runs[runs["task"].isna() & (runs["status"] != "ok")].sort_values(
+        ["model", "method", "optimiser", "lr", "seed"]
+    )
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)
+
+
+def ranked_items(runs: pd.DataFrame) -> set[tuple[str, str]]:
+    """sha256 of the item records and metric of each score that ranks."""
+    ranking = runs[runs["primary"].fillna(False).astype(bool) & runs["items"].notna()]
+    return set(zip(ranking["items"], ranking["metric"], strict=True))

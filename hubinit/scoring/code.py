@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item
 from hubinit.scoring.generation import scores_generated
 from hubinit.scoring.sandbox import LIMITS, Outcome, active, run_programs
-from hubinit.scoring.spec import Scored, Scorer, mean_scores
+from hubinit.scoring.spec import Scored, Scorer, mean_scores, wrong_document
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Coding, Document, Task
 
@@ -43,7 +42,11 @@ def grade_programs(
     """
     assert task.coding is not None
     protection = active()
-    check_documents(task, documents)
+    for key, document in documents.items():
+        try:
+            task.coding.program(document, "")
+        except (LookupError, TypeError) as error:
+            raise wrong_document(task, key, error) from error
     runs = run_all(task.coding, list(documents.values()), outputs)
     ks = [k for k in KS if k <= min(map(len, outputs))]
     items = [
@@ -52,22 +55,6 @@ def grade_programs(
     ]
     scores = mean_scores(items, task, evaluation, invalid=True)
     return Scored([score.model_copy(update={"protection": protection}) for score in scores], items)
-
-
-def check_documents(task: Task, documents: Mapping[str, Document]) -> None:
-    """Checks that each document has what a program is made of: recorded outputs may bring their own.
-
-    Raises:
-        HubinitError: one has not.
-    """
-    assert task.coding is not None
-    for key, document in documents.items():
-        try:
-            task.coding.program(document, "")
-        except (KeyError, TypeError) as error:
-            raise HubinitError(
-                f"The document of item '{key}' is not one of '{task.name}': {type(error).__name__}: {first_line(error)}."
-            ) from error
 
 
 def run_all(coding: Coding, documents: Sequence[Document], outputs: Sequence[Sequence[str]]) -> Runs:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from hubinit.errors import HubinitError
 from hubinit.records import Item, Score
 from hubinit.scoring import captions
 from hubinit.scoring.generation import scores_generated
-from hubinit.scoring.spec import Scored, Scorer, mean_score
+from hubinit.scoring.spec import Scored, Scorer, mean_score, wrong_document
 from hubinit.scoring.text import Values, bleu, nist, set_weights
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Document, Task
@@ -25,7 +24,7 @@ def grade_e2e(
     Raises:
         HubinitError: a document without references.
     """
-    references = [references_of(key, document) for key, document in documents.items()]
+    references = [references_of(task, key, document) for key, document in documents.items()]
     texts = [" ".join(samples[0].split()) for samples in outputs]
     weights = set_weights(len(texts))
     corpus = bleu(texts, references, weights) | nist(texts, references, weights)
@@ -50,7 +49,7 @@ def grade_e2e(
     return Scored(scores, items, tuple(notes))
 
 
-def references_of(key: str, document: Document) -> list[str]:
+def references_of(task: Task, key: str, document: Document) -> list[str]:
     """The references of a document.
 
     Raises:
@@ -62,7 +61,7 @@ def references_of(key: str, document: Document) -> list[str]:
         or not references
         or not all(isinstance(one, str) for one in references)
     ):
-        raise HubinitError(f"Document {key!r} cannot be scored: it needs `references`, a list of texts.")
+        raise wrong_document(task, key, "it needs `references`, a list of texts")
     return [" ".join(one.split()) for one in references]
 
 
@@ -94,4 +93,5 @@ E2E = Scorer(
     title="generates a text and compares it with several references: BLEU, NIST; METEOR, ROUGE-L and CIDEr with Java",
     score=scores_generated(grade_e2e),
     grade=grade_e2e,
+    verdicts=False,
 )

@@ -3,16 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubinit.errors import HubinitError
 from hubinit.records import Item, Score
 from hubinit.scoring.chat_client import Messages, Reply
 from hubinit.scoring.generation import hash_of
 from hubinit.scoring.judge import find_judge, judge_all
+from hubinit.scoring.mt_bench_files import Template, read_references, read_templates
 from hubinit.scoring.spec import Progress, Scored, Scorer, mean_score
 from hubinit.scoring.two_turns import Question, answer_all, read_questions
 from hubinit.specs import EvalSpec
@@ -23,15 +21,6 @@ RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")  # FastChat, llm_judge/common.py: on
 SECOND_CHOICE = re.compile(r"\[(\d+\.?\d*)\]")  # one_score_pattern_backup
 LOWEST, HIGHEST = 1.0, 10.0
 TURNS = ("turn-1", "turn-2")
-
-
-class Template(BaseModel):
-    """One prompt of the judge; `{name}` in it stands for a text."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    system_prompt: str
-    prompt_template: str
 
 
 def score_answers(
@@ -101,41 +90,6 @@ def rate_answers(
     scores = scores_of(items, questions, task, evaluation)
     versions = ", ".join(sorted({reply.version for reply in replies} - {""})) or None
     return Scored([score.model_copy(update={"judge_version": versions}) for score in scores], items)
-
-
-def read_templates(task: Task) -> dict[str, Template]:
-    """The prompts of the judge, by name.
-
-    Raises:
-        HubinitError: the data set cannot be had, or is not one of prompts.
-    """
-    source = replace(task, dataset=mt_bench.JUDGE_PROMPTS)
-    try:
-        return {str(row["name"]): Template.model_validate(row) for row in rows.load_rows(source, "train", None)}
-    except (KeyError, ValidationError) as error:
-        raise HubinitError(f"{mt_bench.JUDGE_PROMPTS} does not hold the prompts of MT-bench's judge.") from error
-
-
-def read_references(task: Task, questions: Sequence[Question]) -> dict[int, Sequence[str]]:
-    """The reference answers of the questions that need some, by their numbers.
-
-    Raises:
-        HubinitError: the data set cannot be had, or lacks one.
-    """
-    wanted = [question.question_id for question in questions if question.with_reference]
-    if not wanted:
-        return {}
-    source = replace(task, dataset=mt_bench.REFERENCES)
-    try:
-        found: dict[int, Sequence[str]] = {
-            row["question_id"]: tuple(row["turns"]) for row in rows.load_rows(source, "train", None)
-        }
-    except (KeyError, TypeError) as error:
-        raise HubinitError(f"{mt_bench.REFERENCES} does not hold reference answers of MT-bench.") from error
-    for number in wanted:
-        if len(found.get(number, ())) != 2:
-            raise HubinitError(f"{mt_bench.REFERENCES} has no reference answers to question {number}, which need some.")
-    return found
 
 
 def judge_prompt(
@@ -228,4 +182,5 @@ JUDGE = Scorer(
     title="a judge (another model) rates both answers of each question from 1 to 10",
     score=score_answers,
     grade=grade_answers,
+    verdicts=False,
 )

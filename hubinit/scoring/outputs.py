@@ -140,6 +140,15 @@ def checked(output: Any, number: int) -> Recorded:
         raise HubinitError(f"Output {number} cannot be scored: {place}: {problem['msg']}.") from error
 
 
+def documents_of(outputs: Sequence[Mapping[str, Any]], task: str) -> dict[str, Document]:
+    """The documents that recorded outputs bring, by the ids of their items.
+
+    Raises:
+        HubinitError: an output of another form, or two with one id.
+    """
+    return own_documents([checked(output, number) for number, output in enumerate(outputs, 1)], get(task))
+
+
 def own_documents(lines: Sequence[Recorded], task: Task) -> dict[str, Document]:
     """The documents that the lines bring, by id; one that comes again without an id is numbered.
 

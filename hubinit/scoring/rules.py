@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 
-from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.scoring.generation import scores_generated
-from hubinit.scoring.spec import Scored, Scorer, invalid_share, mean_score, mean_scores
+from hubinit.scoring.spec import Scored, Scorer, invalid_share, mean_score, mean_scores, wrong_document
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Document, Rule, Task
 from hubinit.text import one_line
@@ -45,8 +44,7 @@ def read_answer(task: Task, key: str, document: Document, samples: Sequence[str]
             for rule in rules
         }
     except (LookupError, TypeError, ValueError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
-        raise HubinitError(f"Question {key!r} is not one of '{task.name}': {reason}.") from error
+        raise wrong_document(task, key, error) from error
     return Item(id=key, outputs=tuple(samples), extracted=extracted, values=values)
 
 

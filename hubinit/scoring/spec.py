@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hubinit.errors import HubinitError, first_line
 from hubinit.records import Item, Score
 from hubinit.specs import EvalSpec
 from hubinit.tasks.spec import Document, Task
@@ -36,6 +37,7 @@ class Scorer:
         title: what it does, for `hubinit tasks`.
         score: the rule; the model is in evaluation mode.
         grade: how recorded outputs are scored; None where a score is not made from outputs.
+        verdicts: whether an item is right or wrong by itself; else a score is of all items together, or of degrees.
         check: raises a HubinitError where this machine cannot do it, before a model has worked for it.
     """
 
@@ -43,7 +45,15 @@ class Scorer:
     title: str
     score: Rule
     grade: Grade | None = None
+    verdicts: bool = True
     check: Callable[[], object] | None = None
+
+
+def wrong_document(task: Task, key: str, error: Exception | str) -> HubinitError:
+    """The one sentence for a document that is not the task's: recorded outputs may bring their own."""
+    said = error if isinstance(error, str) else first_line(error)
+    reason = f"it has no {error}" if isinstance(error, KeyError) else said
+    return HubinitError(f"Question {key!r} is not one of '{task.name}': {reason}.")
 
 
 def mean_scores(

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hubinit.data.chat import chat_prompt
-from hubinit.errors import HubinitError
 from hubinit.scoring.generation import generate, hash_of
+from hubinit.scoring.spec import wrong_document
 from hubinit.tasks import mt_bench
 from hubinit.tasks.spec import Document, Task
 
@@ -44,7 +44,7 @@ def read_questions(task: Task, documents: Mapping[str, Document]) -> list[Questi
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(str(part) for part in problem["loc"])
-            raise HubinitError(f"Question {key} of '{task.name}' is malformed: {place}: {problem['msg']}.") from error
+            raise wrong_document(task, key, f"{place}: {problem['msg']}") from error
     return questions
 
 

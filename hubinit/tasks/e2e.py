@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from hubinit.data.encode import Example
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Decoding, Document, Generative, Task
 
 NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}  # as LoRA's files call them
@@ -38,6 +39,7 @@ TASK = Task(
     train_split="train",
     test_split="test",
     scorer="e2e",
+    question=free_text("meaning_representation"),
     primary="bleu",
     needs="hubinit[e2e] and Java for METEOR, ROUGE-L and CIDEr",
     generative=Generative(

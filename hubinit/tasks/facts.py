@@ -43,8 +43,18 @@ def known_rows(task: Task, split: str) -> int | None:
 
 
 def training_rows(task: Task) -> int | None:
-    """How many rows a task's training splits have together; None where nobody has established it."""
-    counts = [known_rows(replace(task, config=name), task.train_split) for name in task.train_configs or (task.config,)]
+    """How many rows a task's training splits have together; None where nobody has established it, or there are none."""
+    return joined_rows(task, task.train_configs, task.train_split)
+
+
+def scored_rows(task: Task) -> int | None:
+    """How many rows a task's test splits have together; None where nobody has established it."""
+    return joined_rows(task, task.test_configs, task.test_split)
+
+
+def joined_rows(task: Task, configs: Sequence[str], split: str) -> int | None:
+    """How many rows one split of several configurations has together; None where nobody has established it."""
+    counts = [known_rows(replace(task, config=name), split) for name in configs or (task.config,)]
     return None if None in counts else sum(count or 0 for count in counts)
 
 
@@ -68,6 +78,18 @@ def check_split(task: Task, split: str, rows: int, columns: Sequence[str]) -> No
         return
     where = f"{split} of {task.dataset}" + (f" ({task.config})" if task.config else "")
     message = f"The split {where} is not the one that task '{task.name}' is about: {', '.join(found)}"
+    refuse_drift(message)
+
+
+def refuse_drift(message: str) -> None:
+    """Refuses data that are not the original ones, or warns where the user allows them.
+
+    Args:
+        message: which data, and what they should be or how they differ.
+
+    Raises:
+        HubError: drift is not allowed.
+    """
     if os.environ.get(ALLOW_DRIFT) != "1":
         raise HubError(f"{message}. Scores on it cannot be compared; --allow-drift goes on all the same.")
     logging.getLogger(__name__).warning("%s; it is used because of --allow-drift.", message)

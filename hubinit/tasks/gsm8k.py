@@ -1,7 +1,7 @@
 """GSM8K: grade-school word problems, solved in free text; an answer is the number after `####`."""
 
 from hubinit.tasks.gsm8k_rules import GSM8K_RULES
-from hubinit.tasks.questions import word_problem
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Task
 
 TASK = Task(
@@ -15,7 +15,7 @@ TASK = Task(
     definition="gsm8k/gsm8k.yaml",
     harness="gsm8k",
     primary="exact_match,strict-match",
-    question=word_problem,
+    question=free_text("question"),
     rules=GSM8K_RULES,
     source="Cobbe et al. 2021 (arXiv 2110.14168): exact match of the number found by `#### (\\-?[0-9\\.\\,]+)`, as in "
     "openai/grade-school-math",

@@ -7,7 +7,7 @@ annotations, `#### 72`, and where the paper keeps it the line `The answer is: 72
 import re
 
 from hubinit.tasks.gsm8k_rules import GSM8K_RULES, PHRASE, reference
-from hubinit.tasks.questions import word_problem
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Document, Generative, Rule, Task
 
 
@@ -44,7 +44,7 @@ def gsm8k_task(name: str, title: str, rule: Rule, *, generative: Generative, sou
         config="main",
         train_split="train",
         test_split="test",
-        question=word_problem,
+        question=free_text("question"),
         scorer="rules",
         primary=rule.name,
         rules=GSM8K_RULES,

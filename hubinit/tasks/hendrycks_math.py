@@ -2,6 +2,7 @@
 
 from hubinit.data.encode import Example
 from hubinit.tasks.math_answers import HENDRYCKS, MATH_RULES
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Document, Generative, Task
 from hubinit.tasks.step_by_step import frame, greedy
 
@@ -32,6 +33,7 @@ TASK = Task(
     test_split="test",
     test_configs=SUBJECTS,
     scorer="rules",
+    question=free_text("problem"),
     primary=HENDRYCKS.name,
     breakdown=("type", "level"),
     generative=GENERATIVE,

@@ -2,6 +2,7 @@
 
 from hubinit.data.encode import Example
 from hubinit.tasks.coding import FENCED, LORA_GA
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Coding, Decoding, Document, Generative, Reading, Task
 
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -21,6 +22,7 @@ TASK = Task(
     train_split="",
     test_split="test",
     scorer="code",
+    question=free_text("prompt"),
     needs="a sandbox",
     primary="pass@1",
     generative=Generative(

@@ -2,6 +2,7 @@
 
 from hubinit.tasks.hendrycks_math import GENERATIVE
 from hubinit.tasks.math_answers import HENDRYCKS, MATH_RULES
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Generative, Task
 
 TASK = Task(
@@ -12,6 +13,7 @@ TASK = Task(
     train_split="",
     test_split="test",
     scorer="rules",
+    question=free_text("problem"),
     primary=HENDRYCKS.name,
     breakdown=("subject", "level"),
     generative=Generative(

@@ -3,6 +3,7 @@
 from hubinit.data.encode import Example
 from hubinit.tasks import rows
 from hubinit.tasks.coding import FENCED
+from hubinit.tasks.questions import free_text
 from hubinit.tasks.spec import Coding, Decoding, Document, Generative, Reading, Task
 
 SOLVED = (2, 3, 4)  # task ids of the solved examples before each question
@@ -42,6 +43,7 @@ TASK = Task(
     train_split="train",
     test_split="test",
     scorer="code",
+    question=free_text("text"),
     needs="a sandbox",
     primary="pass@1",
     generative=Generative(

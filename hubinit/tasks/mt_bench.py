@@ -1,7 +1,7 @@
 """MT-bench: 80 questions with a follow-up each; a judge rates both answers from 1 to 10.
 
-The judge's prompts and the reference answers are read from data sets, as the questions are. The Hub's copy of the questions
-numbers them in its own way, so they get their official numbers back, which the reference answers go by.
+The judge's prompts and the reference answers are files of FastChat's, see `scoring/mt_bench_files.py`. The Hub's copy of the
+questions numbers them in its own way, so they get their official numbers back, which the reference answers go by.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ from hubinit.data.encode import Example
 from hubinit.errors import HubinitError
 from hubinit.tasks.spec import Decoding, Document, Generative, Task
 
+# FastChat's files, at the last commit of its main branch
+FASTCHAT = "https://raw.githubusercontent.com/lm-sys/FastChat/587d5cfa1609a43d192cedb8441cac3c17db105d/fastchat/llm_judge/data/"
+# The same as data sets, where a Hub has them
 REFERENCES = "lmsys/mt_bench_reference_answers"  # columns question_id, turns
 JUDGE_PROMPTS = "lmsys/mt_bench_judge_prompts"  # columns name, system_prompt, prompt_template
 FIRST = 81  # number of the first question; the others follow
@@ -43,6 +46,7 @@ TASK = Task(
     train_split="",
     test_split="train",  # its only one
     scorer="judge",
+    question=lambda question: ("\n".join(question["turns"]), ""),
     needs="a judge (--judge-model)",
     primary="score",
     generative=Generative(

@@ -7,14 +7,13 @@ tokens. Its training rationales were written by ChatGPT and are another data set
 import re
 from collections.abc import Callable
 
-from hubinit.data.encode import Example
-from hubinit.tasks.llm_adapters import RESPONSE, first_match, frame, training_frame
-from hubinit.tasks.spec import Decoding, Document, Generative, Rule, Task
+from hubinit.tasks.llm_adapters import first_match, framed_task, response_of
+from hubinit.tasks.spec import Document, Rule, Task
 
 
 def last_number(output: str) -> str | None:
     """The last number of the response; a minus before it counts, even one that means to subtract."""
-    found = re.findall(r"-?\d+\.?\d*", output.split(RESPONSE)[0].replace(",", ""))
+    found = re.findall(r"-?\d+\.?\d*", (response_of(output) or "").replace(",", ""))
     return found[-1] if found else None
 
 
@@ -89,21 +88,15 @@ def answer_task(
     source: str,
 ) -> Task:
     """What numbers and letters have in common; `answer` is as it is taught."""
-    return Task(
-        name=name,
-        title=title,
-        kind="language",
-        dataset=dataset,
+    return framed_task(
+        name,
+        title,
+        dataset,
+        rule,
         config=config,
-        train_split="train",
-        test_split="test",
-        scorer="rules",
-        primary=rule.name,
-        rules=(rule,),
-        generative=Generative(
-            prompt=lambda row: frame(question(row)),
-            training=lambda row: Example(training_frame(question(row)), f"The answer is {answer(row)}."),
-            decoding=Decoding(max_new_tokens=256, beams=4),
-        ),
+        question=lambda row: (question(row), answer(row)),
+        instruction=question,
+        taught=lambda row: f"The answer is {answer(row)}.",
+        max_new_tokens=256,
         source=f"{source}; asked and read as by Hu et al. 2023 (arXiv 2304.01933): {rule.source}",
     )

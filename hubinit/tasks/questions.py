@@ -47,9 +47,9 @@ def yes_or_no(column: str) -> Callable[[Document], Asked]:
     return lambda row: (row["question"], "yes" if row[column] else "no")
 
 
-def word_problem(row: Document) -> Asked:
-    """GSM8K, whose solutions are free texts."""
-    return row["question"], ""
+def free_text(column: str) -> Callable[[Document], Asked]:
+    """The reader of rows whose right answers are free texts, as GSM8K, MATH and MBPP have them: the question alone counts."""
+    return lambda row: (row[column], "")
 
 
 def key_of(asked: Asked) -> int:

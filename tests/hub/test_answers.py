@@ -212,19 +212,58 @@ def test_the_beginning_of_several_keys_is_refused(store: ResultStore) -> None:
         show(key[:4], store)
 
 
-def test_answers_to_a_score_of_all_items_together_are_shown_too(
-    store: ResultStore, capsys: pytest.CaptureFixture[str]
+def test_texts_that_are_neither_right_nor_wrong_stand_beside_their_references(
+    store: ResultStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """BLEU and its like give no item a value."""
-    result = result_of(store, 1)
+    """BLEU and its like are of all items together; where an item has a value, it is a degree."""
+    rows = [{"meaning_representation": "name[Zizzi]", "human_reference": text} for text in ("A pub.", "Zizzi, a pub.")]
+    split = Dataset.from_list([*rows, {"meaning_representation": "name[Aromi]", "human_reference": "A bar."}])
+    folder = save_dataset(tmp_path / f"e2e-{tmp_path.name}", "default", {"train": split, "test": split})
+    monkeypatch.setitem(tasks.TASKS, "e2e", replace(tasks.get("e2e"), dataset=str(folder)))
     evaluation = EvalSpec(task="e2e")
-    items = [Item(id="0", outputs=("a pub by the river",))]
-    scores = store.write_items(result.key, [score("bleu", 0.5, evaluation=evaluation)], items)
+    wrote = {1: ("a pub by the river", "a bar"), 2: ("a pub", "a bar"), 3: ("a pub by the river", "a bar")}
+    for seed, values in {1: (0.2, 1.0), 2: (0.9, 1.0), 3: (None, None)}.items():
+        result = result_of(store, seed)
+        items = [
+            Item(id=str(place), outputs=(text,), values={} if value is None else {"bleu": value})
+            for place, (text, value) in enumerate(zip(wrote[seed], values, strict=True))
+        ]
+        scores = store.write_items(result.key, [score("bleu", 0.5, evaluation=evaluation)], items)
+        store.write(result.model_copy(update={"scores": tuple(scores)}))
+    first, second, third = (result_of(store, seed).key for seed in (1, 2, 3))
+    assert shown(capsys, third, store)["items"][0]["outputs"] == ["a pub by the river"], "items without a value"
+    found = shown(capsys, first, store)
+    assert (found["n"], found["value"], "right" in found) == (2, 0.5, False)
+    assert (found["items"][0]["question"], found["items"][0]["references"]) == (
+        "name[Zizzi]",
+        ["A pub.", "Zizzi, a pub."],
+    )
+    show(first, store, as_json=False)
+    text = capsys.readouterr().out
+    assert "2 answers, none right or wrong by itself; together 0.5000" in text
+    assert text.index("reference: Zizzi, a pub.") < text.index("wrote (bleu 0.2 by itself): a pub by the river")
+    assert "    right" not in text
+    assert "    wrong" not in text
+    with pytest.raises(HubinitError, match="no answer to 'e2e' is right or wrong; leave out --wrong"):
+        show(first, store, wrong=True)
+
+    found = shown(capsys, first, store, compare=second)
+    assert [found[name] for name in ("n", "same", "first_higher", "second_higher")] == [2, 1, 0, 1]
+    assert [pair["id"] for pair in found["items"]] == ["0"]
+    show(first, store, compare=second, as_json=False)
+    assert "1 of 2 outputs differ; higher by itself" in capsys.readouterr().out
+    with pytest.raises(HubinitError, match="has no metric 'blue'"):
+        show(first, store, metric="blue")
+
+
+def test_ratings_are_degrees(store: ResultStore, capsys: pytest.CaptureFixture[str]) -> None:
+    result = result_of(store, 1)
+    evaluation = EvalSpec(task="mt-bench", judge="j")
+    items = [Item(id="81", outputs=("one", "two"), values={"score": 3.0}), Item(id="82", outputs=("a", "b"))]
+    scores = store.write_items(result.key, [score("score", 3.0, evaluation=evaluation)], items)
     store.write(result.model_copy(update={"scores": tuple(scores)}))
-    assert shown(capsys, result.key, store)["items"][0]["outputs"] == ["a pub by the river"]
     show(result.key, store, as_json=False)
     text = capsys.readouterr().out
-    assert "1 answers, none right or wrong by itself" in text
-    assert "wrote: a pub by the river" in text
-    with pytest.raises(HubinitError, match="has no metric 'bleu'"):
-        show(result.key, store, compare=result.key)
+    assert "2 answers, none right or wrong by itself; together 3.0000" in text
+    assert "wrote (score 3 by itself): one" in text
+    assert "wrote: two" in text, "both turns are shown"

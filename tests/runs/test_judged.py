@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from hubinit import tasks
+from hubinit.cli import scoring as command
 from hubinit.cli.environment import connect
 from hubinit.cli.scoring import run_eval
 from hubinit.errors import HubinitError
@@ -104,12 +105,42 @@ def test_eval_goes_on_with_the_other_tasks(tmp_path: Path, capsys: pytest.Captur
     model = texts.save_model(tmp_path / "model")
     options: dict[str, Any] = {"outputs": None, "batch_size": 4, "dtype": "float32", "as_json": True}
     wanted = EvalSpec(task="", judge="j")
-    failed = run_eval(str(model), ("mt-bench", "arc-easy"), wanted, out=tmp_path / "scores", **options)
+    failed = run_eval((str(model),), ("mt-bench", "arc-easy"), wanted, out=tmp_path / "scores", **options)
     printed = capsys.readouterr()
     assert failed == 1
-    assert {(score["task"], score["eval"]["judge"]) for score in json.loads(printed.out)} == {("arc-easy", None)}
+    rows = json.loads(printed.out)
+    scores, failed_rows = [row for row in rows if "value" in row], [row for row in rows if "value" not in row]
+    assert {(score["task"], score["eval"]["judge"]) for score in scores} == {("arc-easy", None)}
+    assert [(row["task"], row["status"]) for row in failed_rows] == [("mt-bench", "failed")]
+    assert failed_rows[0]["reason"].startswith("The judge j at")
     assert "mt-bench: The judge j at" in printed.err
     assert "Traceback" not in printed.err
+
+
+def test_the_same_command_goes_on_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = texts.save_model(tmp_path / "model")
+    out = tmp_path / "scores"
+    options: dict[str, Any] = {"outputs": None, "batch_size": 4, "dtype": "float32", "as_json": True, "out": out}
+    wanted, groups = EvalSpec(task="", judge="j"), ("arc-easy", "mt-bench")
+    assert run_eval((str(model),), groups, wanted, **options) == 1
+    assert set(json.loads((out / "eval.json").read_text())["unfinished"]) == {"mt-bench"}
+    first = json.loads((out / "scores.json").read_text())
+    capsys.readouterr()
+    with running(lambda asked, number: says("[[9]]")) as served:
+        monkeypatch.setenv("HUBINIT_JUDGE_URL", served.url)
+        assert run_eval((str(model),), groups, wanted, **options) == 0
+    printed = capsys.readouterr()
+    assert "arc-easy: scored already" in printed.err
+    assert [row for row in json.loads(printed.out) if row["task"] == "arc-easy"] == first, "not done again"
+    assert json.loads((out / "eval.json").read_text())["unfinished"] == {}
+    assert {path.name.rpartition("-")[0] for path in (out / "items").iterdir()} == {"arc-easy", "mt-bench"}
+
+    monkeypatch.setattr(command, "load_found", None)  # nothing is left to do, so nothing is loaded
+    assert run_eval((str(model),), groups, wanted, **options) == 0
+    with pytest.raises(HubinitError, match=r"holds scores of something else \(dtype float32; now dtype bfloat16\)"):
+        run_eval((str(model),), groups, wanted, **(options | {"dtype": "bfloat16"}))
 
 
 def test_recorded_answers_are_rated_by_the_judge_at_the_given_address(
@@ -119,7 +150,7 @@ def test_recorded_answers_are_rated_by_the_judge_at_the_given_address(
     outputs.write_text('{"id": 81, "output": ["first", "second"]}\n')
     with running(lambda asked, number: says("[[9]]")) as served, connect(None, served.url):
         failed = run_eval(
-            None,
+            (),
             ("mt-bench",),
             EvalSpec(task="", judge="j"),
             outputs=outputs,

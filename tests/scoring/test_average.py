@@ -11,7 +11,8 @@ from hubinit.cli import scoring as command
 from hubinit.errors import HubinitError
 from hubinit.records import Item, Score
 from hubinit.scoring.spec import Scored, average, mean_scores
-from hubinit.specs import EvalSpec
+from hubinit.scoring.target import Target
+from hubinit.specs import EvalSpec, ModelSpec
 
 MEMBERS = tasks.members("commonsense")
 
@@ -53,17 +54,29 @@ def test_eval_prints_it_or_says_why_not(
             raise HubinitError("There is no such data set.")
         return Scored(scores_of(evaluation.task, 1, 4), [])
 
-    monkeypatch.setattr(command, "load_target", lambda *arguments: (None, None))
+    found = Target("m", ModelSpec(id="m"), adapter=False, engine="transformers")
+    monkeypatch.setattr(command, "find_target", lambda *arguments: found)
+    monkeypatch.setattr(command, "load_found", lambda *arguments: (None, None))
     monkeypatch.setattr(command, "evaluate_one", score_one)
     monkeypatch.setattr(tasks, "pin", lambda name: None)
     for as_json in (True, False):
         failed = command.run_eval(
-            "m", ["commonsense"], EvalSpec(task=""), outputs=None, batch_size=1, dtype="auto", out=None, as_json=as_json
+            ("m",),
+            ["commonsense"],
+            EvalSpec(task=""),
+            outputs=None,
+            batch_size=1,
+            dtype="auto",
+            out=None,
+            as_json=as_json,
         )
         printed = capsys.readouterr()
         assert failed == (broken is not None)
         if as_json:
-            rows = [row for row in json.loads(printed.out) if row["metric"] == "mean"]
+            printed_rows = json.loads(printed.out)
+            rows = [row for row in printed_rows if row.get("metric") == "mean"]
+            failed_rows = [(row["task"], row["reason"]) for row in printed_rows if row.get("status") == "failed"]
+            assert failed_rows == ([(broken, "There is no such data set.")] if broken else [])
             assert [(row["task"], row["value"], row["n"]) for row in rows] == (
                 [] if broken else [("commonsense", 0.25, 8)]
             )

@@ -1,18 +1,22 @@
 """Test items that occur in the training data: found whatever their form, and left out of a second score."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from hubinit import tasks
+from hubinit.cli import scoring as command
 from hubinit.records import Item
 from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.outputs import questions_of
 from hubinit.scoring.spec import Scored, mean_scores
-from hubinit.specs import DataSpec, EvalSpec
+from hubinit.scoring.target import Target
+from hubinit.specs import DataSpec, EvalSpec, ModelSpec
 from hubinit.tasks.questions import key_of
 from tests.texts import SHARED, save_dataset
 
@@ -65,6 +69,50 @@ def test_without_a_reader_nobody_looks(toy: None, monkeypatch: pytest.MonkeyPatc
     scored = answered("openbookqa", {"0": None}, right=1)
     assert mark_seen(scored, EvalSpec(task="openbookqa"), DataSpec(tasks=("openbookqa-gen",))) is scored
     assert scored.scores[0].contaminated is None
+
+
+@pytest.mark.parametrize(
+    ("manifest", "asked", "count"),
+    [
+        ({"tasks": ["openbookqa"]}, (), 1),  # as the adapter says
+        ({"tasks": ["openbookqa-gen"], "own": {"sha256": "0"}}, (), None),  # its rows are the user's own
+        ({"tasks": ["no such task"]}, (), None),
+        (None, (), None),
+        (None, ("openbookqa-gen",), 1),  # as the user says
+        ({"tasks": ["no such task"]}, ("openbookqa",), 1),
+    ],
+)
+def test_eval_counts_what_an_adapter_was_trained_on(
+    manifest: dict[str, Any] | None,
+    asked: tuple[str, ...],
+    count: int | None,
+    toy: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "a").mkdir()
+    if manifest is not None:
+        (tmp_path / "a" / "hubinit.json").write_text(json.dumps({"result": {"spec": {"data": manifest}}}))
+    found = Target(str(tmp_path / "a"), ModelSpec(id="m"), adapter=True, engine="transformers")
+    monkeypatch.setattr(command, "load_found", lambda *arguments: (None, None))
+    monkeypatch.setattr(
+        command, "evaluate_one", lambda *_, **__: answered("openbookqa", {str(i): row for i, row in enumerate(TEST)}, 2)
+    )
+    data = command.training_data(asked) if asked else None
+    outcome = command.score_target(found, ["openbookqa"], EvalSpec(task=""), 1, data)
+    assert outcome.scores[0].contaminated == count
+    assert len(outcome.scores) == (1 if count is None else 2)
+
+
+def test_recorded_outputs_with_their_documents_are_searched_too(toy: None, tmp_path: Path) -> None:
+    lines = [{"output": "answer2", "document": document} for document in TEST]
+    (tmp_path / "outputs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = command.training_data(["openbookqa"])
+    outcome = command.score_recorded("openbookqa-gen", tmp_path / "outputs.jsonl", EvalSpec(task=""), data, None)
+    assert [(score.metric, score.n, score.contaminated) for score in outcome.scores] == [
+        ("acc", 4, 1),
+        ("acc,unseen", 3, None),
+    ]
 
 
 @pytest.mark.shared

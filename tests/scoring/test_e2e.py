@@ -99,7 +99,7 @@ def test_a_model_s_texts_are_scored_by_meaning(no_java: None, tmp_path: Path, mo
 
 @pytest.mark.parametrize("document", [{}, {"references": []}, {"references": "a b"}, {"references": [1]}])
 def test_a_document_without_references_is_one_sentence(document: dict[str, object]) -> None:
-    with pytest.raises(HubinitError, match="Document '0' cannot be scored: it needs `references`, a list of texts"):
+    with pytest.raises(HubinitError, match="Question '0' is not one of 'e2e': it needs `references`, a list of texts"):
         score_outputs("e2e", ["x"], {"0": document})
 
 
@@ -114,5 +114,7 @@ def test_the_command_scores_recorded_texts(
         main()
     printed = capsys.readouterr()
     assert ended.value.code in (0, None)
-    assert [score["metric"] for score in json.loads(printed.out)] == ["bleu", "nist", "nist,python"]
+    *scores, partial = json.loads(printed.out)
+    assert [score["metric"] for score in scores] == ["bleu", "nist", "nist,python"]
+    assert (partial["task"], partial["status"], "needs Java" in partial["reason"]) == ("e2e", "partial", True)
     assert "METEOR: needs Java" in printed.err

@@ -1,18 +1,23 @@
 """MT-bench: two turns by category, the judge's prompts, and ratings read from nothing but the judge's words."""
 
+import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
 
 from hubinit import tasks
 from hubinit.errors import HubError, HubinitError
 from hubinit.records import Score
-from hubinit.scoring import chat_client, score_outputs, two_turns
+from hubinit.scoring import chat_client, mt_bench_files, score_outputs, two_turns
 from hubinit.scoring.evaluate import evaluate_one
 from hubinit.scoring.generation import hash_of
 from hubinit.scoring.mt_bench import rating_of
@@ -167,7 +172,10 @@ def test_a_judge_that_rates_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPa
     [
         ([["a", "b"], "c", ["d", "e"]], "Question 82 of 'mt-bench' has 1 answer"),
         ([["a", "b", "c"]] * 3, "must be a list of two"),
-        ([{"output": ["a", "b"], "document": {"turns": ["x", "y"]}}], "is malformed: question_id: Field required"),
+        (
+            [{"output": ["a", "b"], "document": {"turns": ["x", "y"]}}],
+            "is not one of 'mt-bench': question_id: Field required",
+        ),
         (
             [{"output": ["a", "b"], "document": {"question_id": 1, "category": "math", "turns": ["x", "y"]}}],
             "has no reference answers to question 1",
@@ -259,8 +267,49 @@ def test_a_data_set_that_is_not_there_is_named_before_any_answer(
 ) -> None:
     monkeypatch.setattr(two_turns, "generate", lambda *args, **more: pytest.fail("too late"))
     monkeypatch.setattr(mt_bench, source, "alice/not-there")
-    with pytest.raises(HubError, match="Cannot load the data set alice/not-there of task 'mt-bench'"):
+    monkeypatch.setattr(mt_bench, "FASTCHAT", "http://127.0.0.1:9/")  # nobody is there
+    with pytest.raises(HubError, match=r"Cannot load the data set alice/not-there of task 'mt-bench'.*save http.* as "):
         evaluate_one(language_model(), tokenizer(), EvalSpec(task="mt-bench", judge="gpt-4"), batch_size=2)
+
+
+LINES = [{"name": name, "system_prompt": "s", "prompt_template": "{answer}"} for name in TEMPLATES]
+FILE = "".join(json.dumps(line) + "\n" for line in LINES)
+OFFICIAL = mt_bench_files.Official("prompts.jsonl", hashlib.sha256(FILE.encode()).hexdigest(), dict, dict)
+
+
+def test_without_a_data_set_the_file_of_fastchat_is_taken_once(
+    hub: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(FILE)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    task = tasks.get("mt-bench")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(mt_bench, "FASTCHAT", f"http://127.0.0.1:{server.server_port}/")
+        assert mt_bench_files.read_official(task, "alice/not-there", OFFICIAL) == LINES
+        server.shutdown()
+    assert mt_bench_files.read_official(task, "alice/not-there", OFFICIAL) == LINES, "kept"
+    kept = tmp_path / "home" / "mt-bench" / "prompts.jsonl"
+    kept.write_text(FILE + FILE)
+    with pytest.raises(HubError, match=r"its sha256 is not the known one.* hub seed --from DIR"):
+        mt_bench_files.read_official(task, "alice/not-there", OFFICIAL)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_data_set_with_other_words_is_refused(
+    changed: bool, api: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBINIT_ALLOW_DRIFT", "0")
+    repo = f"alice/prompts-{changed}".lower()
+    lines = [*LINES[:-1], LINES[-1] | {"system_prompt": "be kind"}] if changed else LINES
+    folder = save_dataset(tmp_path / repo, "default", {"train": Dataset.from_list(lines)})
+    api.create_repo(repo, repo_type="dataset")
+    api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder)
+    if not changed:
+        assert mt_bench_files.read_official(tasks.get("mt-bench"), repo, OFFICIAL) == LINES
+        return
+    with pytest.raises(HubError, match=r"does not hold FastChat's prompts.jsonl.*--allow-drift"):
+        mt_bench_files.read_official(tasks.get("mt-bench"), repo, OFFICIAL)
 
 
 def test_there_is_nothing_to_train_on() -> None:
@@ -289,6 +338,11 @@ def test_the_real_prompts_ask_for_what_is_there(monkeypatch: pytest.MonkeyPatch)
     assert sum("[The Start of Reference Answer]" in told for told in told_of(served)) == 30
     rows = load_dataset(questions, split="train")
     assert [item.id for item in scored.items] == [str(row["prompt_id"]) for row in rows], "the official numbers"
+    for source, official in (
+        (mt_bench.JUDGE_PROMPTS, mt_bench_files.PROMPTS),
+        (mt_bench.REFERENCES, mt_bench_files.ANSWERS),
+    ):
+        assert mt_bench_files.digest_of(list(load_dataset(source, split="train")), official) == official.sha256
     references = {row["question_id"]: row["turns"] for row in load_dataset(mt_bench.REFERENCES, split="train")}
     sums = next(told for told in told_of(served) if rows[30]["prompt"][1] in told)
     assert all(text in sums for text in [*rows[30]["prompt"], *references[111], "ANSWER 1", "ANSWER 2"])

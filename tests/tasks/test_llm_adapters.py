@@ -1,5 +1,6 @@
 """The generative commonsense protocol: prompts to the byte, the first match counts."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from datasets import load_dataset
 
 from hubinit import tasks
 from hubinit.scoring import score_outputs
-from hubinit.tasks import rows
+from hubinit.tasks import llm_adapters, rows
 from tests.texts import SHARED
 
 ARC_ROW = {
@@ -118,6 +119,25 @@ CASES = [
     ("piqa-gen", "answer2", None),
     ("hellaswag-gen", "ending0 ending3", "ending3"),
     ("winogrande-gen", "Option1 option2", "option2"),
+]
+
+
+PROMPT = llm_adapters.frame("Is answer1 or answer2 right?")  # holds answers itself
+CLEAN = re.sub(r"^ +", "", PROMPT, flags=re.MULTILINE)  # as others write the frame
+CASES += [
+    ("arc-easy-gen", f"{PROMPT}the correct answer is answer3", "answer3"),  # prompt and answer
+    ("arc-easy-gen", f"<s> {PROMPT}answer3</s>", "answer3"),  # with the tokenizer's marks
+    ("arc-easy-gen", f"<|begin_of_text|>{PROMPT}answer3", "answer3"),
+    ("arc-easy-gen", f"\n{CLEAN}answer3", "answer3"),
+    ("arc-easy-gen", f"{PROMPT}answer3\n\n### Response:\nanswer4", "answer3"),  # it went on
+    ("arc-easy-gen", f"{PROMPT}\n### Response:\nanswer4", None),  # the released code takes the piece that is empty
+    ("arc-easy-gen", PROMPT, None),  # an empty answer
+    ("arc-easy-gen", PROMPT.partition("### Response:")[0], None),  # cut off before any answer
+    ("arc-easy-gen", "answer3\n\n### Response:\nanswer4", "answer3"),  # the answer alone, and it went on
+    ("arc-easy-gen", "\n\n### Instruction:\nIs answer1 right?\n\n### Response:\nanswer4", "answer1"),  # it asks itself
+    ("arc-easy-gen", f"answer3\n{PROMPT}answer4", "answer3"),  # the frame comes after the answer
+    ("arc-easy-gen", "### Response:\nanswer4", None),  # only the beginning of the prompt tells an echo
+    ("boolq-gen", f"{llm_adapters.frame('Answer format: true/false')}false", "false"),
 ]
 
 

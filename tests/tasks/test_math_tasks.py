@@ -15,6 +15,7 @@ from hubinit.scoring import score_outputs
 from hubinit.specs import DataSpec
 from hubinit.tasks import rows
 from hubinit.tasks.gsm8k_papers import solution_with_phrase
+from hubinit.tasks.llm_adapters import frame
 from tests.texts import SHARED, save_dataset
 
 GSM8K = {"question": "What is 70 plus 2?", "answer": "It is 70+2=<<70+2=72>>72.\n#### 72"}
@@ -90,6 +91,9 @@ CASES = [
     ("svamp", "```\n51\n```\nor so", "51", True),
     ("svamp", "76-51", "-51", False),  # a minus that subtracts
     ("svamp", "51\n\n### Response:\n7", "51", True),
+    ("svamp", f"{frame('76 - 25?')}51", "51", True),  # the prompt is repeated
+    ("svamp", frame("76 - 25?"), None, False),
+    ("aqua", f"{frame('Is it (A) or (B)?')}(B)", "B", True),
     ("svamp", "答案是51。", "51", True),
     ("svamp", "9" * 5000, "9" * 5000, False),
     ("mawps", "1,5", "15", False),

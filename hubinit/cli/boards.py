@@ -1,0 +1,107 @@
+"""What `hubinit leaderboard build`, `export` and `recommend` do and print."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from hubinit.cli.console import say, say_json, warn
+from hubinit.errors import HubinitError
+from hubinit.hub.tables import claims_of
+from hubinit.leaderboard.build import Leaderboard, build, is_built, open_leaderboard
+from hubinit.leaderboard.export import Format, export
+from hubinit.leaderboard.recommend import Recommendation, recommend
+from hubinit.models.names import resolve
+from hubinit.paths import write_atomically
+
+SHOWN = 5  # rejected rows that are named
+
+
+def run_build(sources: Sequence[str], out: Path, *, as_json: bool) -> None:
+    """Builds the leaderboard's files and says what came of it."""
+    board = build_from(sources, out)
+    lines = int((board.summary["origin"] == "measured").sum())
+    if as_json:
+        counts = {"out": str(out), "runs": int(board.runs["key"].nunique()), "rows": len(board.runs), "lines": lines}
+        counts |= {"read": board.read, "found": board.found}
+        say_json(counts | {"rejected": [one.model_dump() for one in board.rejected]})
+        return
+    say(
+        f"{out}: {board.runs['key'].nunique()} runs in {len(board.runs)} rows, {lines} lines of the summary; "
+        f"{board.read} of {board.found} result files were new or changed."
+    )
+    for one in board.rejected[:SHOWN]:
+        warn(f"Left out: {one.source} {one.place}: {one.reason}")
+    if len(board.rejected) > SHOWN:
+        warn(f"… and {len(board.rejected) - SHOWN} more; rejected.jsonl names them all.")
+
+
+def run_export(sources: Sequence[str], form: Format, to: Path | None) -> None:
+    """Prints the leaderboard, or writes it to a file."""
+    text = export(open_board(sources), form)
+    if to is None:
+        print(text, end="")
+        return
+    write_atomically(to, text)
+    say(to)
+
+
+def run_recommend(
+    sources: Sequence[str], model: str, task: str, seconds: float | None, memory: float | None, *, as_json: bool
+) -> None:
+    """Prints what to take."""
+    found = recommend(open_board(sources).summary, resolve(model).id, task, seconds, memory)
+    command = command_of(found, model)
+    if as_json:
+        say_json(json.loads(json.dumps(asdict(found), default=float)) | {"command": command})
+        return
+    say(f"{found.method} at learning rate {found.lr:g}, rank {found.rank}; sure: {found.sure}")
+    for reason in found.reasons:
+        say(f"  {reason}")
+    for line in found.alternatives:
+        say(f"  As good within chance: {line['method']} at {line['lr']:g}, {100 * line['value']:.1f}")
+    for method, why in found.left_out.items():
+        say(f"  Over the budget: {method} ({why})")
+    for line in found.reported:
+        say(f"  Reported, not measured here: {line['method']} {line['metric']} {line['value']:g} ({line['source']})")
+    say(command)
+
+
+def command_of(found: Recommendation, model: str) -> str:
+    """The command that trains as recommended."""
+    parts = [f"hubinit train {model} --method {found.method} --task {found.task} --lr {found.lr:g}"]
+    parts += [f"--rank {found.rank}"] if found.rank else []
+    optimiser = (found.optimiser or "").split(" ")[0]
+    return " ".join([*parts, *([f"--optimizer {optimiser}"] if optimiser not in ("", "adamw") else [])])
+
+
+def open_board(sources: Sequence[str]) -> Leaderboard:
+    """A leaderboard that was built, or one built now and kept nowhere."""
+    if len(sources) == 1 and is_built(Path(sources[0])):
+        return open_leaderboard(Path(sources[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        return build_from(sources, Path(folder))
+
+
+def build_from(sources: Sequence[str], out: Path) -> Leaderboard:
+    """Builds from folders of results and leaderboard data sets on the Hub.
+
+    Raises:
+        HubinitError: a source is neither, or there are no results.
+    """
+    folders = [(source, Path(source)) for source in sources if Path(source).is_dir()]
+    repos = [source for source in sources if not Path(source).is_dir()]
+    for source in repos:
+        if source.count("/") != 1 or source.startswith((".", "/", "~")):
+            raise HubinitError(f"{source} is neither a folder of results nor a data set on the Hub (owner/name).")
+    warn(f"Reading {', '.join(sources)} …")
+    board = build(folders, [claims_of(HfApi(), repo) for repo in repos], out)
+    if board.runs.empty:
+        reason = f" The first that was left out: {board.rejected[0].reason}." if board.rejected else ""
+        raise HubinitError(
+            f"{', '.join(sources)}: there are no results; give a folder that `hubinit bench --out` wrote.{reason}"
+        )
+    return board
