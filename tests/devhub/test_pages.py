@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub.utils import build_hf_headers, get_session
 
 from hubinit.devhub.pages.markdown import ELEMENTS, MAX_CHARACTERS, is_costly, rendered
+from hubinit.devhub.server import running
 
 BROWSER = {
     "accept": "text/html,application/xhtml+xml,*/*;q=0.8",
@@ -40,29 +41,32 @@ class Page(HTMLParser):
         return [value for known, value in self.attributes if known == name]
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """A Hub of its own with a public repo, a private one and a gated one."""
+    card = b"---\nlicense: mit\ntags: [lora]\n---\n# A *fine* card\n\n![p](img/p.png) [notes](docs/n.md) [out](https://example.org/)\n"
+    files = {"README.md": card, "img/p.png": b"\x89PNG", "docs/n.md": b"<script>alert(1)</script>", "w.bin": b"\0\1"}
+    with running(tmp_path_factory.mktemp("shelf"), users={"alice": "hf_alice", "bob": "hf_bob"}) as shelf:
+        for name, private in (("shown", False), ("hidden", True), ("gated", False)):
+            shelf.store.create_repo("model", f"alice/{name}", private=private)
+            shelf.store.commit("model", f"alice/{name}", files, message="Add <b>all</b>", author="alice")
+        with shelf.store.edit("model", "alice/gated") as repo:
+            repo.gated = "manual"
+        shelf.store.create_repo("dataset", "alice/rows")
+        yield shelf
+
+
 @pytest.fixture
-def look(hub):
+def look(shelf):
+    """Gets a path as a browser does, with further headers."""
+
     def get(path, *headers):
         sent = dict(BROWSER)
         for more in headers:
             sent |= more
-        return get_session().get(f"{hub.url}{path}", headers=sent)
+        return get_session().get(f"{shelf.url}{path}", headers=sent)
 
     return get
-
-
-@pytest.fixture(scope="module")
-def shelf(hub):
-    """A public repo, a private one and a gated one, filled without HTTP."""
-    card = b"---\nlicense: mit\ntags: [lora]\n---\n# A *fine* card\n\n![p](img/p.png) [notes](docs/n.md) [out](https://example.org/)\n"
-    files = {"README.md": card, "img/p.png": b"\x89PNG", "docs/n.md": b"<script>alert(1)</script>", "w.bin": b"\0\1"}
-    for name, private in (("shown", False), ("hidden", True), ("gated", False)):
-        hub.store.create_repo("model", f"alice/{name}", private=private)
-        hub.store.commit("model", f"alice/{name}", files, message="Add <b>all</b>", author="alice")
-    with hub.store.edit("model", "alice/gated") as repo:
-        repo.gated = "manual"
-    hub.store.create_repo("dataset", "alice/rows")
-    return hub
 
 
 def test_the_index_and_the_pages_of_a_repo(shelf, look):
@@ -120,10 +124,10 @@ def test_gated_content_is_for_who_was_granted_access(shelf, look):
     assert look("/alice/gated/blob/main/docs/n.md", BOB).status_code == 403
 
 
-def test_a_kept_sign_in_does_not_count_for_the_api_or_for_other_sites(shelf, look, hub):
+def test_a_kept_sign_in_does_not_count_for_the_api_or_for_other_sites(shelf, look):
     assert look("/api/models/alice/hidden", ALICE).status_code == 401
-    create = get_session().post(f"{hub.url}/api/repos/create", json={"name": "by-basic"}, headers=BROWSER | ALICE)
-    assert create.status_code == 401 and not hub.store.repo_exists("model", "alice/by-basic")
+    create = get_session().post(f"{shelf.url}/api/repos/create", json={"name": "by-basic"}, headers=BROWSER | ALICE)
+    assert create.status_code == 401 and not shelf.store.repo_exists("model", "alice/by-basic")
     for site in ("cross-site", "same-site"):
         other = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
         assert look("/alice/hidden", ALICE, other).status_code == 401
@@ -133,12 +137,12 @@ def test_a_kept_sign_in_does_not_count_for_the_api_or_for_other_sites(shelf, loo
     )  # a link that the person follows
 
 
-def test_clients_are_answered_as_before(shelf, hub):
+def test_clients_are_answered_as_before(shelf):
     headers = build_hf_headers(token="hf_alice")
     for path in ("/alice/shown", "/", "/alice/shown/tree/main", "/alice/shown/blob/main/README.md", "/login"):
-        answer = get_session().get(f"{hub.url}{path}", headers=headers)
+        answer = get_session().get(f"{shelf.url}{path}", headers=headers)
         assert answer.status_code == 404 and answer.headers["content-type"] == "application/json"
-    api = get_session().get(f"{hub.url}/api/models/alice/shown", headers=headers | BROWSER)
+    api = get_session().get(f"{shelf.url}/api/models/alice/shown", headers=headers | BROWSER)
     assert api.json()["id"] == "alice/shown"
 
 
@@ -178,14 +182,14 @@ def test_hostile_cards_do_nothing(card):
     assert "49" not in shown
 
 
-def test_a_hostile_card_name_and_message_are_escaped(shelf, look, hub):
-    hub.store.create_repo("model", "alice/hostile")
+def test_a_hostile_card_name_and_message_are_escaped(shelf, look):
+    shelf.store.create_repo("model", "alice/hostile")
     tag = (
         b'---\ntags: ["<script>alert(1)</script>"]\nlibrary_name: "<img src=x onerror=a>"\n---\n'
         + "\n\n".join(HOSTILE).encode()
     )
     files = {"README.md": tag, "<img src=x onerror=alert(1)>.svg": b"<svg onload=alert(1)>", 'a"b&\u202egnp.txt': b"x"}
-    hub.store.commit("model", "alice/hostile", files, message="<script>alert(1)</script>", author="alice")
+    shelf.store.commit("model", "alice/hostile", files, message="<script>alert(1)</script>", author="alice")
     svg = quote("<img src=x onerror=alert(1)>.svg")
     for path in (
         "",
@@ -232,13 +236,13 @@ def test_long_and_deep_cards_stay_pages(name):
     assert shown.startswith("<pre>") == is_costly(LONG[name])
 
 
-def test_big_files_and_long_lists_are_cut(shelf, look, hub):
-    hub.store.create_repo("model", "alice/big")
+def test_big_files_and_long_lists_are_cut(shelf, look):
+    shelf.store.create_repo("model", "alice/big")
     files = {f"many/{n:04}.txt": b"x" for n in range(250)} | {
         "long.txt": b"y" * (3 << 20),
         "README.md": b"z" * (3 << 20),
     }
-    hub.store.commit("model", "alice/big", files, message="Add", author="alice")
+    shelf.store.commit("model", "alice/big", files, message="Add", author="alice")
     first, second = look("/alice/big/tree/main/many"), look("/alice/big/tree/main/many?cursor=200")
     assert ("0199.txt" in first.text, "0200.txt" in first.text, "0249.txt" in second.text) == (True, False, True)
     assert 'href="?cursor=200"' in first.text and 'rel="next"' not in second.text

@@ -57,7 +57,9 @@ def sign_in(call: Call) -> Response:
     """GET /login: the browser asks its person, then the index."""
     if call.user is None:
         raise Refusal(401, "Sign in with a user's name, and the user's token as the password.")
-    return RedirectResponse(f"{call.base_url}/", status_code=303)  # whole: a browser would keep a name and token of the address
+    return RedirectResponse(
+        f"{call.base_url}/", status_code=303
+    )  # whole: a browser would keep a name and token of the address
 
 
 def index(call: Call, repo_type: RepoType) -> Response:
