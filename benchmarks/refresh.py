@@ -1,10 +1,10 @@
-"""A refresh of the leaderboard, as .github/workflows/refresh.yml and `make refresh-local` do it: bench, build, compare, publish.
+"""A refresh of the leaderboard, as .github/workflows/refresh.yml and `make refresh-local` do it: bench, build, publish, compare.
 
     python benchmarks/refresh.py --owner NAMESPACE --out FOLDER
 
 Runs that are finished in FOLDER are not done again, so what was interrupted goes on and a plan that grew does only what is new.
 `board/` in FOLDER is the leaderboard, `last/` that of the last refresh, `report.md` what differs between the two.
-Exit status: 0, 3 when something became worse beyond noise, 1 when a command failed (then nothing is compared).
+Exit status: 3 when something became worse beyond noise, else 1 when a command failed (a run that failed stops no other), else 0.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def run_hubinit(arguments: Sequence[str]) -> int:
 def refresh(
     plan: Sequence[Sequence[str]], owner: str, out: Path, *, public: bool = False, run: Run = run_hubinit
 ) -> int:
-    """Measures what is missing, builds the leaderboard, compares it with the last one and publishes it.
+    """Measures what is missing, builds the leaderboard, publishes it and compares it with the last one.
 
     Args:
         plan: the arguments of each `hubinit bench`.
@@ -62,15 +62,17 @@ def refresh(
         The exit status.
     """
     runs, board, last = out / "runs", out / "board", out / "last"
-    seen = ["--public"] if public else []
+    data_set, seen = f"{owner}/hubinit-leaderboard", ["--public"] if public else []
     failed = [run(["bench", *line, "--push-to", owner, "--out", str(runs), *seen]) for line in plan]
     if board.exists():
         shutil.rmtree(last, ignore_errors=True)
         shutil.copytree(board, last)
-    data_set = f"{owner}/hubinit-leaderboard"
     if run(["leaderboard", "build", str(runs), data_set, "--out", str(board)]):
         return 1
-    return 1 if any(failed) else 0
+    failed.append(run(["leaderboard", "push", str(board), "--to", data_set, *seen]))
+    if last.exists():
+        failed.append(run(["leaderboard", "compare", str(last), str(board), "--markdown", str(out / "report.md")]))
+    return WORSE if last.exists() and failed[-1] == WORSE else 1 if any(failed) else 0
 
 
 if __name__ == "__main__":

@@ -43,16 +43,33 @@ def test_a_second_refresh_changes_nothing_and_one_more_method_adds_only_that(hub
     refresh_local.play(hub.store, tmp_path / "refresh", run=run_here, owner=hub.user)
 
 
-def test_a_failed_bench_still_builds_and_ends_with_one(tmp_path):
+@pytest.mark.parametrize(("bench", "compare", "code"), [(0, 0, 0), (2, 0, 1), (0, 3, 3), (2, 3, 3), (0, 1, 1)])
+def test_what_failed_stops_nothing_else_and_what_became_worse_is_told(tmp_path, bench, compare, code):
     asked = []
 
     def run(arguments):
         asked.append(list(arguments))
-        return 2 if "--models" in arguments else 0
+        if arguments[:2] == ["leaderboard", "build"]:
+            (tmp_path / "board").mkdir(exist_ok=True)
+        return {"bench": bench}.get(arguments[0], compare if arguments[1] == "compare" else 0)
 
-    assert refresh.refresh([["--models", "a"], ["--models", "b"]], "me", tmp_path, public=True, run=run) == 1
-    assert [line[0] for line in asked[:3]] == ["bench", "bench", "leaderboard"]
-    assert asked[1] == ["bench", "--models", "b", "--push-to", "me", "--out", str(tmp_path / "runs"), "--public"]
+    plan = [["--models", "a"], ["--models", "b"]]
+    assert refresh.refresh(plan, "me", tmp_path, public=True, run=run) == (1 if bench else 0)  # there is no last one
+    assert refresh.refresh(plan, "me", tmp_path, public=True, run=run) == code
+    data_set = "me/hubinit-leaderboard"
+    assert asked[4:] == [
+        ["bench", "--models", "a", "--push-to", "me", "--out", str(tmp_path / "runs"), "--public"],
+        ["bench", "--models", "b", "--push-to", "me", "--out", str(tmp_path / "runs"), "--public"],
+        ["leaderboard", "build", str(tmp_path / "runs"), data_set, "--out", str(tmp_path / "board")],
+        ["leaderboard", "push", str(tmp_path / "board"), "--to", data_set, "--public"],
+        [
+            "leaderboard",
+            "compare",
+            *(str(tmp_path / name) for name in ("last", "board")),
+            "--markdown",
+            str(tmp_path / "report.md"),
+        ],
+    ]
 
 
 def test_the_plan_is_what_bench_takes(tmp_path):
