@@ -22,7 +22,7 @@ from hubinit.leaderboard.table import failures, ranked_items
 RUNS = "data/runs-00000-of-00001.parquet"
 SUMMARY = "data/summary-00000-of-00001.parquet"
 ITEMS = "data/items-00000-of-00001.parquet"
-VALUES = 50_000_000  # of all questions of all runs
+VALUES = 20_000_000  # of all questions of all runs
 UNPACKED = 256_000_000  # bytes of the values' pages
 NAME_BYTES = 300
 
