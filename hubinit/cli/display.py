@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hubinit.runs.job import Died, Event, Finished, Loading, Progress
+from hubinit.runs.job import Busy, Died, Event, Finished, Loading, Progress
 from hubinit.runs.plan import PlannedRun
 from hubinit.specs import DEFAULT_OPTIMISER
 
@@ -86,6 +86,8 @@ def describe(event: Event) -> str:
         return event.status + (f": {event.reason}" if event.reason else "")
     if isinstance(event, Died):
         return event.reason
+    if isinstance(event, Busy):
+        return f"waiting: {event.holder} does it"
     words = event.stage
     if event.steps:
         words += f" {event.step}/{event.steps}"

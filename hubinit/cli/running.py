@@ -24,7 +24,7 @@ from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate, full_memory
-from hubinit.runs.executors.together import local_executor
+from hubinit.runs.executors.local import local_executor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_processes, check_runs

@@ -80,6 +80,14 @@ class Finished(Message):
     reason: str | None = None
 
 
+class Busy(Message):
+    """Somebody else does this run just now: `holder` says who. It is to be asked for again later."""
+
+    type: Literal["busy"] = "busy"
+    key: str
+    holder: str
+
+
 class Died(Message):
     """Whatever did the run is gone, and left no result."""
 
@@ -89,8 +97,9 @@ class Died(Message):
     loading: bool  # before the base was in memory, so that the next run of this base may fare no better
 
 
-Event = Annotated[Loading | Progress | Finished | Died, Field(discriminator="type")]
+Event = Annotated[Loading | Progress | Finished | Busy | Died, Field(discriminator="type")]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+LAST = (Finished, Busy, Died)  # no event of the same job follows
 
 
 def in_memory(spec: RunSpec) -> tuple[str, str]:

@@ -8,17 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore, RunResult
 from hubinit.remote import redact
 from hubinit.runs.costs import provenance
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.local import local_executor
 from hubinit.runs.executors.spec import Executor
 from hubinit.runs.job import Died, Event, Finished, Job, in_memory
+from hubinit.runs.line import LOADS, Line, pass_of
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import Engine, MethodSpec, RunSpec
-
-LOADS = 2  # workers that may die while they load one base; after that its other runs fail without another try
+from hubinit.specs import Engine, RunSpec
 
 
 def sweep(
@@ -51,25 +49,26 @@ def sweep(
         on_result: called with each result as soon as it is stored, for publishing.
     """
     mend(planned, store)
+    todo = jobs(planned, store, eval_batch_size=eval_batch_size, engine=engine, force=force)
+    watched = {"diagnostics": diagnostics, "report_to": tuple(report_to)}
+    left = {job.spec.key: job.model_copy(update=watched) for job in todo}
     deaths: Counter[str] = Counter()  # of workers while they loaded a base
-    with closing(executor or LocalExecutor()) as runner:
-        todo = jobs(planned, store, eval_batch_size=eval_batch_size, engine=engine, force=force)
-        watched = {"diagnostics": diagnostics, "report_to": tuple(report_to)}
-        for job in (job.model_copy(update=watched) for job in todo):
-            base = job.spec.model.key
-            if deaths[base] >= LOADS:
-                events: Iterator[Event] = iter([_gave_up(job.spec)])
-            else:
-                events = runner.submit(job)
-            for event in events:
-                if isinstance(event, Died):
-                    deaths[base] += event.loading
-                    event = store_death(event, job, store)
-                on_event(event)
-                if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
-                    on_result(result)
+    with closing(executor or local_executor()) as runner:
+        for event in follow(runner, Line(left.values(), deaths)):
+            if isinstance(event, Died):
+                event = store_death(event, left[event.key], store)
+            on_event(event)
+            if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
+                on_result(result)
     results = [store.readable(run.spec.key) for run in planned]
     return [result for result in results if result is not None]
+
+
+def follow(runner: Executor, line: Line) -> Iterator[Event]:
+    """What becomes of the jobs of a line, of those included that are not tried because their base kills workers."""
+    for event in runner.run(line):
+        yield event
+        yield from (_gave_up(job.spec) for job in line.leave())
 
 
 def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
@@ -113,22 +112,6 @@ def peers(specs: Iterable[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
         if spec.calibration is not None:
             found.setdefault(pass_of(spec), {}).setdefault((spec.method.key, spec.calibration.key), spec)
     return {shared: tuple(ways.values()) for shared, ways in found.items()}
-
-
-def pass_of(spec: RunSpec) -> str:
-    """Names the calibration pass that a run takes part in: everything but the method and the number of examples."""
-    if spec.calibration is None:
-        return ""
-    return RunSpec(
-        model=spec.model,
-        method=MethodSpec(name="any"),
-        rank=0,
-        alpha=0,
-        target_modules=spec.target_modules,
-        data=spec.data,
-        seed=head_seed(spec) or 0,
-        calibration=spec.calibration.model_copy(update={"samples": 1}),
-    ).key
 
 
 def command_line() -> str:

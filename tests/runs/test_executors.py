@@ -10,7 +10,8 @@ from hubinit.errors import HubError
 from hubinit.models.base import Loaded
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.costs import provenance
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.process import WorkerProcess
+from hubinit.runs.executors.slots import SlotExecutor
 from hubinit.runs.job import Died, Finished, Job, Loading, Progress
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.sweep import sweep
@@ -43,7 +44,7 @@ for line in sys.stdin:
 def executor(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(SCRIPT)
-    return LocalExecutor((sys.executable, str(script)))
+    return SlotExecutor([WorkerProcess((sys.executable, str(script)))])
 
 
 def planned(seeds, **fields) -> list[PlannedRun]:

@@ -1,4 +1,4 @@
-"""Runs each job in several worker processes of this machine, which train it together."""
+"""A slot that does each job in several worker processes of this machine, which train it together."""
 
 import os
 import socket
@@ -6,31 +6,30 @@ from collections.abc import Iterator, Sequence
 from threading import Event as Flag
 from threading import Thread
 
-from hubinit.runs.executors.local import WORKER, LocalExecutor
-from hubinit.runs.executors.spec import Executor
+from hubinit.runs.executors.process import WORKER, WorkerProcess
 from hubinit.runs.job import Died, Event, Finished, Job, Progress
 
 LAST_WORDS = 5.0  # seconds for a rank's end to be noticed, when it may be why the first one failed
 
 
-class TogetherExecutor:
+class WorkerGroup:
     """One worker for each rank. The first one does the job; the others join it when it trains.
 
     A run that does not end well ends all workers, because each may wait for another.
     """
 
     def __init__(self, processes: int, command: Sequence[str] = WORKER) -> None:
-        self.workers = [LocalExecutor(command, see_gpu(rank)) for rank in range(processes)]
+        self.workers = [WorkerProcess(command, see_gpu(rank)) for rank in range(processes)]
         self.threads: list[Thread] = []
         self.reason: str | None = None  # why a rank was lost
         self.lost = Flag()
 
-    def submit(self, job: Job) -> Iterator[Event]:
-        """Does a job in all workers; see `Executor`."""
+    def do(self, job: Job) -> Iterator[Event]:
+        """Does a job in all workers; see `Slot`."""
         job = job.model_copy(update={"processes": len(self.workers), "port": free_port()})
         self.reason = None
         self.lost.clear()
-        for event in self.workers[0].submit(job):
+        for event in self.workers[0].do(job):
             if isinstance(event, Progress) and event.stage == "train" and not self.threads:
                 self._call(job)
             if isinstance(event, Died) or (isinstance(event, Finished) and event.status in {"failed", "diverged"}):
@@ -55,7 +54,7 @@ class TogetherExecutor:
 
     def _follow(self, job: Job) -> None:
         """Has one rank take its share; if it cannot, the first one, which would wait in vain, is ended."""
-        *_, end = self.workers[job.rank].submit(job)
+        *_, end = self.workers[job.rank].do(job)
         if self.reason is None and (isinstance(end, Died) or (isinstance(end, Finished) and end.status == "failed")):
             log = f"logs/{job.spec.key}.rank{job.rank}.log"
             told = end.reason if isinstance(end, Finished) else f"{end.reason.split(' during')[0]}"
@@ -69,6 +68,11 @@ class TogetherExecutor:
             thread.join()
         self.threads = []
 
+    def kill(self) -> None:
+        """Ends all workers at once; see `Slot`."""
+        for worker in self.workers:
+            worker.kill()
+
     def close(self) -> None:
         """Ends all workers."""
         for worker in self.workers:
@@ -76,11 +80,6 @@ class TogetherExecutor:
         self._part()
         for worker in self.workers:
             worker.close()
-
-
-def local_executor(processes: int) -> Executor:
-    """What does runs on this machine, each in so many processes."""
-    return LocalExecutor() if processes == 1 else TogetherExecutor(processes)
 
 
 def see_gpu(rank: int) -> dict[str, str]:
