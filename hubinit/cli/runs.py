@@ -17,6 +17,7 @@ from hubinit.cli.options import (
     Engine,
     EvalTasks,
     Force,
+    HangAfter,
     Hub,
     Json,
     JudgeModel,
@@ -34,10 +35,13 @@ from hubinit.cli.options import (
     Rank,
     Rates,
     ReportTo,
+    Retries,
     Samples,
     Seeds,
     SuggestRate,
     Tasks,
+    Workers,
+    WorkersPerDevice,
     learning_rate,
     names,
     numbers,
@@ -70,6 +74,10 @@ def bench(
     engine: Engine = "transformers",
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
+    workers: Workers = None,
+    workers_per_device: WorkersPerDevice = 1,
+    retries: Retries = 1,
+    hang_after: HangAfter = 60.0,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -102,6 +110,7 @@ def bench(
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
+        from hubinit.runs.executors.local import Places
         from hubinit.runs.plan import Request
         from hubinit.scoring.sandbox import allow_unprotected
 
@@ -126,7 +135,8 @@ def bench(
             out,
             engine=engine,
             budget=seconds,
-            processes=processes_per_run,
+            places=Places(workers, workers_per_device, processes_per_run, hang_after),
+            retries=retries,
             push_to=push_to,
             public=public,
             dry_run=dry_run,
@@ -155,6 +165,8 @@ def train(
     calibration_samples: Samples = None,
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
+    retries: Retries = 1,
+    hang_after: HangAfter = 60.0,
     out: Out = Path("runs"),
     hub: Hub = None,
     dry_run: DryRun = False,
@@ -173,6 +185,7 @@ def train(
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
+        from hubinit.runs.executors.local import Places
         from hubinit.runs.plan import Request
 
         request = Request(
@@ -192,7 +205,8 @@ def train(
         failed = run_train(
             request,
             out,
-            processes=processes_per_run,
+            places=Places(processes=processes_per_run, hang_after=hang_after),
+            retries=retries,
             dry_run=dry_run,
             force=force,
             diagnostics=diagnostics,

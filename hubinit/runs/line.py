@@ -1,14 +1,17 @@
 """The jobs that wait, handed out so that little is loaded and calibrated twice."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from threading import Lock
 
 from hubinit.models.kinds import head_seed
-from hubinit.runs.job import Died, Event, Job, in_memory
+from hubinit.runs.job import Busy, Died, Event, Job, in_memory
+from hubinit.runs.lease import holder_of
 from hubinit.specs import MethodSpec, RunSpec
 
 LOADS = 2  # workers that may die while they load one base; after that its other runs fail without another try
+POLL = 1.0  # seconds between two looks at what somebody else does
 
 
 class Line:
@@ -24,6 +27,7 @@ class Line:
         self.deaths: Counter[str] = Counter() if deaths is None else deaths
         self.waiting: dict[tuple[str, str], dict[str, Job]] = {}  # by what they have in memory, then by key
         self.passes: dict[str, str] = {}  # of those that calibrate
+        self.elsewhere: dict[str, Job] = {}  # that somebody else did when they were asked for
         for job in jobs:
             key = job.spec.key
             self.waiting.setdefault(in_memory(job.spec), {})[key] = job
@@ -38,25 +42,40 @@ class Line:
         with self.lock:
             return sum(map(len, self.waiting.values()))
 
-    def take(self, after: Job | None = None) -> Job | None:
+    def take(self, after: Job | None = None, *, wait: bool = True) -> Job | None:
         """The next job for a place that has just done `after`; None when none is left.
 
         A place stays with the base that it has in memory, else takes the one that fewest are at; among its jobs the first one
-        whose statistics nobody is computing just now.
+        whose statistics nobody is computing just now. Where all that is left is done by somebody else (a sweep that shares the
+        folder), it waits until one of these is free again or finished, or is stopped; without `wait` it returns None.
         """
-        with self.lock:
-            groups = [group for group, jobs in self.waiting.items() if jobs]
-            if not groups:
+        while True:
+            with self.lock:
+                if (job := self._choose(in_memory(after.spec) if after is not None else None)) is not None:
+                    return job
+                elsewhere = list(self.elsewhere.values())
+            if not elsewhere or not wait:
                 return None
-            held = in_memory(after.spec) if after is not None else None
-            group = held if held in groups else min(groups, key=lambda group: self.at_work[group])
-            assert group is not None
-            jobs = self.waiting[group]
-            key = next((key for key in jobs if not self.calibrating[self.passes.get(key, "")]), next(iter(jobs)))
-            self.at_work[group] += 1
-            if key in self.passes:
-                self.calibrating[self.passes[key]] += 1
-            return jobs.pop(key)
+            free = [job for job in elsewhere if holder_of(job.store, job.spec.key) is None]
+            with self.lock:
+                for job in free:
+                    if self.elsewhere.pop(job.spec.key, None) is not None:
+                        self.waiting.setdefault(in_memory(job.spec), {})[job.spec.key] = job
+            if not free:
+                time.sleep(POLL)
+
+    def _choose(self, held: tuple[str, str] | None) -> Job | None:
+        groups = [group for group, jobs in self.waiting.items() if jobs]
+        if not groups:
+            return None
+        group = held if held in groups else min(groups, key=lambda group: self.at_work[group])
+        assert group is not None
+        jobs = self.waiting[group]
+        key = next((key for key in jobs if not self.calibrating[self.passes.get(key, "")]), next(iter(jobs)))
+        self.at_work[group] += 1
+        if key in self.passes:
+            self.calibrating[self.passes[key]] += 1
+        return jobs.pop(key)
 
     def end(self, job: Job, event: Event) -> None:
         """To be called with the last event of a job that was taken. A base that killed `LOADS` workers is given up."""
@@ -65,17 +84,23 @@ class Line:
             self.at_work[group] -= 1
             if event.key in self.passes:
                 self.calibrating[self.passes[event.key]] -= 1
+            if isinstance(event, Busy):
+                self.elsewhere[event.key] = job
             if isinstance(event, Died) and event.loading:
                 self.deaths[base] += 1
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Takes out the jobs of bases that killed workers."""
+        for (base, _), jobs in self.waiting.items():
             if self.deaths[base] >= LOADS:
-                for group, jobs in self.waiting.items():
-                    if group[0] == base:
-                        self.given_up += jobs.values()
-                        jobs.clear()
+                self.given_up += jobs.values()
+                jobs.clear()
 
     def leave(self) -> list[Job]:
-        """Takes the jobs out whose base was given up since the last call."""
+        """The jobs whose base was given up, since the last call."""
         with self.lock:
+            self._give_up()
             given_up, self.given_up = self.given_up, []
             return given_up
 
@@ -83,6 +108,7 @@ class Line:
         """Hands out no more."""
         with self.lock:
             self.waiting.clear()
+            self.elsewhere.clear()
 
 
 def pass_of(spec: RunSpec) -> str:

@@ -1,5 +1,6 @@
 """The training stage of a run, the same for adapters and for all weights."""
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.stopping import StopAfterStep
 from hubinit.runs.tracking import run_name, tracked
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
@@ -89,6 +91,10 @@ def run_training(
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
     name = run_name(spec)
+    if (
+        job.processes == 1 and threading.current_thread() is threading.main_thread()
+    ):  # else a checkpoint takes all of them
+        acting["callbacks"] = [*acting.get("callbacks", ()), StopAfterStep()]
     with (
         watch.stage("train"),
         tracked(job.report_to if job.rank == 0 else (), name, job.store),

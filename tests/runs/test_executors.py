@@ -95,10 +95,12 @@ def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, 
     score = Score(task="piqa", metric="acc", value=0.5, n=4, eval=EvalSpec(task="piqa"))
     before = RunResult(key=run.spec.key, spec=run.spec, status="ok", scores=(score,), provenance=provenance("x"))
     store.write(before)
-    results, events = run_sweep(store, executor, [1])
-    assert results[1].status == events[-1].status == "partial"
-    assert results[1].scores == before.scores
-    assert "was killed" in results[1].reason
+    more = PlannedRun(run.spec, "arc-easy", (EvalSpec(task="piqa"), EvalSpec(task="boolq")), before)
+    events = []
+    (result,) = sweep([more], store, executor=executor, on_event=events.append)
+    assert result.status == events[-1].status == "partial"
+    assert result.scores == before.scores
+    assert "was killed" in result.reason
 
 
 def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):

@@ -1,10 +1,67 @@
-"""The executor of this machine: worker processes, or groups of them."""
+"""The executor of this machine: one worker process for each device, several that share one, or groups that train together."""
 
+import os
+from dataclasses import dataclass
+
+import torch
+
+from hubinit.errors import HubinitError
 from hubinit.runs.executors.process import WorkerProcess
 from hubinit.runs.executors.slots import SlotExecutor
-from hubinit.runs.executors.together import WorkerGroup
+from hubinit.runs.executors.spec import Slot
+from hubinit.runs.executors.together import WorkerGroup, see_gpu
 
 
-def local_executor(processes: int = 1) -> SlotExecutor:
-    """What does runs on this machine, each in so many processes."""
-    return SlotExecutor([WorkerProcess() if processes == 1 else WorkerGroup(processes)])
+@dataclass(frozen=True)
+class Places:
+    """Where runs are done on this machine.
+
+    Attributes:
+        workers: runs at once. None: `per_device` for each GPU or, without one, for the processor.
+        per_device: runs that may share a GPU.
+        processes: that train each run together, one on each GPU.
+        hang_after: minutes without an event after which a worker counts as hung; 0: never.
+    """
+
+    workers: int | None = None
+    per_device: int = 1
+    processes: int = 1
+    hang_after: float = 0.0
+
+
+def local_executor(places: Places = Places()) -> SlotExecutor:
+    """What does runs on this machine.
+
+    Raises:
+        HubinitError: more is asked for than the GPUs that can be seen here have room for.
+    """
+    gpus = torch.cuda.device_count()
+    silence = 60 * places.hang_after or None
+    if places.processes > 1:
+        return SlotExecutor(groups(places.workers or max(1, gpus // places.processes), places.processes, gpus, silence))
+    workers = places.workers or places.per_device * max(1, gpus)
+    if gpus and workers > places.per_device * gpus:
+        share = -(-workers // gpus)
+        raise HubinitError(
+            f"{workers} workers want more GPUs than the {gpus} here; add --workers-per-device {share} to let them share."
+        )
+    return SlotExecutor([worker(number, workers, gpus, silence) for number in range(workers)])
+
+
+def groups(count: int, processes: int, gpus: int, silence: float | None) -> list[Slot]:
+    """Groups of processes, each with GPUs of its own."""
+    if gpus and count * processes > gpus:
+        raise HubinitError(
+            f"{count} workers of {processes} processes want {count * processes} GPUs, and {gpus} are here."
+        )
+    return [WorkerGroup(processes, first=number * processes, silence=silence) for number in range(count)]
+
+
+def worker(number: int, workers: int, gpus: int, silence: float | None) -> WorkerProcess:
+    """One of several workers: on its GPU, and with its share of the processor's cores."""
+    environment = see_gpu(number % gpus) if gpus else {}
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // workers))
+    place = f"GPU {number % gpus}" if gpus else "the processor"
+    name = place if workers <= max(1, gpus) else f"{place}, worker {number + 1}"
+    return WorkerProcess(environment=environment, name=name, silence=silence)

@@ -1,12 +1,15 @@
 """Does jobs in several slots at once, with one thread for each."""
 
+import time
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from threading import Thread
 
 from hubinit.runs.executors.spec import Slot
-from hubinit.runs.job import LAST, Event
+from hubinit.runs.job import LAST, Event, Started
 from hubinit.runs.line import Line
+
+GRACE = 30.0  # seconds for an optimiser step to end and its checkpoint to be written
 
 
 class SlotExecutor:
@@ -37,14 +40,21 @@ class SlotExecutor:
                 yield event
 
     def close(self) -> None:
-        """Ends all slots, also in the middle of jobs."""
+        """Ends all slots, also in the middle of jobs: gently, and after `GRACE` seconds or a second Ctrl-C at once."""
         self.line.stop()
-        for slot in self.slots:
-            slot.kill()
-        for thread in self.threads:
-            thread.join()
-        for slot in self.slots:
-            slot.close()
+        end = time.monotonic() + GRACE
+        try:
+            for slot in self.slots:
+                slot.stop()
+            for thread in self.threads:
+                thread.join(max(0.0, end - time.monotonic()))
+        finally:
+            for slot in self.slots:
+                slot.kill()
+            for thread in self.threads:
+                thread.join()
+            for slot in self.slots:
+                slot.close()
 
 
 def serve(slot: Slot, line: Line, told: "SimpleQueue[Event | BaseException | None]") -> None:
@@ -52,6 +62,7 @@ def serve(slot: Slot, line: Line, told: "SimpleQueue[Event | BaseException | Non
     job = None
     try:
         while (job := line.take(after=job)) is not None:
+            told.put(Started(key=job.spec.key, place=slot.name))
             for event in slot.do(job):
                 if isinstance(event, LAST):
                     line.end(job, event)

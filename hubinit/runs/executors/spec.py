@@ -24,11 +24,16 @@ class Executor(Protocol):
 class Slot(Protocol):
     """A place for one job at a time; see `hubinit.runs.executors.slots`."""
 
+    name: str  # where that is, for people
+
     def do(self, job: Job) -> Iterator[Event]:
         """Does a job. The last event is `Finished`, `Died` or `Busy`."""
 
+    def stop(self) -> None:
+        """Asks what runs to end and to keep what can be kept, from another thread than that of its job, which is told `Died`."""
+
     def kill(self) -> None:
-        """Ends what runs, from another thread than that of its job, which is told `Died`."""
+        """As `stop`, but at once."""
 
     def close(self) -> None:
         """Ends whatever still runs, when no job is asked for any more."""

@@ -18,8 +18,20 @@ class WorkerGroup:
     A run that does not end well ends all workers, because each may wait for another.
     """
 
-    def __init__(self, processes: int, command: Sequence[str] = WORKER) -> None:
-        self.workers = [WorkerProcess(command, see_gpu(rank)) for rank in range(processes)]
+    def __init__(
+        self, processes: int, command: Sequence[str] = WORKER, *, first: int = 0, silence: float | None = None
+    ) -> None:
+        """Prepares the workers.
+
+        Args:
+            processes: how many.
+            command: what is started.
+            first: the GPU of the first one; the others take those that follow.
+            silence: see `WorkerProcess`.
+        """
+        places = range(first, first + processes)
+        self.workers = [WorkerProcess(command, see_gpu(place), silence=silence) for place in places]
+        self.name = f"{processes} processes"
         self.threads: list[Thread] = []
         self.reason: str | None = None  # why a rank was lost
         self.lost = Flag()
@@ -68,6 +80,10 @@ class WorkerGroup:
             thread.join()
         self.threads = []
 
+    def stop(self) -> None:
+        """Ends all workers at once: what they could keep, they would have to agree on; see `Slot`."""
+        self.kill()
+
     def kill(self) -> None:
         """Ends all workers at once; see `Slot`."""
         for worker in self.workers:
@@ -82,10 +98,10 @@ class WorkerGroup:
             worker.close()
 
 
-def see_gpu(rank: int) -> dict[str, str]:
-    """The environment in which a worker sees the GPU of its rank as the only one; without GPUs it changes nothing."""
+def see_gpu(number: int) -> dict[str, str]:
+    """The environment in which a worker sees one of the GPUs here as the only one; without GPUs it changes nothing."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return {"CUDA_VISIBLE_DEVICES": visible[rank] if rank < len(visible) and visible[rank] else str(rank)}
+    return {"CUDA_VISIBLE_DEVICES": visible[number] if number < len(visible) and visible[number] else str(number)}
 
 
 def free_port() -> int:
