@@ -2,7 +2,7 @@
 
 `python benchmarks/sweep_storm.py --out FOLDER [--kills 50] [--runs 60] [--sweeps 1] [--workers 2] [--seed 0]`
 
-Runs are tiny (a two-layer model, three steps) and real: calibration, initialisation, training, scores, every file. First one sweep
+Runs are tiny (a two-layer model, three steps) and real: calibration, initialisation, training, every file. First one sweep
 goes through undisturbed. Then the same runs are swept into another folder, while a parent, a worker or all of them get SIGKILL at
 seeded random moments; each time the sweep is started again. At the end the two folders must hold the same results and adapters.
 """
@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parents[1]
 METHODS = ("lora", "pissa", "filet", "lora-da")
 # A worker with the tests' data; it notes each run that it ends, and each calibration pass.
 WORKER = """
-import os, sys
+import os, psutil
 from hubinit import tasks
 from hubinit.data.encode import Example
 from hubinit.records import ResultStore
@@ -41,6 +41,7 @@ def note(what):
 def noted(store, result):
     written = write(store, result)
     note(f"done {result.key}")
+    note(f"memory {psutil.Process().memory_info().rss}")
     return written
 def calibrated(*args, **options):
     note("calibrated")
@@ -86,9 +87,8 @@ def storm(out: Path, kills: int, runs: int, sweeps: int, workers: int, seed: int
         if dice.random() < 0.8:  # else at any moment, also while everything starts
             wait_for_work(children, wild)
         time.sleep(dice.uniform(0.0, 3.0))
-        if all(child.poll() is not None for child in children):
-            if not any(child.returncode for child in children):
-                break  # it has got through: no more to be killed
+        if all(child.poll() == 0 for child in children):
+            break  # it has got through: no more to be killed
         target = dice.choice(("parent", "worker", "all"))
         count[target] += kill(dice.choice(children), target, dice)
         for number, child in enumerate(children):
@@ -161,12 +161,13 @@ def sweep_here(base: Path, out: Path, runs: int, workers: int) -> None:
     from hubinit.runs.executors.process import WorkerProcess
     from hubinit.runs.executors.slots import SlotExecutor
     from hubinit.runs.plan import PlannedRun
+    from hubinit.runs.stored import read_stored
     from hubinit.runs.sweep import sweep
 
     script = out / "worker.py"
     script.write_text(WORKER)
     store = ResultStore(out)
-    planned = [PlannedRun(spec, "boolq", (), store.readable(spec.key)) for spec in specs(base, runs)]
+    planned = [PlannedRun(spec, "boolq", (), read_stored(store, spec.key)) for spec in specs(base, runs)]
     slots = [WorkerProcess((sys.executable, str(script)), name=f"worker {number}") for number in range(workers)]
     sweep(
         planned,
@@ -231,9 +232,9 @@ def untimed(value: Any) -> Any:
     return {name: one for name, one in value.items() if name != "seconds"} if isinstance(value, dict) else value
 
 
-def passes(wild: Path) -> dict[str, int]:
-    """Calibration passes that were begun."""
-    return {"calibrations_begun": (wild / "notes").read_text().count("calibrated")}
+def noted(store: Path, word: str) -> list[str]:
+    """What the workers noted under a word, in order."""
+    return [line.split(" ")[-1] for line in (store / "notes").read_text().splitlines() if line.startswith(word)]
 
 
 if __name__ == "__main__":

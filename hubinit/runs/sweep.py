@@ -19,6 +19,7 @@ from hubinit.runs.job import Busy, Died, Event, Finished, Job, find_done, in_mem
 from hubinit.runs.lease import leased
 from hubinit.runs.line import LOADS, Line, pass_of
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.stored import StoredIndex
 from hubinit.specs import Engine, RunSpec
 
 
@@ -64,10 +65,17 @@ def sweep(
     watched = {"diagnostics": diagnostics, "report_to": tuple(report_to)}
     left = {job.spec.key: job.model_copy(update=watched) for job in todo}
     deaths: Counter[str] = Counter()  # of workers while they loaded a base
+    index = StoredIndex(store)
+
+    def keep(result: RunResult) -> None:
+        index.find(result.key)
+        index.save(least=100)
+        on_result(result)
+
     with closing(executor or local_executor()) as runner:
         try:
             for _ in range(1 + retries):
-                failed = do_all(runner, Line(left.values(), deaths), left, store, on_event, on_result)
+                failed = do_all(runner, Line(left.values(), deaths), left, store, on_event, keep)
                 left = {key: left[key].model_copy(update={"before": made}) for key, made in failed.items()}
                 if not left:
                     break
@@ -78,6 +86,7 @@ def sweep(
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise full(store.root) from error
             raise
+    index.save()
     results = [store.readable(run.spec.key) for run in planned]
     return [result for result in results if result is not None]
 
@@ -121,7 +130,10 @@ def mend(planned: Sequence[PlannedRun], store: ResultStore) -> None:
     """Marks partial results `ok` that by now hold everything asked of them."""
     for run in planned:
         if run.state == "cached" and run.evaluations and run.stored is not None and run.stored.status == "partial":
-            store.write(run.stored.model_copy(update={"status": "ok", "reason": None}))
+            with leased(store.root, run.spec.key) as holder:
+                result = store.readable(run.spec.key)
+                if holder is None and result is not None and all(map(result.scored, run.evaluations)):
+                    store.write(result.model_copy(update={"status": "ok", "reason": None}))
 
 
 def jobs(
@@ -154,7 +166,9 @@ def jobs(
 
 def made_at(run: PlannedRun, store: ResultStore, force: bool) -> str | None:
     """When the stored result of a run was made, which a forced plan has not looked at."""
-    stored = store.readable(run.spec.key) if force else run.stored
+    if not force:
+        return run.stored.created if run.stored is not None else None
+    stored = store.readable(run.spec.key)
     return stored.provenance.created if stored is not None else None
 
 

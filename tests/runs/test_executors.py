@@ -14,6 +14,7 @@ from hubinit.runs.executors.process import WorkerProcess
 from hubinit.runs.executors.slots import SlotExecutor
 from hubinit.runs.job import Died, Finished, Job, Loading, Progress
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.stored import summarise
 from hubinit.runs.sweep import sweep
 from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
 
@@ -95,7 +96,7 @@ def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, 
     score = Score(task="piqa", metric="acc", value=0.5, n=4, eval=EvalSpec(task="piqa"))
     before = RunResult(key=run.spec.key, spec=run.spec, status="ok", scores=(score,), provenance=provenance("x"))
     store.write(before)
-    more = PlannedRun(run.spec, "arc-easy", (EvalSpec(task="piqa"), EvalSpec(task="boolq")), before)
+    more = PlannedRun(run.spec, "arc-easy", (EvalSpec(task="piqa"), EvalSpec(task="boolq")), summarise(before))
     events = []
     (result,) = sweep([more], store, executor=executor, on_event=events.append)
     assert result.status == events[-1].status == "partial"
