@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -97,11 +98,14 @@ def storm(out: Path, kills: int, runs: int, sweeps: int, workers: int, seed: int
     codes = [child.wait() for child in children]
     for child in start(base, wild, runs, 1, workers):  # what a worker's death left as failed
         codes.append(child.wait())
+    memory = [int(rss) / 1e6 for rss in noted(calm, "memory")]
+    begun = {"undisturbed": len(noted(calm, "calibrated")), "in_the_storm": len(noted(wild, "calibrated"))}
     return {
         "kills": count,
         "seconds_undisturbed": round(alone),
+        "calibrations_begun": begun,
+        "worker_memory_MB": {"first_ten": round(median(memory[:10])), "last_ten": round(median(memory[-10:]))},
         "problems": compare(calm, wild, runs, codes),
-        **passes(wild),
     }
 
 
@@ -217,12 +221,8 @@ def compare(calm: Path, wild: Path, runs: int, codes: Sequence[int]) -> list[str
             if was != now:
                 problems.append(f"{key} {result.spec.method.name}: {name} {now}, not {was}")
     for store in (calm, wild):
-        ends = Counter((store / "notes").read_text().split("\n"))
-        problems += [
-            f"{store.name}: done {count} times: {line}"
-            for line, count in ends.items()
-            if line.startswith("done") and count > 1
-        ]
+        ends = Counter(noted(store, "done"))
+        problems += [f"{store.name}: done {count} times: {key}" for key, count in ends.items() if count > 1]
     problems += [f"left: {path}" for pattern in (".*.tmp", "checkpoints") for path in wild.rglob(pattern)]
     return problems
 
