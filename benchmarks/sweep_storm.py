@@ -2,9 +2,11 @@
 
 `python benchmarks/sweep_storm.py --out FOLDER [--kills 50] [--runs 60] [--sweeps 1] [--workers 2] [--seed 0]`
 
-Runs are tiny (a two-layer model, three steps) and real: calibration, initialisation, training, every file. First one sweep
-goes through undisturbed. Then the same runs are swept into another folder, while a parent, a worker or all of them get SIGKILL at
+Runs are tiny (a two-layer model, three steps) and real: calibration, initialisation, training, every file. First one sweep goes
+through undisturbed. Then the same runs are swept into another folder, while a parent, a worker or all of them get SIGKILL at
 seeded random moments; each time the sweep is started again. At the end the two folders must hold the same results and adapters.
+
+All processes are forked from this one, which has the libraries imported: that spares most of each start.
 """
 
 import argparse
@@ -12,44 +14,136 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
-TESTS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hubinit import tasks  # noqa: E402
+from hubinit.calibration import shared  # noqa: E402
+from hubinit.data.encode import Example  # noqa: E402
+from hubinit.records import ResultStore, RunResult  # noqa: E402
+from hubinit.runs import worker  # noqa: E402
+from hubinit.runs.executors.process import WorkerProcess  # noqa: E402
+from hubinit.runs.executors.slots import SlotExecutor  # noqa: E402
+from hubinit.runs.plan import PlannedRun  # noqa: E402
+from hubinit.runs.stored import read_stored  # noqa: E402
+from hubinit.runs.sweep import sweep  # noqa: E402
+from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec  # noqa: E402
+
 METHODS = ("lora", "pissa", "filet", "lora-da")
-# A worker with the tests' data; it notes each run that it ends, and each calibration pass.
-WORKER = """
-import os, psutil
-from hubinit import tasks
-from hubinit.data.encode import Example
-from hubinit.records import ResultStore
-from hubinit.calibration import shared
-from hubinit.runs import worker
-pool = [Example(f"What comes after number {i}?", f" It is {i + 1}." * (1 + i % 3)) for i in range(11)]
-tasks.training_examples = lambda data, seed: (pool, pool[:3])
-write, calibrate = ResultStore.write, shared.calibrate
-def note(what):
-    with open(os.environ["STORM_NOTES"], "a") as file:
-        file.write(what + "\\n")
-def noted(store, result):
-    written = write(store, result)
-    note(f"done {result.key}")
-    note(f"memory {psutil.Process().memory_info().rss}")
-    return written
-def calibrated(*args, **options):
-    note("calibrated")
-    return calibrate(*args, **options)
-ResultStore.write, shared.calibrate = noted, calibrated
-worker.main()
-"""
+
+
+class Fork:
+    """A child process that calls a function: what `subprocess.Popen` is for a program, as far as it is needed here."""
+
+    def __init__(self, call: Callable[[], None], log: Path, *, pipes: bool = False) -> None:
+        """Starts it.
+
+        Args:
+            call: what it does.
+            log: where its output goes.
+            pipes: it reads from `stdin` and writes to `stdout` instead.
+        """
+        self.returncode: int | None = None
+        self.stdin: IO[bytes] | None = None
+        self.stdout: IO[bytes] | None = None
+        orders, send = os.pipe()
+        hear, events = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                os.setsid()
+                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                for number, here in enumerate((orders, events if pipes else output, output)):
+                    os.dup2(here, number)
+                os.closerange(3, 4096)  # also the pipes of other children, which end when their parent does
+                call()
+                os._exit(0)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(1)
+        os.close(orders)
+        os.close(events)
+        self.stdin, self.stdout = os.fdopen(send, "wb"), os.fdopen(hear, "rb")
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended."""
+        while (code := self._reap(0)) is None:
+            time.sleep(0.01)
+        return code
+
+    def _reap(self, how: int) -> int | None:
+        if self.returncode is None:
+            with suppress(ChildProcessError):  # another thread was faster
+                pid, status = os.waitpid(self.pid, how)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+
+class ForkedWorker(WorkerProcess):
+    """A worker that is forked from its sweep."""
+
+    def _worker(self, logs: Path) -> Any:
+        if self.process is None or self.process.poll() is not None:
+            self.close()
+            logs.mkdir(parents=True, exist_ok=True)
+            self.process = Fork(worker.main, logs / "worker.log", pipes=True)  # type: ignore[assignment]
+            if self.killed:
+                self.process.kill()
+        return self.process
+
+
+def prepare(notes: Path) -> None:
+    """Gives this process and its workers the data; they note each run that ends, and each calibration pass."""
+    pool = [Example(f"What comes after number {i}?", f" It is {i + 1}." * (1 + i % 3)) for i in range(11)]
+    write, calibrate = ResultStore.write, shared.calibrate
+
+    def note(*lines: str) -> None:
+        with notes.open("a") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def written(store: ResultStore, result: RunResult) -> RunResult:
+        stored = write(store, result)
+        if stored.status == "ok":  # a worker's death is stored as failed before the run is tried again
+            note(f"done {result.key}", f"memory {psutil.Process().memory_info().rss}")
+        return stored
+
+    def calibrated(*arguments: Any, **options: Any) -> Any:
+        note("calibrated")
+        return calibrate(*arguments, **options)
+
+    tasks.training_examples = lambda data, seed: (pool, pool[:3])  # type: ignore[assignment]
+    ResultStore.write, shared.calibrate = written, calibrated  # type: ignore[method-assign]
 
 
 def main() -> int:
@@ -58,11 +152,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     for name, value in (("kills", 50), ("runs", 60), ("sweeps", 1), ("workers", 2), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child is not None:
-        sweep_here(options.child, options.out, options.runs, options.workers)
-        return 0
     seen = storm(options.out, options.kills, options.runs, options.sweeps, options.workers, options.seed)
     (options.out / "sweep-storm.json").write_text(json.dumps(seen, indent=1) + "\n")
     print(json.dumps(seen, indent=1))
@@ -109,42 +199,26 @@ def storm(out: Path, kills: int, runs: int, sweeps: int, workers: int, seed: int
     }
 
 
-def wait_for_work(children: Sequence["subprocess.Popen[bytes]"], wild: Path) -> None:
-    """Waits until a run is in the middle, or all is done: the most of a start is the import of libraries."""
+def wait_for_work(children: Sequence[Fork], wild: Path) -> None:
+    """Waits until a run is in the middle, or all is done."""
     logs = [Path(f"{wild}.{number}.log") for number in range(len(children))]
     sizes = [log.stat().st_size for log in logs]
     while any(child.poll() is None for child in children):
         if any("progress" in log.read_text()[size:] for log, size in zip(logs, sizes, strict=True)):
             return
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
-def start(
-    base: Path, store: Path, runs: int, sweeps: int, workers: int, first: int = 0
-) -> list["subprocess.Popen[bytes]"]:
+def start(base: Path, store: Path, runs: int, sweeps: int, workers: int, first: int = 0) -> list[Fork]:
     """Starts sweeps on one folder."""
     store.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "STORM_NOTES": str(store / "notes"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        str(base),
-        "--out",
-        str(store),
-        "--runs",
-        str(runs),
-        "--workers",
-        str(workers),
+    return [
+        Fork(lambda: sweep_here(base, store, runs, workers), Path(f"{store}.{number}.log"))
+        for number in range(first, first + sweeps)
     ]
-    children = []
-    for number in range(first, first + sweeps):
-        with Path(f"{store}.{number}.log").open("ab") as log:
-            children.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-    return children
 
 
-def kill(child: "subprocess.Popen[bytes]", target: str, dice: random.Random) -> int:
+def kill(child: Fork, target: str, dice: random.Random) -> int:
     """Kills the parent, one of its workers, or all; returns 1 where there was something to kill."""
     try:
         parent = psutil.Process(child.pid)
@@ -161,31 +235,19 @@ def kill(child: "subprocess.Popen[bytes]", target: str, dice: random.Random) -> 
 
 def sweep_here(base: Path, out: Path, runs: int, workers: int) -> None:
     """One sweep, in this process."""
-    from hubinit.records import ResultStore
-    from hubinit.runs.executors.process import WorkerProcess
-    from hubinit.runs.executors.slots import SlotExecutor
-    from hubinit.runs.plan import PlannedRun
-    from hubinit.runs.stored import read_stored
-    from hubinit.runs.sweep import sweep
-
-    script = out / "worker.py"
-    script.write_text(WORKER)
+    prepare(out / "notes")
     store = ResultStore(out)
     planned = [PlannedRun(spec, "boolq", (), read_stored(store, spec.key)) for spec in specs(base, runs)]
-    slots = [WorkerProcess((sys.executable, str(script)), name=f"worker {number}") for number in range(workers)]
-    sweep(
-        planned,
-        store,
-        executor=SlotExecutor(slots),
-        retries=1,
-        on_event=lambda event: print(time.time(), event, flush=True),
-    )
+    slots = [ForkedWorker(name=f"worker {number}") for number in range(workers)]
+
+    def say(event: Any) -> None:
+        print(round(time.time(), 2), event, flush=True)
+
+    sweep(planned, store, executor=SlotExecutor(slots), retries=1, on_event=say)
 
 
-def specs(base: Path, runs: int) -> list[Any]:
+def specs(base: Path, runs: int) -> list[RunSpec]:
     """So many runs: methods and seeds."""
-    from hubinit.specs import CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
-
     return [
         RunSpec(
             model=ModelSpec(id=str(base), dtype="float32"),
@@ -205,8 +267,6 @@ def specs(base: Path, runs: int) -> list[Any]:
 
 def compare(calm: Path, wild: Path, runs: int, codes: Sequence[int]) -> list[str]:
     """What is not as it would have been."""
-    from hubinit.records import ResultStore
-
     problems = [f"a last sweep ended with {code}" for code in codes if code]
     expected, found = (
         {result.key: result for result in ResultStore(store).results(problems.append)} for store in (calm, wild)
@@ -238,5 +298,4 @@ def noted(store: Path, word: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(TESTS))
     sys.exit(main())

@@ -152,3 +152,33 @@ def test_a_base_that_does_not_load_costs_its_own_runs_only_and_is_tried_once(tmp
         "Cannot download org/gone: access to it is gated."
     ] * 2
     assert asked == ["org/gone", "org/here"]
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_base_that_a_run_left_changed_is_loaded_again(tmp_path, monkeypatch, touched):
+    from hubinit.runs import worker
+
+    loads, seen = [], []
+
+    def load(spec, *_, **__):
+        loads.append(spec.id)
+        torch.manual_seed(0)
+        return Loaded(torch.nn.Linear(3, 3), None, spec, torch.device("cpu"), torch.float32)
+
+    def run(job, loaded, *_):
+        seen.append(loaded.model.weight.detach().clone())
+        if touched and job.spec.rank == 1:
+            with torch.no_grad():
+                loaded.model.weight[1, 2] += 1e-7
+        return _[-1].model_copy(update={"status": "ok"})
+
+    monkeypatch.setattr(worker.base, "load", load)
+    monkeypatch.setattr(worker, "run_stages", run)
+    told = []
+    doer = worker.Worker(told.append)
+    for rank in (1, 2, 3):
+        spec = RunSpec(model=ModelSpec(id="org/one"), method=MethodSpec(name="lora"), rank=rank, alpha=8)
+        doer.do(Job(store=tmp_path, spec=spec))
+    assert all(torch.equal(weight, seen[0]) for weight in seen)
+    assert len(loads) == 1 + touched
+    assert sum("changed by an earlier run" in event.stage for event in told if isinstance(event, Progress)) == touched
