@@ -57,6 +57,7 @@ class Fork:
         self.returncode: int | None = None
         self.stdin: IO[bytes] | None = None
         self.stdout: IO[bytes] | None = None
+        log.touch()
         orders, send = os.pipe()
         hear, events = os.pipe()
         self.pid = os.fork()

@@ -1,6 +1,8 @@
 """A training that is asked to stop leaves a checkpoint first, so that the next try goes on from there."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback
@@ -11,21 +13,12 @@ class Stopped(BaseException):
 
 
 class StopAfterStep(TrainerCallback):  # type: ignore[misc]
-    """While a training goes on, SIGTERM ends it after the optimiser step, with a checkpoint. It acts in the main thread only."""
+    """Ends a training after the optimiser step in which it was asked to, with a checkpoint unless that step was the last."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        self.before: Any = signal.SIG_DFL
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer before the first step."""
-        self.before = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
+    asked = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer after each optimiser step; after the last one there is nothing to keep for a next try."""
+        """Called by the Trainer after each optimiser step."""
         control.should_save = control.should_save or (self.asked and state.global_step < state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -33,8 +26,23 @@ class StopAfterStep(TrainerCallback):  # type: ignore[misc]
         if self.asked:
             raise Stopped
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer after the last step."""
-        signal.signal(signal.SIGTERM, self.before)
-        if self.asked:
-            raise Stopped
+
+@contextmanager
+def stop_after_step() -> Iterator[StopAfterStep]:
+    """Inside the block SIGTERM ends a training that has this callback. For the main thread.
+
+    Raises:
+        Stopped: the process was asked to stop; also where the training had just ended.
+    """
+    callback = StopAfterStep()
+
+    def ask(number: int, frame: Any) -> None:
+        callback.asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield callback
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if callback.asked:
+        raise Stopped

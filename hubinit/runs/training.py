@@ -17,7 +17,6 @@ from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
-from hubinit.runs.stopping import StopAfterStep
 from hubinit.runs.tracking import run_name, tracked
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
@@ -100,6 +99,8 @@ def run_training(
         tracked(job.report_to if job.rank == 0 else (), name, job.store),
         join_ranks(job.rank, job.processes, job.port, loaded.device),
     ):
+        if stop is not None:
+            acting["callbacks"] = [*acting.get("callbacks", ()), stop]
         try:
             outcome = train(
                 model,
