@@ -90,11 +90,9 @@ def run_training(
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
     name = run_name(spec)
-    if (
-        job.processes == 1 and threading.current_thread() is threading.main_thread()
-    ):  # else a checkpoint takes all of them
-        acting["callbacks"] = [*acting.get("callbacks", ()), StopAfterStep()]
+    alone = job.processes == 1 and threading.current_thread() is threading.main_thread()  # others would have to agree
     with (
+        stop_after_step() if alone else nullcontext() as stop,
         watch.stage("train"),
         tracked(job.report_to if job.rank == 0 else (), name, job.store),
         join_ranks(job.rank, job.processes, job.port, loaded.device),
