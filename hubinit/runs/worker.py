@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -35,10 +36,6 @@ from hubinit.runs.training import TrainingMemoryError, shrink
 from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
-
-
-class Orphaned(BaseException):
-    """Nobody reads the events any more: the parent is gone, and the run is cut off rather than failed."""
 
 
 class Worker:
@@ -182,7 +179,11 @@ def free_memory() -> None:
 
 def main() -> None:
     """Entry point: `python -m hubinit.runs.worker`."""
-    with os.fdopen(os.dup(0)) as orders, os.fdopen(os.dup(1), "w", buffering=1) as events:
+    with (
+        os.fdopen(os.dup(0)) as orders,
+        suppress(BrokenPipeError),  # a last event that nobody reads
+        os.fdopen(os.dup(1), "w", buffering=1) as events,
+    ):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what libraries read is not a job,
         os.dup2(2, 1)  # and what they print is not an event
         worker = Worker(lambda event: write_event(event, events))
@@ -190,7 +191,7 @@ def main() -> None:
             log_to(job.store / "logs" / f"{job.spec.key}{f'.rank{job.rank}' if job.rank else ''}.log")
             try:
                 worker.do(job)
-            except (Orphaned, Stopped):
+            except Stopped:
                 sys.exit(128 + signal.SIGTERM)
 
 
@@ -209,15 +210,11 @@ def read_jobs(orders: TextIO) -> Iterator[Job]:
 
 
 def write_event(event: Event, events: TextIO) -> None:
-    """Writes one event.
-
-    Raises:
-        Orphaned: nobody reads it.
-    """
+    """Writes one event. When nobody reads it, the parent is gone: the run is cut off rather than failed, as in `read_jobs`."""
     try:
         events.write(event.model_dump_json() + "\n")
     except BrokenPipeError:
-        raise Orphaned from None
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_to(path: Path) -> None:

@@ -1,6 +1,8 @@
 """A worker that dies costs one run: played by small scripts that speak the worker's protocol and then kill themselves."""
 
 import io
+import os
+import signal
 import sys
 
 import pytest
@@ -104,7 +106,7 @@ def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, 
     assert "was killed" in result.reason
 
 
-def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
+def test_a_worker_whose_parent_is_gone_is_told_to_stop(monkeypatch):
     """The pipe of events breaks: the run was cut off, it did not fail."""
     from hubinit.runs import worker
 
@@ -112,10 +114,10 @@ def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    job = Job(store=tmp_path, spec=planned([0])[0].spec)
-    with pytest.raises(worker.Orphaned):
-        worker.Worker(lambda event: worker.write_event(event, Broken())).do(job)
-    assert not list(ResultStore(tmp_path).results())
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *asked: sent.append(asked))
+    worker.write_event(Finished(key="k", status="ok"), Broken())
+    assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_messages_survive_the_way_between_processes(tmp_path):
