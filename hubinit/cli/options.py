@@ -65,6 +65,14 @@ HangAfter = Annotated[
         min=0, help="Minutes without a sign of life after which a run counts as hung, and is ended; 0: never."
     ),
 ]
+Fsdp = Annotated[
+    bool,
+    typer.Option(
+        "--fsdp",
+        help="Shard the frozen base over the processes of each run while it trains: less memory per GPU, more traffic. With "
+        "--processes-per-run.",
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
 SuggestRate = Annotated[

@@ -79,7 +79,7 @@ def run_bench(
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
     planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
-    check_processes((run.spec for run in planned), places.processes)
+    check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -207,7 +207,7 @@ def run_train(
         )
     check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
-    check_processes((run.spec for run in planned), places.processes)
+    check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)

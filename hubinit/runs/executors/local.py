@@ -20,12 +20,14 @@ class Places:
         workers: runs at once. None: `per_device` for each GPU or, without one, for the processor.
         per_device: runs that may share a GPU.
         processes: that train each run together, one on each GPU.
+        fsdp: the base is cut over them while they train.
         hang_after: minutes without an event after which a worker counts as hung; 0: never.
     """
 
     workers: int | None = None
     per_device: int = 1
     processes: int = 1
+    fsdp: bool = False
     hang_after: float = 0.0
 
 
@@ -38,7 +40,7 @@ def local_executor(places: Places = Places()) -> SlotExecutor:
     gpus = torch.cuda.device_count()
     silence = 60 * places.hang_after or None
     if places.processes > 1:
-        return SlotExecutor(groups(places.workers or max(1, gpus // places.processes), places.processes, gpus, silence))
+        return SlotExecutor(groups(places, gpus, silence))
     workers = places.workers or places.per_device * max(1, gpus)
     if gpus and workers > places.per_device * gpus:
         share = -(-workers // gpus)
@@ -48,13 +50,13 @@ def local_executor(places: Places = Places()) -> SlotExecutor:
     return SlotExecutor([worker(number, workers, gpus, silence) for number in range(workers)])
 
 
-def groups(count: int, processes: int, gpus: int, silence: float | None) -> list[Slot]:
+def groups(places: Places, gpus: int, silence: float | None) -> list[Slot]:
     """Groups of processes, each with GPUs of its own."""
-    if gpus and count * processes > gpus:
-        raise HubinitError(
-            f"{count} workers of {processes} processes want {count * processes} GPUs, and {gpus} are here."
-        )
-    return [WorkerGroup(processes, first=number * processes, silence=silence) for number in range(count)]
+    size = places.processes
+    count = places.workers or max(1, gpus // size)
+    if gpus and count * size > gpus:
+        raise HubinitError(f"{count} workers of {size} processes want {count * size} GPUs, and {gpus} are here.")
+    return [WorkerGroup(size, fsdp=places.fsdp, first=place * size, silence=silence) for place in range(count)]
 
 
 def worker(number: int, workers: int, gpus: int, silence: float | None) -> WorkerProcess:

@@ -19,26 +19,35 @@ class WorkerGroup:
     """
 
     def __init__(
-        self, processes: int, command: Sequence[str] = WORKER, *, first: int = 0, silence: float | None = None
+        self,
+        processes: int,
+        command: Sequence[str] = WORKER,
+        *,
+        fsdp: bool = False,
+        first: int = 0,
+        silence: float | None = None,
     ) -> None:
         """Prepares the workers.
 
         Args:
             processes: how many.
             command: what is started.
+            fsdp: the base is cut over them while they train.
             first: the GPU of the first one; the others take those that follow.
-            silence: see `WorkerProcess`.
+            silence: of the first one, see `WorkerProcess`.
         """
-        places = range(first, first + processes)
-        self.workers = [WorkerProcess(command, see_gpu(place), silence=silence) for place in places]
-        self.name = f"{processes} processes"
+        self.workers = [
+            WorkerProcess(command, see_gpu(first + rank), silence=None if rank else silence)  # the others tell nothing
+            for rank in range(processes)
+        ]
+        self.name, self.fsdp = f"{processes} processes", fsdp
         self.threads: list[Thread] = []
         self.reason: str | None = None  # why a rank was lost
         self.lost = Flag()
 
     def do(self, job: Job) -> Iterator[Event]:
         """Does a job in all workers; see `Slot`."""
-        job = job.model_copy(update={"processes": len(self.workers), "port": free_port()})
+        job = job.model_copy(update={"processes": len(self.workers), "port": free_port(), "fsdp": self.fsdp})
         self.reason = None
         self.lost.clear()
         for event in self.workers[0].do(job):
