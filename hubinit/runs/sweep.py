@@ -206,7 +206,7 @@ def store_death(event: Died, job: Job, store: ResultStore) -> Finished | Busy:
     with leased(store.root, event.key) as holder:
         if holder is not None:
             return Busy(key=event.key, holder=str(holder))
-        if (done := find_done(job)) is not None:
+        if (done := find_done(job)) is not None and done.status != "failed":  # whose reason this death may explain
             return done
         failed = RunResult(
             key=event.key, spec=job.spec, status="failed", reason=event.reason, provenance=provenance(job.command)
