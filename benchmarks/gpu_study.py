@@ -18,11 +18,12 @@ from pathlib import Path
 
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import LocalExecutor
-from hubinit.runs.executors.spec import Executor
+from hubinit.runs.executors.process import WorkerProcess
+from hubinit.runs.executors.spec import Slot
 from hubinit.runs.job import Died, Finished, Job
+from hubinit.runs.line import LOADS
 from hubinit.runs.plan import PlannedRun, Request, plan
-from hubinit.runs.sweep import LOADS, jobs, store_death
+from hubinit.runs.sweep import jobs, store_death
 
 PROTOCOL = Path(__file__).with_name("gpu_study.yaml")
 WEIGHTS = ("adapter", "init", "checkpoints")  # of a run, in its folder
@@ -83,7 +84,7 @@ def main() -> int:
     batch = request(options.rehearse).read_protocol().eval_batch_size
     todo = in_order(jobs(planned, store, eval_batch_size=batch, force=False), planned)
     say(f"{len(planned)} runs, {len(planned) - len(todo)} finished before, {options.workers} at once")
-    done = run_all(todo, store, kept, [LocalExecutor() for _ in range(options.workers)], end)
+    done = run_all(todo, store, kept, [WorkerProcess() for _ in range(options.workers)], end)
     write_record(options, planned, done, len(planned) - len(todo))
     return 0
 
@@ -134,7 +135,7 @@ def take_over(kept: ResultStore, store: ResultStore) -> None:
 
 
 def run_all(
-    todo: Sequence[Job], store: ResultStore, kept: ResultStore, executors: Sequence[Executor], end: float
+    todo: Sequence[Job], store: ResultStore, kept: ResultStore, executors: Sequence[Slot], end: float
 ) -> list[RunResult]:
     """Does the jobs, each executor one at a time, until all are done or the time is up; a run that is cut off leaves nothing.
 
@@ -158,7 +159,7 @@ def run_all(
         time.sleep(0.2)
     if line.over:
         for executor in executors:  # in the middle of a run; the threads that listen to it end with this process
-            if isinstance(executor, LocalExecutor) and executor.process is not None:
+            if isinstance(executor, WorkerProcess) and executor.process is not None:
                 executor.process.kill()
     else:
         for executor in executors:
@@ -166,7 +167,7 @@ def run_all(
     return list(done)
 
 
-def serve(line: Line, executor: Executor, store: ResultStore, kept: ResultStore, done: list[RunResult]) -> None:
+def serve(line: Line, executor: Slot, store: ResultStore, kept: ResultStore, done: list[RunResult]) -> None:
     """Takes jobs until none is left; after two workers that died loading the base, this executor takes no more."""
     deaths = 0
     while not line.over and deaths < LOADS:
@@ -176,7 +177,7 @@ def serve(line: Line, executor: Executor, store: ResultStore, kept: ResultStore,
                 return
             time.sleep(0.1)
             continue
-        for event in executor.submit(job):
+        for event in executor.do(job):
             if line.over:
                 return
             if isinstance(event, Died):

@@ -85,3 +85,9 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = 0o666) -> 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Deletes what `write_atomically` left in a folder, and below it, when it was killed. Nobody may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.process import WorkerProcess
 from hubinit.runs.job import Died, Finished
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.sweep import jobs, store_death
@@ -71,9 +71,9 @@ def run_all(planned: Sequence[PlannedRun], store: ResultStore) -> None:
     place = {run.spec.key: number for number, run in enumerate(planned)}
     todo = sorted(jobs(planned, store, eval_batch_size=batch, force=False), key=lambda job: place[job.spec.key])
     say(f"{len(planned)} runs, {len(planned) - len(todo)} finished before")
-    with closing(LocalExecutor()) as worker:
+    with closing(WorkerProcess()) as worker:
         for number, job in enumerate(todo, start=1):
-            for event in worker.submit(job):
+            for event in worker.do(job):
                 event = store_death(event, job, store) if isinstance(event, Died) else event
                 if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
                     say(f"{number:4d} of {len(todo)}: {told(result)}")

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hubinit.runs.job import Died, Event, Finished, Loading, Progress
+from hubinit.runs.job import Busy, Died, Event, Finished, Loading, Progress, Started
 from hubinit.runs.plan import PlannedRun
 from hubinit.specs import DEFAULT_OPTIMISER
 
@@ -80,12 +80,16 @@ def ended(state: str) -> bool:
 
 def describe(event: Event) -> str:
     """One event in a few words."""
+    if isinstance(event, Started):
+        return f"begins on {event.place}"
     if isinstance(event, Loading):
         return f"loading {event.model}"
     if isinstance(event, Finished):
         return event.status + (f": {event.reason}" if event.reason else "")
     if isinstance(event, Died):
         return event.reason
+    if isinstance(event, Busy):
+        return f"waiting: {event.holder} does it"
     words = event.stage
     if event.steps:
         words += f" {event.step}/{event.steps}"

@@ -52,6 +52,19 @@ ProcessesPerRun = Annotated[
         min=1, help="Processes that train each run together, one GPU each; the results are those of one process."
     ),
 ]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Runs at once. Default: one for each GPU; without a GPU, one.")
+]
+WorkersPerDevice = Annotated[int, typer.Option(min=1, help="Runs that may share one GPU, where they are small.")]
+Retries = Annotated[
+    int, typer.Option(min=0, help="How often a run that failed is tried again, when all others are done.")
+]
+HangAfter = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Minutes without a sign of life after which a run counts as hung, and is ended; 0: never."
+    ),
+]
 Fsdp = Annotated[
     bool,
     typer.Option(

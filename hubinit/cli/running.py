@@ -23,8 +23,9 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.disk import check_room
 from hubinit.runs.estimate import estimate, full_memory
-from hubinit.runs.executors.together import local_executor
+from hubinit.runs.executors.local import Places, local_executor
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_processes, check_runs
@@ -38,6 +39,8 @@ from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
 from hubinit.specs import FULL, Engine
 
+ONE = Places()
+
 
 def run_bench(
     request: Request,
@@ -45,8 +48,8 @@ def run_bench(
     *,
     engine: Engine = "transformers",
     budget: float | None = None,
-    processes: int = 1,
-    fsdp: bool = False,
+    places: Places = ONE,
+    retries: int = 0,
     push_to: str | None,
     public: bool,
     dry_run: bool,
@@ -76,7 +79,7 @@ def run_bench(
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
     planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
-    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
+    check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -89,12 +92,15 @@ def run_bench(
             longest_search(planned, protocol, store) if searching else planned, store, as_json, at_most=searching
         )
         return len(lost)
+    check_room((run.spec for run in planned if run.state == "run"), out)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     rounds = Rounds(
         store,
-        local_executor(processes, fsdp),
+        local_executor(places),
         force=force,
+        retries=retries,
+        on_stop=say_stopping,
         on_scored=publisher,
         groups=groups,
         eval_batch_size=protocol.eval_batch_size,
@@ -121,6 +127,11 @@ def run_bench(
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
+
+
+def say_stopping() -> None:
+    """What Ctrl-C does, while it is being done."""
+    warn("Stopping: trainings finish their step and keep a checkpoint. Ctrl-C again ends at once.")
 
 
 def plan_aloud(
@@ -176,8 +187,8 @@ def run_train(
     request: Request,
     out: Path,
     *,
-    processes: int = 1,
-    fsdp: bool = False,
+    places: Places = ONE,
+    retries: int = 0,
     dry_run: bool,
     force: bool,
     diagnostics: bool = False,
@@ -196,17 +207,20 @@ def run_train(
         )
     check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
-    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
+    check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
         return 0
+    check_room((run.spec for run in planned if run.state == "run"), out)
     with SweepDisplay(planned, errors) as display:
         results = sweep(
             planned,
             store,
             force=force,
-            executor=local_executor(processes, fsdp),
+            executor=local_executor(places),
+            retries=retries,
+            on_stop=say_stopping,
             diagnostics=diagnostics,
             report_to=report_to,
             on_event=display,

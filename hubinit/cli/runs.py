@@ -18,6 +18,7 @@ from hubinit.cli.options import (
     EvalTasks,
     Force,
     Fsdp,
+    HangAfter,
     Hub,
     Json,
     JudgeModel,
@@ -35,10 +36,13 @@ from hubinit.cli.options import (
     Rank,
     Rates,
     ReportTo,
+    Retries,
     Samples,
     Seeds,
     SuggestRate,
     Tasks,
+    Workers,
+    WorkersPerDevice,
     learning_rate,
     names,
     numbers,
@@ -72,6 +76,10 @@ def bench(
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
     fsdp: Fsdp = False,
+    workers: Workers = None,
+    workers_per_device: WorkersPerDevice = 1,
+    retries: Retries = 1,
+    hang_after: HangAfter = 60.0,
     out: Out = Path("runs"),
     hub: Hub = None,
     push_to: PushTo = None,
@@ -104,6 +112,7 @@ def bench(
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
+        from hubinit.runs.executors.local import Places
         from hubinit.runs.plan import Request
         from hubinit.scoring.sandbox import allow_unprotected
 
@@ -128,8 +137,8 @@ def bench(
             out,
             engine=engine,
             budget=seconds,
-            processes=processes_per_run,
-            fsdp=fsdp,
+            places=Places(workers, workers_per_device, processes_per_run, fsdp, hang_after),
+            retries=retries,
             push_to=push_to,
             public=public,
             dry_run=dry_run,
@@ -159,6 +168,8 @@ def train(
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
     fsdp: Fsdp = False,
+    retries: Retries = 1,
+    hang_after: HangAfter = 60.0,
     out: Out = Path("runs"),
     hub: Hub = None,
     dry_run: DryRun = False,
@@ -177,6 +188,7 @@ def train(
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
+        from hubinit.runs.executors.local import Places
         from hubinit.runs.plan import Request
 
         request = Request(
@@ -196,8 +208,8 @@ def train(
         failed = run_train(
             request,
             out,
-            processes=processes_per_run,
-            fsdp=fsdp,
+            places=Places(processes=processes_per_run, fsdp=fsdp, hang_after=hang_after),
+            retries=retries,
             dry_run=dry_run,
             force=force,
             diagnostics=diagnostics,

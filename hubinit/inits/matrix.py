@@ -23,10 +23,11 @@ from hubinit.models.base import Loaded
 from hubinit.models.kinds import KINDS, start_of
 from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
+from hubinit.runs.line import pass_of
 from hubinit.runs.plan import check_options, chosen_model, groups_for, run_spec
 from hubinit.runs.preflight import check_targets
 from hubinit.runs.protocol import DEFAULT, read_protocol
-from hubinit.runs.sweep import pass_of, peers
+from hubinit.runs.sweep import peers
 from hubinit.specs import Dtype, RunSpec
 
 CATALOGUE = "hubinit-catalogue"

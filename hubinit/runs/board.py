@@ -8,6 +8,7 @@ from hubinit.records import ResultStore, RunResult, Stage
 from hubinit.runs.decisions import path_of
 from hubinit.runs.fair import Tried, Walk, ladder, shorten, walk
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.stored import read_stored
 from hubinit.specs import Protocol, RunSpec, Search
 
 
@@ -65,7 +66,7 @@ class Board:
         """A run to do, with what is stored of it."""
         spec = self.spec(who, share, rate, seed)
         fresh = self.force and spec.key not in self.known
-        stored = None if fresh else self.store.readable(spec.key)
+        stored = None if fresh else read_stored(self.store, spec.key)
         template = self.templates[who]
         return PlannedRun(spec, template.group, template.evaluations if scored else (), stored)
 

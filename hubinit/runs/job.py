@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from hubinit.models.kinds import KINDS
+from hubinit.records import ResultStore
 from hubinit.specs import Engine, EvalSpec, RunSpec
 
 
@@ -28,6 +29,7 @@ class Job(Message):
         command: what the user ran, for the record.
         device: where it runs. None: the GPU when there is one.
         force: make it again even if it is finished.
+        before: when the result was made that was there when the run was planned; what is newer, somebody else has done since.
         processes: how many train it together.
         rank: which of them this is for; the first, 0, does everything but their shares of training.
         port: of this machine, where they meet.
@@ -45,12 +47,21 @@ class Job(Message):
     command: str = ""
     device: str | None = None
     force: bool = False
+    before: str | None = None
     processes: int = 1
     rank: int = 0
     port: int = 0
     fsdp: bool = False
     diagnostics: bool = False
     report_to: tuple[str, ...] = ()
+
+
+class Started(Message):
+    """A run has a place, in the words of the executor."""
+
+    type: Literal["started"] = "started"
+    key: str
+    place: str
 
 
 class Loading(Message):
@@ -74,12 +85,21 @@ class Progress(Message):
 
 
 class Finished(Message):
-    """A run has a stored result."""
+    """A run has a stored result; `elsewhere`: somebody else has done it since it was planned."""
 
     type: Literal["finished"] = "finished"
     key: str
     status: str
     reason: str | None = None
+    elsewhere: bool = False
+
+
+class Busy(Message):
+    """Somebody else does this run just now: `holder` says who. It is to be asked for again later."""
+
+    type: Literal["busy"] = "busy"
+    key: str
+    holder: str
 
 
 class Died(Message):
@@ -91,8 +111,21 @@ class Died(Message):
     loading: bool  # before the base was in memory, so that the next run of this base may fare no better
 
 
-Event = Annotated[Loading | Progress | Finished | Died, Field(discriminator="type")]
+Event = Annotated[Started | Loading | Progress | Finished | Busy | Died, Field(discriminator="type")]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+LAST = (Finished, Busy, Died)  # no event of the same job follows
+
+
+def find_done(job: Job) -> Finished | None:
+    """What somebody else has done of a run since it was planned; None where there is still something to do."""
+    found = ResultStore(job.store).readable(job.spec.key)
+    if found is None:
+        return None
+    new = found.provenance.created != job.before
+    whole = found.status in {"ok", "partial"} and all(map(found.scored, job.evaluations))
+    if (whole and (new or not job.force)) or (new and found.status in {"failed", "diverged"}):
+        return Finished(key=found.key, status=found.status, reason=found.reason, elsewhere=True)
+    return None
 
 
 def in_memory(spec: RunSpec) -> tuple[str, str]:

@@ -15,9 +15,10 @@ from hubinit.models import names
 from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.models.quantising import check_quantisation
-from hubinit.records import ResultStore, RunResult
+from hubinit.records import ResultStore
 from hubinit.runs.pairs import check_settings, fit_quantised, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
+from hubinit.runs.stored import Stored, StoredIndex
 from hubinit.scoring.judge import find_judge
 from hubinit.specs import (
     FULL,
@@ -78,12 +79,12 @@ class Request:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run to do, the evaluations asked of it, and the result that is already stored."""
+    """A run to do, the evaluations asked of it, and what of a result is already stored."""
 
     spec: RunSpec
     group: str  # the task or suite that it trains on
     evaluations: tuple[EvalSpec, ...]
-    stored: RunResult | None = None
+    stored: Stored | None = None
 
     @property
     def missing(self) -> tuple[EvalSpec, ...]:
@@ -149,6 +150,7 @@ def plan(
     pin_task = pinning(protocol, on_note)
     dtype = request.dtype if request.dtype != "auto" else protocol.dtype
     planned: list[PlannedRun] = []
+    index = StoredIndex(store)
     lost: HubError | None = None
     for name in request.models:
         model = names.resolve(name)
@@ -168,10 +170,11 @@ def plan(
                 untrained = [pair for pair in pairs if pair[0] == "none" and not KINDS[model.kind].labelled]
                 specs = run_specs(model, (), untrained, protocol, pin_task)
             for spec in specs:
-                stored = None if force else store.readable(spec.key, on_note)
+                stored = None if force else index.find(spec.key, on_note)
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     if lost is not None and not planned:
         raise lost
+    index.save()
     return merge_same_key(planned)
 
 

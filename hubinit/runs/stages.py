@@ -27,6 +27,8 @@ from hubinit.runs.costs import Stopwatch
 from hubinit.runs.diagnosing import neutral_text, watch_adapter
 from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.lease import Holder, own_turn
+from hubinit.runs.line import pass_of
 from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
 from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.engines import VllmModel, generates, load_vllm, with_vllm
@@ -154,20 +156,25 @@ def measure_forgetting(model: PeftModel, loaded: Loaded) -> Forgetting | str:
 
 
 def calibrate_run(job: Job, loaded: Loaded, watch: Stopwatch, report: OnProgress) -> Calibration:
-    """The statistics for one run, from the pass over the calibration examples that its peers share."""
+    """The statistics for one run, from the pass over the calibration examples that its peers share, one process at a time."""
     spec = job.spec
     assert spec.calibration is not None and spec.data is not None
-    report(Progress(key=spec.key, stage="calibrate"))
-    return calibrate_start(
-        spec,
-        loaded,
-        tasks.training_examples(spec.data, spec.calibration.seed)[0],
-        [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None],
-        job.store / "calibrations",
-        watch,
-        on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
-        on_plan=print,  # into the run's log
-    )
+
+    def wait(holder: Holder) -> None:
+        report(Progress(key=spec.key, stage=f"wait for the calibration that {holder} makes"))
+
+    with own_turn(job.store, f"calibration-{pass_of(spec)}", wait):
+        report(Progress(key=spec.key, stage="calibrate"))
+        return calibrate_start(
+            spec,
+            loaded,
+            tasks.training_examples(spec.data, spec.calibration.seed)[0],
+            [need_of(peer.method, peer.calibration) for peer in job.peers or (spec,) if peer.calibration is not None],
+            job.store / "calibrations",
+            watch,
+            on_batch=lambda done, total: report(Progress(key=spec.key, stage="calibrate", step=done, steps=total)),
+            on_plan=print,  # into the run's log
+        )
 
 
 def calibrate_start(

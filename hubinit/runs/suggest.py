@@ -19,9 +19,9 @@ from hubinit.models.base import Loaded
 from hubinit.paths import write_atomically
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
+from hubinit.runs.line import pass_of
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.stages import attach_start, calibrate_start
-from hubinit.runs.sweep import pass_of
 from hubinit.runs.training import Pool, set_head
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.curvature import EXAMPLES, suggest_learning_rate

@@ -1,6 +1,8 @@
 """The training stage of a run, the same for adapters and for all weights."""
 
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hubinit.models.kinds import head_seed
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.job import Job, Progress
+from hubinit.runs.stopping import stop_after_step
 from hubinit.runs.tracking import run_name, tracked
 from hubinit.specs import NO_ADAPTER, RunSpec
 from hubinit.training.phases import Allocation, Warmup
@@ -89,11 +92,15 @@ def run_training(
         report(Progress(key=spec.key, stage="train", step=step, steps=steps, loss=loss))
 
     name = run_name(spec)
+    alone = job.processes == 1 and threading.current_thread() is threading.main_thread()  # others would have to agree
     with (
+        stop_after_step() if alone else nullcontext() as stop,
         watch.stage("train"),
         tracked(job.report_to if job.rank == 0 else (), name, job.store),
         join_ranks(job.rank, job.processes, job.port, loaded.device),
     ):
+        if stop is not None:
+            acting["callbacks"] = [*acting.get("callbacks", ()), stop]
         try:
             outcome = train(
                 model,

@@ -2,15 +2,19 @@
 
 It reads one `Job` per line from standard input and writes one event per line to standard output. Everything that libraries
 print goes to the log of the run. A run that fails becomes a stored result with its reason; a worker that dies loses only the
-run it was in.
+run it was in. A run that another process is doing is left to it, see `hubinit.runs.lease`.
 """
 
 import gc
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TextIO
 
 import torch
@@ -18,19 +22,20 @@ import torch
 from hubinit import adapters, tasks
 from hubinit.errors import DivergedError, HubinitError, first_line
 from hubinit.models import base
+from hubinit.models.fingerprint import fingerprint
+from hubinit.models.kinds import KINDS
+from hubinit.paths import remove_temporaries
 from hubinit.records import Cost, ResultStore, RunResult, Stage
 from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
-from hubinit.runs.job import Event, Finished, Job, Loading, Progress, in_memory
+from hubinit.runs.job import Busy, Event, Finished, Job, Loading, Progress, find_done, in_memory
+from hubinit.runs.lease import leased
 from hubinit.runs.stages import follow, run_stages
+from hubinit.runs.stopping import Stopped
 from hubinit.runs.training import TrainingMemoryError, shrink
 from hubinit.specs import FULL
 
 Emit = Callable[[Event], None]
-
-
-class Orphaned(BaseException):
-    """Nobody reads the events any more: the parent is gone, and the run is cut off rather than failed."""
 
 
 class Worker:
@@ -40,6 +45,7 @@ class Worker:
         self.emit = emit
         self.holds: tuple[str, str] | None = None
         self.loaded: base.Loaded | None = None
+        self.mark = 0  # the fingerprint of the base as it was loaded
         self.costs: dict[Stage, Cost] = {}
         self.broken: dict[tuple[str, str], str] = {}
 
@@ -49,12 +55,22 @@ class Worker:
         if job.rank:
             self.emit(self._follow(job, store))
             return
+        with leased(job.store, job.spec.key) as holder:
+            if holder is not None:
+                event: Event = Busy(key=job.spec.key, holder=str(holder))
+            else:
+                event = find_done(job) or self._do_leased(job, store)
+        self.emit(event)
+
+    def _do_leased(self, job: Job, store: ResultStore) -> Finished:
+        """Takes a job that nobody else does to its stored result."""
+        remove_temporaries(store.folder(job.spec.key))
         result = self._run_safely(job, store)
         while isinstance(result, Job):
             free_memory()
             result = self._run_safely(result, store)
         result = store.write(result)
-        self.emit(Finished(key=result.key, status=result.status, reason=result.reason))
+        return Finished(key=result.key, status=result.status, reason=result.reason)
 
     def _run_safely(self, job: Job, store: ResultStore) -> RunResult | Job:
         """Runs one job; whatever goes wrong is recorded in the result instead of ending the worker.
@@ -110,7 +126,9 @@ class Worker:
         return Finished(key=job.spec.key, status=status, reason=redact(reason) or None)
 
     def _base_of(self, job: Job) -> base.Loaded:
-        """The base of a job: the one in memory, or loaded now. One that failed to load fails at once from then on.
+        """The base of a job: the one in memory, bit for bit as it was loaded, or loaded now.
+
+        One that failed to load fails at once from then on.
 
         Raises:
             HubinitError: it is missing, gated or broken.
@@ -118,6 +136,10 @@ class Worker:
         wanted = in_memory(job.spec)
         if wanted in self.broken:
             raise HubinitError(self.broken[wanted])
+        if self.loaded is not None and self.holds == wanted and self._fingerprint(self.loaded) != self.mark:
+            print(f"An earlier run left {job.spec.model.id} changed in memory; it is loaded again.")  # into the log
+            self.emit(Progress(key=job.spec.key, stage="the base was changed by an earlier run, and is loaded again"))
+            self.loaded = None
         if self.loaded is None or self.holds != wanted:
             self.loaded = None  # the memory is needed for the next one
             self.emit(Loading(key=job.spec.key, model=job.spec.model.id))
@@ -129,7 +151,12 @@ class Worker:
                 self.broken[wanted] = str(error)
                 raise
             self.holds, self.costs = wanted, watch.costs
+            self.mark = self._fingerprint(self.loaded)
         return self.loaded
+
+    def _fingerprint(self, loaded: base.Loaded) -> int:
+        """What must be the same before every run."""
+        return fingerprint(loaded.model, heads=not KINDS[loaded.spec.kind].labelled)
 
     def _restore(self, job: Job) -> None:
         """Takes any adapter off the shared base, so that the next run starts from the untouched model.
@@ -152,26 +179,42 @@ def free_memory() -> None:
 
 def main() -> None:
     """Entry point: `python -m hubinit.runs.worker`."""
-    with os.fdopen(os.dup(0)) as jobs, os.fdopen(os.dup(1), "w", buffering=1) as events:
+    with (
+        os.fdopen(os.dup(0)) as orders,
+        suppress(BrokenPipeError),  # a last event that nobody reads
+        os.fdopen(os.dup(1), "w", buffering=1) as events,
+    ):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what libraries read is not a job,
         os.dup2(2, 1)  # and what they print is not an event
         worker = Worker(lambda event: write_event(event, events))
-        for line in jobs:
-            job = Job.model_validate_json(line)
+        for job in read_jobs(orders):
             log_to(job.store / "logs" / f"{job.spec.key}{f'.rank{job.rank}' if job.rank else ''}.log")
-            worker.do(job)
+            try:
+                worker.do(job)
+            except Stopped:
+                sys.exit(128 + signal.SIGTERM)
+
+
+def read_jobs(orders: TextIO) -> Iterator[Job]:
+    """The jobs as they come. When nobody can send any more the process ends, also in the middle of a run: the parent is gone."""
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def read() -> None:
+        for line in orders:
+            lines.put(line)
+        os.kill(os.getpid(), signal.SIGTERM)  # which a training answers with a checkpoint
+
+    Thread(target=read, daemon=True).start()
+    while True:
+        yield Job.model_validate_json(lines.get())
 
 
 def write_event(event: Event, events: TextIO) -> None:
-    """Writes one event.
-
-    Raises:
-        Orphaned: nobody reads it.
-    """
+    """Writes one event. When nobody reads it, the parent is gone: the run is cut off rather than failed, as in `read_jobs`."""
     try:
         events.write(event.model_dump_json() + "\n")
     except BrokenPipeError:
-        raise Orphaned from None
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_to(path: Path) -> None:

@@ -50,7 +50,7 @@ class Fake:
         self.seconds, self.dies, self.started, self.closed = seconds, dies or {}, list[str](), False
         self.beside: list[set[str]] = []
 
-    def submit(self, job: Job) -> Iterator[Event]:
+    def do(self, job: Job) -> Iterator[Event]:
         name = job.spec.method.name
         self.started.append(name)
         Fake.running.append(name)

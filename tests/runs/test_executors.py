@@ -1,6 +1,8 @@
 """A worker that dies costs one run: played by small scripts that speak the worker's protocol and then kill themselves."""
 
 import io
+import os
+import signal
 import sys
 
 import pytest
@@ -10,9 +12,11 @@ from hubinit.errors import HubError
 from hubinit.models.base import Loaded
 from hubinit.records import ResultStore, RunResult, Score
 from hubinit.runs.costs import provenance
-from hubinit.runs.executors.local import LocalExecutor
+from hubinit.runs.executors.process import WorkerProcess
+from hubinit.runs.executors.slots import SlotExecutor
 from hubinit.runs.job import Died, Finished, Job, Loading, Progress
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.stored import summarise
 from hubinit.runs.sweep import sweep
 from hubinit.specs import EvalSpec, MethodSpec, ModelSpec, RunSpec
 
@@ -43,7 +47,7 @@ for line in sys.stdin:
 def executor(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(SCRIPT)
-    return LocalExecutor((sys.executable, str(script)))
+    return SlotExecutor([WorkerProcess((sys.executable, str(script)))])
 
 
 def planned(seeds, **fields) -> list[PlannedRun]:
@@ -94,13 +98,15 @@ def test_a_worker_killed_while_scoring_one_more_task_keeps_the_scores(tmp_path, 
     score = Score(task="piqa", metric="acc", value=0.5, n=4, eval=EvalSpec(task="piqa"))
     before = RunResult(key=run.spec.key, spec=run.spec, status="ok", scores=(score,), provenance=provenance("x"))
     store.write(before)
-    results, events = run_sweep(store, executor, [1])
-    assert results[1].status == events[-1].status == "partial"
-    assert results[1].scores == before.scores
-    assert "was killed" in results[1].reason
+    more = PlannedRun(run.spec, "arc-easy", (EvalSpec(task="piqa"), EvalSpec(task="boolq")), summarise(before))
+    events = []
+    (result,) = sweep([more], store, executor=executor, on_event=events.append)
+    assert result.status == events[-1].status == "partial"
+    assert result.scores == before.scores
+    assert "was killed" in result.reason
 
 
-def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
+def test_a_worker_whose_parent_is_gone_is_told_to_stop(monkeypatch):
     """The pipe of events breaks: the run was cut off, it did not fail."""
     from hubinit.runs import worker
 
@@ -108,10 +114,10 @@ def test_a_worker_whose_parent_is_gone_stores_nothing(tmp_path, monkeypatch):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    job = Job(store=tmp_path, spec=planned([0])[0].spec)
-    with pytest.raises(worker.Orphaned):
-        worker.Worker(lambda event: worker.write_event(event, Broken())).do(job)
-    assert not list(ResultStore(tmp_path).results())
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *asked: sent.append(asked))
+    worker.write_event(Finished(key="k", status="ok"), Broken())
+    assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
 def test_messages_survive_the_way_between_processes(tmp_path):
@@ -148,3 +154,33 @@ def test_a_base_that_does_not_load_costs_its_own_runs_only_and_is_tried_once(tmp
         "Cannot download org/gone: access to it is gated."
     ] * 2
     assert asked == ["org/gone", "org/here"]
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_base_that_a_run_left_changed_is_loaded_again(tmp_path, monkeypatch, touched):
+    from hubinit.runs import worker
+
+    loads, seen = [], []
+
+    def load(spec, *_, **__):
+        loads.append(spec.id)
+        torch.manual_seed(0)
+        return Loaded(torch.nn.Linear(3, 3), None, spec, torch.device("cpu"), torch.float32)
+
+    def run(job, loaded, *_):
+        seen.append(loaded.model.weight.detach().clone())
+        if touched and job.spec.rank == 1:
+            with torch.no_grad():
+                loaded.model.weight[1, 2] += 1e-7
+        return _[-1].model_copy(update={"status": "ok"})
+
+    monkeypatch.setattr(worker.base, "load", load)
+    monkeypatch.setattr(worker, "run_stages", run)
+    told = []
+    doer = worker.Worker(told.append)
+    for rank in (1, 2, 3):
+        spec = RunSpec(model=ModelSpec(id="org/one"), method=MethodSpec(name="lora"), rank=rank, alpha=8)
+        doer.do(Job(store=tmp_path, spec=spec))
+    assert all(torch.equal(weight, seen[0]) for weight in seen)
+    assert len(loads) == 1 + touched
+    assert sum("changed by an earlier run" in event.stage for event in told if isinstance(event, Progress)) == touched

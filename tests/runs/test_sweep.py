@@ -2,6 +2,7 @@
 
 from hubinit.records import Provenance, ResultStore, RunResult, Score
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.stored import summarise
 from hubinit.runs.sweep import jobs, sweep
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, RunSpec
 
@@ -45,10 +46,10 @@ def test_a_partial_result_that_by_now_holds_everything_is_ok(tmp_path):
     provenance = Provenance(versions={}, hardware={}, command="x", created="2026-01-01")
     partial = RunResult(key=spec().key, spec=spec(), status="partial", reason="piqa: gone", provenance=provenance)
     store.write(partial)
-    (trained_only,) = sweep([PlannedRun(spec(), "arc-easy", (), partial)], store)
+    (trained_only,) = sweep([PlannedRun(spec(), "arc-easy", (), summarise(partial))], store)
     assert trained_only.status == "partial", "who asks for no scores does not say that all are there"
     score = Score(task="piqa", metric="acc", value=0.5, n=1, eval=EvalSpec(task="piqa"))
     whole = partial.model_copy(update={"scores": (score,)})
     store.write(whole)
-    (result,) = sweep([PlannedRun(spec(), "arc-easy", (EvalSpec(task="piqa"),), whole)], store)
+    (result,) = sweep([PlannedRun(spec(), "arc-easy", (EvalSpec(task="piqa"),), summarise(whole))], store)
     assert (result.status, result.reason) == ("ok", None)

@@ -15,8 +15,9 @@ from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
 from hubinit.methods import METHODS
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.executors.local import LocalExecutor
-from hubinit.runs.executors.together import TogetherExecutor
+from hubinit.runs.executors.process import WorkerProcess
+from hubinit.runs.executors.slots import SlotExecutor
+from hubinit.runs.executors.together import WorkerGroup
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.job import Finished, Job
 from hubinit.runs.plan import PlannedRun
@@ -114,14 +115,14 @@ def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPa
     """All runs, by one process and by two, with and without a part of the base each."""
     made = {}
     for name, executor, runs in (
-        ("one", LocalExecutor(command), (*TRAINED, "frozen-a")),
-        ("two", TogetherExecutor(2, command), TRAINED),
-        ("sharded", TogetherExecutor(2, command, fsdp=True), SHARDED),
+        ("one", WorkerProcess(command), (*TRAINED, "frozen-a")),
+        ("two", WorkerGroup(2, command), TRAINED),
+        ("sharded", WorkerGroup(2, command, fsdp=True), SHARDED),
     ):
         made[name] = store = ResultStore(tmp_path_factory.mktemp(name))
         with closing(executor):
             for method in runs:
-                *_, end = executor.submit(Job(store=store.root, spec=spec(base, method), device="cpu"))
+                *_, end = executor.do(Job(store=store.root, spec=spec(base, method), device="cpu"))
                 assert isinstance(end, Finished), end
                 assert end.status == "ok", end.reason
     return made
@@ -155,8 +156,10 @@ def test_two_processes_equal_one(how: str, method: str, base: Path, stores: dict
 def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "actor.py").write_text(ACTOR)
     runs = [PlannedRun(spec(tmp_path, "lora", seed), "boolq", ()) for seed in (1, 2, 9, 8, 7, 6, 3)]
-    executor = TogetherExecutor(2, (sys.executable, str(tmp_path / "actor.py")))
-    first, second, killed, failed, noticed, own, last = sweep(runs, ResultStore(tmp_path / "store"), executor=executor)
+    group = WorkerGroup(2, (sys.executable, str(tmp_path / "actor.py")))
+    first, second, killed, failed, noticed, own, last = sweep(
+        runs, ResultStore(tmp_path / "store"), executor=SlotExecutor([group])
+    )
     assert {first.status, second.status, last.status} == {"ok"}
     assert (
         first.provenance.command == second.provenance.command != last.provenance.command
@@ -168,7 +171,7 @@ def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run
     assert "process 2 of 2 failed: RuntimeError: no more memory" in (failed.reason or "")
     assert f"its output is in logs/{failed.key}.rank1.log" in (failed.reason or "")
     assert own.reason == "connection closed"
-    assert all(worker.process is None for worker in executor.workers)
+    assert all(worker.process is None for worker in group.workers)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from hubinit.runs.executors.spec import Executor
-from hubinit.runs.job import Event, Job
+from hubinit.runs.job import Event
+from hubinit.runs.line import Line
 
 
 class Lent:
@@ -12,9 +13,9 @@ class Lent:
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
 
-    def submit(self, job: Job) -> Iterator[Event]:
-        """Does a job; see `Executor`."""
-        return self.executor.submit(job)
+    def run(self, line: Line) -> Iterator[Event]:
+        """Does the jobs of a line; see `Executor`."""
+        return self.executor.run(line)
 
     def close(self) -> None:
         """Does nothing: whoever lent the executor closes it."""

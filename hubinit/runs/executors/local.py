@@ -1,103 +1,69 @@
-"""Runs jobs in a worker process of this machine, which keeps the base in memory from job to job."""
+"""The executor of this machine: one worker process for each device, several that share one, or groups that train together."""
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
 
-from hubinit.runs.job import EVENT, Died, Event, Finished, Job, Loading
+import torch
 
-# How long OpenMP threads spin before they sleep, in turns: a few microseconds. On two cores a LoRA step took 3.5 s so, 6.0 s with
-# threads that sleep at once; beside a second process 7.5 and 7.4 s, and 15.3 s with libgomp's own default.
-SPIN = "2000"
-WORKER = (sys.executable, "-m", "hubinit.runs.worker")
+from hubinit.errors import HubinitError
+from hubinit.runs.executors.process import WorkerProcess
+from hubinit.runs.executors.slots import SlotExecutor
+from hubinit.runs.executors.spec import Slot
+from hubinit.runs.executors.together import WorkerGroup, see_gpu
 
 
-class LocalExecutor:
-    """One worker process, started when it is needed and again when it has died. Its output goes to `logs/` of the store."""
+@dataclass(frozen=True)
+class Places:
+    """Where runs are done on this machine.
 
-    def __init__(self, command: Sequence[str] = WORKER, environment: Mapping[str, str] | None = None) -> None:
-        self.command, self.environment = command, environment or {}
-        self.process: subprocess.Popen[bytes] | None = None
-        self.killed = False
+    Attributes:
+        workers: runs at once. None: `per_device` for each GPU or, without one, for the processor.
+        per_device: runs that may share a GPU.
+        processes: that train each run together, one on each GPU.
+        fsdp: the base is cut over them while they train.
+        hang_after: minutes without an event after which a worker counts as hung; 0: never.
+    """
 
-    def submit(self, job: Job) -> Iterator[Event]:
-        """Does a job in the worker; see `Executor`. A worker that was gone before it said a word is replaced, once."""
-        for last in (False, True):
-            heard = loading = False
-            for event in self._ask(job):
-                heard, loading = True, isinstance(event, Loading)
-                yield event
-                if isinstance(event, Finished):
-                    return
-            if heard or last or self.killed:
-                break
-        assert self.process is not None
-        end = describe_end(self.process.wait())
-        reason = f"the worker {end} during this run; its output is in logs/{job.spec.key}.log"
-        yield Died(key=job.spec.key, reason=reason, loading=loading or not heard)
-
-    def _ask(self, job: Job) -> Iterator[Event]:
-        """What the worker says to a job, until it has finished or is gone."""
-        process = self._worker(job.store / "logs")
-        assert process.stdin is not None and process.stdout is not None
-        with suppress(BrokenPipeError):  # it died between two jobs, and says nothing
-            process.stdin.write(job.model_dump_json().encode() + b"\n")
-            process.stdin.flush()
-        while (line := process.stdout.readline()).endswith(b"\n"):  # a torn last line: it died while writing it
-            if line.startswith(b"{"):  # else a library printed it when it was imported, before the worker could listen
-                yield EVENT.validate_json(line)
-        process.wait()
-
-    def kill(self) -> None:
-        """Ends the worker at once, from another thread than that of its job, which is told `Died`."""
-        self.killed = True
-        if self.process is not None:
-            self.process.kill()
-
-    def close(self) -> None:
-        """Ends the worker, also in the middle of a job."""
-        process, self.process = self.process, None
-        self.killed = False
-        if process is None:
-            return
-        assert process.stdin is not None and process.stdout is not None
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(BrokenPipeError):  # a last line that nobody reads any more
-                pipe.close()
-
-    def _worker(self, logs: Path) -> "subprocess.Popen[bytes]":
-        """The worker process, started unless one lives."""
-        if self.process is not None and self.process.poll() is None:
-            return self.process
-        self.close()
-        logs.mkdir(parents=True, exist_ok=True)
-        with (logs / "worker.log").open("ab") as log:  # what comes before the first job; every run has a log of its own
-            self.process = subprocess.Popen(  # noqa: S603
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={"GOMP_SPINCOUNT": SPIN, **os.environ, **self.environment},
-            )
-        if self.killed:  # while it started
-            self.process.kill()
-        return self.process
+    workers: int | None = None
+    per_device: int = 1
+    processes: int = 1
+    fsdp: bool = False
+    hang_after: float = 0.0
 
 
-def describe_end(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"stopped with exit code {code}"
-    name = signal.strsignal(-code) or f"signal {-code}"
-    return f"was killed ({name})" + (" (often: out of memory)" if code == -signal.SIGKILL else "")
+def local_executor(places: Places = Places()) -> SlotExecutor:
+    """What does runs on this machine.
+
+    Raises:
+        HubinitError: more is asked for than the GPUs that can be seen here have room for.
+    """
+    gpus = torch.cuda.device_count()
+    silence = 60 * places.hang_after or None
+    if places.processes > 1:
+        return SlotExecutor(groups(places, gpus, silence))
+    workers = places.workers or places.per_device * max(1, gpus)
+    if gpus and workers > places.per_device * gpus:
+        share = -(-workers // gpus)
+        raise HubinitError(
+            f"{workers} workers want more GPUs than the {gpus} here; add --workers-per-device {share} to let them share."
+        )
+    return SlotExecutor([worker(number, workers, gpus, silence) for number in range(workers)])
+
+
+def groups(places: Places, gpus: int, silence: float | None) -> list[Slot]:
+    """Groups of processes, each with GPUs of its own."""
+    size = places.processes
+    count = places.workers or max(1, gpus // size)
+    if gpus and count * size > gpus:
+        raise HubinitError(f"{count} workers of {size} processes want {count * size} GPUs, and {gpus} are here.")
+    return [WorkerGroup(size, fsdp=places.fsdp, first=place * size, silence=silence) for place in range(count)]
+
+
+def worker(number: int, workers: int, gpus: int, silence: float | None) -> WorkerProcess:
+    """One of several workers: on its GPU, and with its share of the processor's cores."""
+    environment = see_gpu(number % gpus) if gpus else {}
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // workers))
+    place = f"GPU {number % gpus}" if gpus else "the processor"
+    name = place if workers <= max(1, gpus) else f"{place}, worker {number + 1}"
+    return WorkerProcess(environment=environment, name=name, silence=silence)

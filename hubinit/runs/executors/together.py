@@ -1,4 +1,4 @@
-"""Runs each job in several worker processes of this machine, which train it together."""
+"""A slot that does each job in several worker processes of this machine, which train it together."""
 
 import os
 import socket
@@ -6,32 +6,51 @@ from collections.abc import Iterator, Sequence
 from threading import Event as Flag
 from threading import Thread
 
-from hubinit.runs.executors.local import WORKER, LocalExecutor
-from hubinit.runs.executors.spec import Executor
+from hubinit.runs.executors.process import WORKER, WorkerProcess
 from hubinit.runs.job import Died, Event, Finished, Job, Progress
 
 LAST_WORDS = 5.0  # seconds for a rank's end to be noticed, when it may be why the first one failed
 
 
-class TogetherExecutor:
+class WorkerGroup:
     """One worker for each rank. The first one does the job; the others join it when it trains.
 
     A run that does not end well ends all workers, because each may wait for another.
     """
 
-    def __init__(self, processes: int, command: Sequence[str] = WORKER, *, fsdp: bool = False) -> None:
-        self.workers = [LocalExecutor(command, see_gpu(rank)) for rank in range(processes)]
-        self.fsdp = fsdp
+    def __init__(
+        self,
+        processes: int,
+        command: Sequence[str] = WORKER,
+        *,
+        fsdp: bool = False,
+        first: int = 0,
+        silence: float | None = None,
+    ) -> None:
+        """Prepares the workers.
+
+        Args:
+            processes: how many.
+            command: what is started.
+            fsdp: the base is cut over them while they train.
+            first: the GPU of the first one; the others take those that follow.
+            silence: of the first one, see `WorkerProcess`.
+        """
+        self.workers = [
+            WorkerProcess(command, see_gpu(first + rank), silence=None if rank else silence)  # the others tell nothing
+            for rank in range(processes)
+        ]
+        self.name, self.fsdp = f"{processes} processes", fsdp
         self.threads: list[Thread] = []
         self.reason: str | None = None  # why a rank was lost
         self.lost = Flag()
 
-    def submit(self, job: Job) -> Iterator[Event]:
-        """Does a job in all workers; see `Executor`."""
+    def do(self, job: Job) -> Iterator[Event]:
+        """Does a job in all workers; see `Slot`."""
         job = job.model_copy(update={"processes": len(self.workers), "port": free_port(), "fsdp": self.fsdp})
         self.reason = None
         self.lost.clear()
-        for event in self.workers[0].submit(job):
+        for event in self.workers[0].do(job):
             if isinstance(event, Progress) and event.stage == "train" and not self.threads:
                 self._call(job)
             if isinstance(event, Died) or (isinstance(event, Finished) and event.status in {"failed", "diverged"}):
@@ -56,7 +75,7 @@ class TogetherExecutor:
 
     def _follow(self, job: Job) -> None:
         """Has one rank take its share; if it cannot, the first one, which would wait in vain, is ended."""
-        *_, end = self.workers[job.rank].submit(job)
+        *_, end = self.workers[job.rank].do(job)
         if self.reason is None and (isinstance(end, Died) or (isinstance(end, Finished) and end.status == "failed")):
             log = f"logs/{job.spec.key}.rank{job.rank}.log"
             told = end.reason if isinstance(end, Finished) else f"{end.reason.split(' during')[0]}"
@@ -70,6 +89,15 @@ class TogetherExecutor:
             thread.join()
         self.threads = []
 
+    def stop(self) -> None:
+        """Ends all workers at once: what they could keep, they would have to agree on; see `Slot`."""
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends all workers at once; see `Slot`."""
+        for worker in self.workers:
+            worker.kill()
+
     def close(self) -> None:
         """Ends all workers."""
         for worker in self.workers:
@@ -79,15 +107,10 @@ class TogetherExecutor:
             worker.close()
 
 
-def local_executor(processes: int, fsdp: bool = False) -> Executor:
-    """What does runs on this machine, each in so many processes."""
-    return LocalExecutor() if processes == 1 else TogetherExecutor(processes, fsdp=fsdp)
-
-
-def see_gpu(rank: int) -> dict[str, str]:
-    """The environment in which a worker sees the GPU of its rank as the only one; without GPUs it changes nothing."""
+def see_gpu(number: int) -> dict[str, str]:
+    """The environment in which a worker sees one of the GPUs here as the only one; without GPUs it changes nothing."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return {"CUDA_VISIBLE_DEVICES": visible[rank] if rank < len(visible) and visible[rank] else str(rank)}
+    return {"CUDA_VISIBLE_DEVICES": visible[number] if number < len(visible) and visible[number] else str(number)}
 
 
 def free_port() -> int:
