@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu clean
+.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu space clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,10 @@ bench-hub: install
 # has torch; nothing is installed into it. REHEARSE=1 tries the command on a CPU with tiny sizes.
 bench-gpu study-gpu:
 	$(PYTHON) benchmarks/gpu.py $(@:-gpu=) --carry "$(CARRY)" --out "$(OUT)" $(if $(WORKERS),--workers $(WORKERS)) $(if $(REHEARSE),--rehearse)
+
+# The Space as it is, without torch; then `hf upload OWNER/NAME build/space . --repo-type space`.
+space:
+	$(PYTHON) leaderboard/assemble.py --out "$(or $(OUT),build/space)" $(if $(LEADERBOARD),--leaderboard "$(LEADERBOARD)") $(if $(BOARD),--board "$(BOARD)")
 
 clean:
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis

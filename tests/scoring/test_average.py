@@ -61,7 +61,14 @@ def test_eval_prints_it_or_says_why_not(
     monkeypatch.setattr(tasks, "pin", lambda name: None)
     for as_json in (True, False):
         failed = command.run_eval(
-            ("m",), ["commonsense"], EvalSpec(task=""), outputs=None, batch_size=1, dtype="auto", out=None, as_json=as_json
+            ("m",),
+            ["commonsense"],
+            EvalSpec(task=""),
+            outputs=None,
+            batch_size=1,
+            dtype="auto",
+            out=None,
+            as_json=as_json,
         )
         printed = capsys.readouterr()
         assert failed == (broken is not None)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,8 @@ from hubinit.leaderboard.plots import DASHES, MARKERS
 COLOURS = ("#3a8bd0", "#d9691b", "#149a73", "#c4649a", "#b07f12", "#7a70d8")
 INK = "#010203"  # stands for the colour of the page's text until the figure is in the page
 WIDTH, HEIGHT = 5.6, 3.9  # inches, for the width of a phone
-STYLE = {
+WIDE = 20  # costs that differ by more are drawn on a logarithmic axis
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hubinit",  # equal figures are equal text
     "text.parse_math": False,  # a name may hold a dollar
@@ -64,7 +66,8 @@ def scatter(series: Sequence[Series], front: Sequence[tuple[float, float]], x_la
             points = axes.scatter(one.x, one.y, s=90, color=_colour(number), marker=_marker(number), zorder=3)
             points.set_urls([one.link] * len(one.x))
             points.set_label(one.name)
-        if series and all(x > 0 for one in series for x in one.x):
+        values = [x for one in series for x in one.x]
+        if values and 0 < WIDE * min(values) < max(values):
             _logarithmic(axes)
 
     return _svg(draw, x_label, y_label)

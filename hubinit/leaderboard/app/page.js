@@ -10,7 +10,7 @@ async function show(query, { push = true, top = false } = {}) {
   content.setAttribute("aria-busy", "true");
   const slow = setTimeout(() => (status.textContent = "Loading …"), 400);
   try {
-    const page = await server.page(query);
+    const page = await server.read_page(query);
     if (turn !== asked) return; // the reader has asked for another one since
     replace(page.html, top);
     document.title = page.title;
@@ -19,6 +19,7 @@ async function show(query, { push = true, top = false } = {}) {
     // A Space is a frame: its address stands in the window around it.
     if (window.parent !== window) window.parent.postMessage({ queryString: page.query.slice(1) }, "https://huggingface.co");
   } catch (error) {
+    console.error(error);
     if (turn === asked) fail(query);
   } finally {
     clearTimeout(slow);
@@ -42,7 +43,7 @@ function replace(html, top) {
     return;
   }
   if (aside) content.querySelector(".scroll")?.scrollTo(aside, 0);
-  const again = focus?.id && content.querySelector(`#${CSS.escape(focus.id)}`);
+  const again = focus?.id ? content.querySelector(`#${CSS.escape(focus.id)}`) : null;
   again?.focus({ preventScroll: true });
   if (again && start !== undefined) again.setSelectionRange(start, end);
 }
@@ -72,7 +73,7 @@ element.addEventListener("click", async (event) => {
     await navigator.clipboard?.writeText(new URL(address(anchor), location.href).href);
     status.textContent = anchor.textContent = "Link copied";
   } else if (anchor.hasAttribute("data-csv")) {
-    const file = new Blob([await server.csv(address(anchor))], { type: "text/csv" });
+    const file = new Blob([await server.read_csv(address(anchor))], { type: "text/csv" });
     const save = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: anchor.download });
     save.click();
     URL.revokeObjectURL(save.href);

@@ -97,12 +97,14 @@ def ranking(data: Data, query: Query) -> dict[str, Any]:
     pages = max(-(-len(lines) // PER_PAGE), 1)
     number = min(query.page, pages)
     usual = cells.OF_REPORTS if query.origin == "reported" else cells.USUAL
-    names = [column.name for column in cells.COLUMNS if column.name in (query.columns or usual)]
+    alike = {name: lines[0][name] for name in ("model", "task") if len({line[name] for line in lines}) == 1}
+    wanted = query.columns or [name for name in usual if name not in alike]
     tables = len({line["table"] for line in lines})
     found = f"{len(lines)} {'lines' if len(lines) != 1 else 'line'}"
     return {
         "lines": lines[(number - 1) * PER_PAGE : number * PER_PAGE],
-        "columns": [cells.BY_NAME[name] for name in names or usual],
+        "columns": [column for column in cells.COLUMNS if column.name in wanted],
+        "alike": list(alike.values()),
         "all_columns": cells.COLUMNS,
         "filters": [(name, LABELS[name], data.options[query.origin or "measured"][name]) for name in FILTERS],
         "pages": pages,

@@ -51,15 +51,16 @@ def rates(data: Data, query: Query) -> Context:
     table, choice = _table(data, query)
     lines = [line for line in table if line["lr"] is not None]
     sweeps = [data.runs.sweep(line) for line in lines]
-    by = [cells.scale(line) for line in lines]
     series = [
         figures.Series(
             name,
             tuple(rate.lr for rate in sweep),
-            *(tuple(s * end for end in ends) for ends in zip(*((r.value, r.low, r.high) for r in sweep), strict=True)),
+            tuple(cells.scale(line) * rate.value for rate in sweep),
+            tuple(cells.scale(line) * rate.low for rate in sweep),
+            tuple(cells.scale(line) * rate.high for rate in sweep),
             link=query.link(view="line", line=line["id"]),
         )
-        for line, name, sweep, s in zip(lines, _names(lines), sweeps, by, strict=True)
+        for line, name, sweep in zip(lines, _names(lines), sweeps, strict=True)
         if sweep
     ]
     drawn = figures.lines(series, "learning rate", _axis(table), logarithmic=True)
@@ -163,7 +164,7 @@ def recommendation(data: Data, query: Query) -> Context:
     except HubinitError as error:
         return context | {"problem": str(error), "status": str(error)}
     told = f"{found.method}, {found.sure} confidence"
-    chosen = next((o for o in measured if o["keys"] == found.evidence["keys"]), None)
+    chosen = next(line for line in measured if line["keys"] == found.evidence["keys"] and line["task"] == found.task)
     return context | {"found": found, "chosen": chosen, "status": told}
 
 
