@@ -32,7 +32,9 @@ def train_command(run: Row) -> str | None:
     optimiser = recipe.pop("optimiser", DEFAULT_OPTIMISER)
     words += ["--optimizer", optimiser] if optimiser != DEFAULT_OPTIMISER else []
     words += ["--calibration-samples", str(run["calibration_samples"])] if run["calibration_samples"] else []
-    settings: Row = {f"recipe.{name}": value for name, value in recipe.items()}
+    targets = run["target_modules"]
+    settings: Row = {"target_modules": f"[{targets}]"} if targets not in (None, "all-linear") else {}
+    settings |= {f"recipe.{name}": value for name, value in recipe.items()}
     settings |= {"samples": run["train_samples"], "validation_samples": run["validation_samples"]}
     settings |= {"alpha": run["alpha"] or None, "rslora": run["rslora"] or None}
     settings |= {f"calibration.{name}": value for name, value in json.loads(run["calibration"] or "{}").items()}
