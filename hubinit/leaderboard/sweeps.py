@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from hubinit.leaderboard.curves import Curve, read_curve
 from hubinit.leaderboard.ranking import EVALUATION, METHOD, TRAINING, without_optimiser
@@ -39,12 +40,8 @@ def method_name(row: Mapping[str, Any]) -> str:
 
 def records(rows: pd.DataFrame) -> list[Row]:
     """Rows as plain values: None for what is missing, whole numbers as int."""
-    return [dict(zip(rows.columns, values, strict=True)) for values in zip(*map(_plain, rows.items()), strict=True)]
-
-
-def _plain(column: tuple[Any, "pd.Series"]) -> list[Any]:
-    values = column[1].astype(object)
-    return list(values.where(values.notna(), None))
+    found: list[Row] = pa.Table.from_pandas(rows, preserve_index=False).to_pylist()
+    return found
 
 
 @dataclass(frozen=True)
