@@ -198,6 +198,14 @@ class RunSpec(Spec):
     calibration: CalibrationSpec | None = None
     learning_rate: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     seed: int = 0
+    data_seed: int | None = Field(default=None, description="of the choice and order of the examples; None: `seed`")
+    init_seed: int | None = Field(default=None, description="of the first factors and a fresh head; None: `seed`")
+    dropout_seed: int | None = Field(default=None, description="of dropout; None: `seed`")
+
+    def seed_of(self, what: Literal["data", "init", "dropout"]) -> int:
+        """The seed of one source of chance: its own where it has one, else the run's."""
+        own = {"data": self.data_seed, "init": self.init_seed, "dropout": self.dropout_seed}[what]
+        return self.seed if own is None else own
 
 
 class EvalSpec(Spec):
@@ -214,6 +222,33 @@ class EvalSpec(Spec):
 def default_alpha(rank: int) -> float:
     """Twice the rank, the commonest choice of the published recipes (LLM-Adapters, LoRA-GA, LoRA-One, LoRA-DA)."""
     return 2.0 * rank
+
+
+class Search(Spec):
+    """How a protocol chooses the learning rate of each method; `hubinit.runs.fair` says why so.
+
+    The grid is the protocol's `learning_rates`, and the seeds of the scored runs are its `seeds`.
+    """
+
+    default_rate: Rate = Field(
+        default=2e-4, gt=0, description="the rate that every method is scored at besides its own"
+    )
+    rungs: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.25,), description="shares of the training that rates are compared at before the whole one"
+    )
+    keep: float = Field(default=0.5, gt=0, le=1, description="share of a method's rates that goes on to the next rung")
+    extend: int = Field(default=2, ge=0, description="rates at most that a method may add beyond each end of the grid")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the training at each rung; the last is the whole."""
+        return (*self.rungs, 1.0)
+
+    @model_validator(mode="after")
+    def _rungs_grow(self) -> "Search":
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError("rungs must grow, such as [0.1, 0.3]")
+        return self
 
 
 class MethodSettings(Spec):
@@ -253,6 +288,10 @@ class Protocol(Spec):
     limit: int | None = Field(default=None, ge=1, description="test examples per task; None: all")
     shots: int = Field(default=0, ge=0)
     eval_batch_size: int = Field(default=16, ge=1)
+    search: Search | None = Field(default=None, description="None: every learning rate is run in full at every seed")
+    data_seed: Seed | None = Field(default=None, description="the same at every seed; None: the seed")
+    init_seed: Seed | None = Field(default=None, description="the same at every seed; None: the seed")
+    dropout_seed: Seed | None = Field(default=None, description="the same at every seed; None: the seed")
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     # What a published protocol pins besides; prompts, decoding and rules are those of its tasks (`hubinit tasks NAME`).
     per_method: dict[str, MethodSettings] = Field(default_factory=dict)
@@ -273,9 +312,16 @@ class Protocol(Spec):
     def _one_place_each(self) -> "Protocol":
         if "samples" in self.calibration.model_fields_set:
             raise ValueError("calibration.samples is set per method; say calibration_samples instead")
+        if self.search is not None and (self.validation_samples == 0 or min(self.learning_rates) == 0):
+            raise ValueError("search wants validation_samples of at least 1 to choose by, and learning rates above 0")
         if "optimiser" in self.recipe.model_fields_set:
             raise ValueError("recipe.optimiser is set per run; say --optimizers (in a protocol: optimisers) instead")
         return self
+
+    def seeds_with(self, seed: int) -> dict[str, int | None]:
+        """The seeds of a run as fields of `RunSpec`; one that is the run's own is not said twice, so that the key is one."""
+        own = {"data_seed": self.data_seed, "init_seed": self.init_seed, "dropout_seed": self.dropout_seed}
+        return {"seed": seed} | {name: None if value == seed else value for name, value in own.items()}
 
     def for_method(self, name: str) -> "Protocol":
         """This protocol with what it says for one method."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def add_update(
@@ -47,15 +46,17 @@ class _AddUpdate(torch.autograd.Function):
         rows = x.reshape(-1, n)  # (T, n)
         hidden = rows @ wide_A.T  # (T, 2r)
         output = torch.addmm(result.reshape(-1, m).to(x.dtype), hidden, wide_B.T)  # (T, m)
-        ctx.save_for_backward(x, hidden[:, :r], wide_A, wide_B)
-        ctx.scaling, ctx.dtypes = s, (A.dtype, B.dtype)
+        ctx.save_for_backward(x, hidden[:, :r], wide_A, wide_B, A, B, A0, B0)
+        ctx.scaling, ctx.dtypes = (s, s0), (A.dtype, B.dtype)
         return output.to(result.dtype).reshape(result.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, hidden, wide_A, wide_B = ctx.saved_tensors  # (…, n), (T, r), (2r, n), (m, 2r)
+        x, hidden, wide_A, wide_B, *factors = ctx.saved_tensors  # (…, n), (T, r), (2r, n), (m, 2r)
         of_result, of_x, of_A, of_B = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():  # to be differentiated once more, which the wide matrices cannot be
+            of_inputs = differentiable_gradients(gradient, x, *factors, *ctx.scaling)
+            return gradient, *of_inputs, None, None, None, None
         r = hidden.shape[1]
         rows = gradient.reshape(-1, gradient.shape[-1]).to(x.dtype)  # (T, m)
         inner = rows @ wide_B  # (T, 2r)
@@ -63,5 +64,15 @@ class _AddUpdate(torch.autograd.Function):
         # C + E = s·B: the two halves together are the gradient of A x.
         inputs, both = x.reshape(-1, x.shape[-1]), inner[:, :r] + inner[:, r:]  # (T, n), (T, r)
         grad_A = (both.T @ inputs).to(ctx.dtypes[0]) if of_A else None  # (r, n)
-        grad_B = (ctx.scaling * (rows.T @ hidden)).to(ctx.dtypes[1]) if of_B else None  # (m, r)
+        grad_B = (ctx.scaling[0] * (rows.T @ hidden)).to(ctx.dtypes[1]) if of_B else None  # (m, r)
         return gradient if of_result else None, grad_x, grad_A, grad_B, None, None, None, None
+
+
+def differentiable_gradients(
+    gradient: Tensor, x: Tensor, A: Tensor, B: Tensor, A0: Tensor, B0: Tensor, s: float, s0: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, A and B in operations that autograd tracks, for curvature: `gradient` (…, m), x (…, n)."""
+    rows, inputs = gradient.reshape(-1, gradient.shape[-1]).to(A.dtype), x.reshape(-1, x.shape[-1]).to(A.dtype)
+    inner = s * (rows @ B)  # (T, r)
+    grad_x = (inner @ A + s0 * (rows @ B0) @ A0).reshape(x.shape).to(x.dtype)  # (…, n)
+    return grad_x, inner.T @ inputs, s * rows.T @ (inputs @ A.T)

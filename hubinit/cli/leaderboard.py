@@ -45,19 +45,15 @@ def leaderboard(
         from hubinit.hub.tables import LEADERBOARD
         from hubinit.leaderboard.ranking import rank
         from hubinit.leaderboard.render import Terminal
-        from hubinit.leaderboard.sources import read_items, records_of
-        from hubinit.leaderboard.table import failures, ranked_items, table
+        from hubinit.leaderboard.sources import items_of
+        from hubinit.leaderboard.table import failures, table
         from hubinit.records import ResultStore
 
         results = list(ResultStore(out).results(on_problem=lambda problem: warn(f"Left out: {problem}")))
         if not results:
             raise HubinitError(f"{out.resolve()} holds no results; give the folder that `hubinit bench --out` wrote.")
         runs = table(results)
-        places: dict[str, str] = {}
-        for result in results:
-            places |= records_of(result, out.absolute() / "runs" / result.key)
-        items = read_items(places, ranked_items(runs), {}, lambda place, why: warn(f"Not paired: {place}: {why}"))
-        ranking = rank(runs, items)
+        ranking = rank(runs, items_of(runs, results, out, warn))
         done = None
         if push_to is not None:
             repo_id = push_to if "/" in push_to else f"{push_to}/hubinit-leaderboard"

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +54,13 @@ ProcessesPerRun = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
+SuggestRate = Annotated[
+    bool,
+    typer.Option(
+        "--suggest-lr",
+        help="Move the grid, the same for every method, to where the curvature at the methods' starts suggests: minutes.",
+    ),
+]
 Optimizers = Annotated[
     str | None,
     typer.Option(
@@ -88,6 +96,12 @@ PushTo = Annotated[str | None, typer.Option(help="Namespace to publish adapters 
 Public = Annotated[bool, typer.Option("--public", help="Publish public repositories instead of private ones.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print what would be done, and do nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for all runs of a protocol that searches, such as 90m, 8h or 2d; what does not fit is left out, and said."
+    ),
+]
 Diagnostics = Annotated[
     bool,
     typer.Option(
@@ -196,6 +210,19 @@ def whole_numbers(text: str, option: str, least: int) -> tuple[int, ...]:
         if number != int(number) or number < least:
             raise HubinitError(f"{option} wants whole numbers from {least}, not {number:g}.")
     return tuple(int(number) for number in found)
+
+
+def read_duration(text: str, option: str) -> float:
+    """Seconds of a duration such as `90m`, `8h` or `2d`.
+
+    Raises:
+        HubinitError: something else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise HubinitError(f"{option} wants a time such as 90m, 8h or 2d, not '{text}'.")
+    return seconds
 
 
 def learning_rate(number: float, option: str) -> float:

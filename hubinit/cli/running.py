@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
 from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.cli.rounds import Rounds
 from hubinit.cli.scoring import warn_unpinned
+from hubinit.cli.searching import print_decisions
 from hubinit.errors import HubinitError
 from hubinit.hub.access import check_write
 from hubinit.hub.publication import require_hub_id
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.render import Terminal
+from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate, full_memory
@@ -25,6 +29,7 @@ from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_processes, check_runs
 from hubinit.runs.publishing import Publisher
+from hubinit.runs.search import Searched, longest_search, run_search, template_request
 from hubinit.runs.sweep import sweep
 from hubinit.runs.tracking import check_trackers
 from hubinit.runs.training import cut_note
@@ -39,6 +44,7 @@ def run_bench(
     out: Path,
     *,
     engine: Engine = "transformers",
+    budget: float | None = None,
     processes: int = 1,
     push_to: str | None,
     public: bool,
@@ -54,6 +60,11 @@ def run_bench(
         How many models could not be had, plus the runs without a complete result and the publications that failed.
     """
     store = ResultStore(out)
+    protocol = request.read_protocol()
+    if budget is not None and protocol.search is None:
+        raise HubinitError(
+            f"--budget is for a protocol that searches; '{request.protocol}' does not. Add --protocol fair."
+        )
     if engine == "vllm" and request.quantize is not None:
         raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
     check_trackers(report_to)
@@ -61,7 +72,9 @@ def run_bench(
         vllm_version()
     if push_to:
         check_write(HfApi(), push_to)
-    planned, lost = plan_aloud(request, store, force=force)
+    searching = protocol.search is not None
+    asked = template_request(request, protocol) if searching else request
+    planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
     check_processes((run.spec for run in planned), processes)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
@@ -71,37 +84,47 @@ def run_bench(
         for model in dict.fromkeys([*(run.spec.model.id for run in planned), *local]):
             require_hub_id(model)
     if dry_run:
-        print_plan(planned, store, as_json)
+        print_plan(
+            longest_search(planned, protocol, store) if searching else planned, store, as_json, at_most=searching
+        )
         return len(lost)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
-    with SweepDisplay(planned, errors) as display:
-        results = sweep(
-            planned,
-            store,
-            eval_batch_size=request.read_protocol().eval_batch_size,
-            engine=engine,
-            force=force,
-            executor=local_executor(processes),
-            diagnostics=diagnostics,
-            report_to=report_to,
-            on_event=display,
-            on_result=publisher or (lambda result: None),
-        )
+    rounds = Rounds(
+        store,
+        local_executor(processes),
+        force=force,
+        on_scored=publisher,
+        groups=groups,
+        eval_batch_size=protocol.eval_batch_size,
+        engine=engine,
+        diagnostics=diagnostics,
+        report_to=report_to,
+    )
+    decided = Searched([], [], [])
+    with closing(rounds):
+        if searching:
+            decided = run_search(planned, protocol, store, rounds, budget=budget, force=force)
+            results = decided.results
+        else:
+            results = rounds(planned)
     if publisher:
-        publisher.finish(results, cached={run.spec.key for run in planned if run.state == "cached"})
+        publisher.finish(results, cached=rounds.cached)
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
     warn_cut(results)
     if as_json:
-        print_json(results, published, [*lost, *unpublished])
+        print_json(results, out, published, [*lost, *unpublished], decided)
     else:
-        print_ranking(results, out, published)
+        print_ranking(results, out, published, decided.default_rate)
+        print_decisions(decided, results)
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
-    return len(lost) + sum(result.status != "ok" for result in results) + len(unpublished)
+    return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
 
 
-def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[list[PlannedRun], list[str]]:
+def plan_aloud(
+    request: Request, store: ResultStore, *, force: bool, what: str = "runs"
+) -> tuple[list[PlannedRun], list[str]]:
     """The plan, and why models cannot be had; says these and what the runs are computed in on standard error."""
     lost: list[str] = []
     planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
@@ -110,27 +133,34 @@ def plan_aloud(request: Request, store: ResultStore, *, force: bool) -> tuple[li
     warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
     check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
     types = {f"{run.spec.model.id} in {run.spec.model.stored_in}" for run in planned}
-    todo = sum(run.state != "cached" for run in planned)
-    warn(f"{len(planned)} runs, {todo} to do: {', '.join(sorted(types))}")
+    todo = f", {sum(run.state != 'cached' for run in planned)} to do" if what == "runs" else ""
+    warn(f"{len(planned)} {what}{todo}: {', '.join(sorted(types))}")
     return planned, lost
 
 
-def print_json(results: Sequence[RunResult], published: Sequence[str], problems: Sequence[str]) -> None:
+def print_json(
+    results: Sequence[RunResult], out: Path, published: Sequence[str], problems: Sequence[str], decided: Searched
+) -> None:
     """Prints everything that a script may want of a benchmark."""
-    ranking = rank(table(results))
+    runs = table(results)
+    ranking = rank(runs, items_of(runs, results, out, warn), default_lr=decided.default_rate)
     summary = {
         "results": [json.loads(result.model_dump_json()) for result in results],
         "ranking": json.loads(ranking.to_json(orient="records")),
+        "search": [json.loads(one.model_dump_json()) for one in decided.decisions],
         "published": list(published),
         "errors": list(problems),
     }
     say_json(summary)
 
 
-def print_ranking(results: Sequence[RunResult], out: Path, published: Sequence[str]) -> None:
+def print_ranking(
+    results: Sequence[RunResult], out: Path, published: Sequence[str], default_rate: float | None
+) -> None:
     """Prints the ranking, where everything lies, and what to do next."""
     runs = table(results)
-    console.print(Terminal(rank(runs), failures(runs)))
+    ranking = rank(runs, items_of(runs, results, out, warn), default_lr=default_rate)
+    console.print(Terminal(ranking, failures(runs)))
     say(f"Results: {out.resolve()}")
     for line in published:
         say(f"Published: {line}")
@@ -158,6 +188,10 @@ def run_train(
         How many of them have no trained adapter.
     """
     store = ResultStore(out)
+    if request.read_protocol().search is not None and request.learning_rates is None:
+        raise HubinitError(
+            f"Protocol '{request.protocol}' searches the learning rate, which bench does; train wants --lr."
+        )
     check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force)
     check_processes((run.spec for run in planned), processes)
@@ -208,8 +242,8 @@ def warn_cut(results: Sequence[RunResult]) -> None:
         warn(line)
 
 
-def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool) -> None:
-    """Prints the table (or JSON) of `--dry-run`."""
+def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool, *, at_most: bool = False) -> None:
+    """Prints the table (or JSON) of `--dry-run`; `at_most`: which of the runs there will be is decided on the way."""
     seconds = estimate(planned, store)
     if as_json:
         rows: list[dict[str, Any]] = [
@@ -228,7 +262,8 @@ def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool)
     console.print(plan_table(planned, seconds))
     todo = [run for run in planned if run.state != "cached"]
     total = sum(second or 0 for second in seconds)
-    say(f"{len(planned)} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
+    count = f"At most {len(planned)}" if at_most else str(len(planned))
+    say(f"{count} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
     for model, needed in {run.spec.model.id: needed for run in todo if (needed := full_memory(run.spec))}.items():
         say(
             f"full: {model} needs {needed / 2**30:.1f} GiB for weights, gradients and Adam's moments, beside activations."

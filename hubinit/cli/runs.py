@@ -10,6 +10,7 @@ from hubinit.cli.environment import connect
 from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
+    Budget,
     Diagnostics,
     DryRun,
     Dtype,
@@ -35,10 +36,12 @@ from hubinit.cli.options import (
     ReportTo,
     Samples,
     Seeds,
+    SuggestRate,
     Tasks,
     learning_rate,
     names,
     numbers,
+    read_duration,
     whole_numbers,
 )
 from hubinit.errors import HubinitError
@@ -54,6 +57,7 @@ def bench(
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
     lrs: Rates = None,
+    suggest_lr: SuggestRate = False,
     optimizers: Optimizers = None,
     rank: Rank = None,
     dtype: Dtype = "auto",
@@ -62,6 +66,7 @@ def bench(
     calibration_samples: Samples = None,
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
+    budget: Budget = None,
     engine: Engine = "transformers",
     quantize: Quantize = None,
     processes_per_run: ProcessesPerRun = 1,
@@ -92,6 +97,7 @@ def bench(
         else tuple(learning_rate(rate, "--lrs") for rate in numbers(lrs, "--lrs")),
         "optimisers": None if optimizers is None else names(optimizers, "--optimizers"),
     }
+    seconds = None if budget is None else read_duration(budget, "--budget")
     trackers = names(report_to, "--report-to") if report_to is not None else ()
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
@@ -111,10 +117,15 @@ def bench(
             calibration_samples=calibration_samples,
             judge=judge_model,
         )
+        if suggest_lr:
+            from hubinit.cli.suggesting import with_suggested_rates
+
+            request = with_suggested_rates(request, out, dry_run=dry_run)
         failed = run_bench(
             request,
             out,
             engine=engine,
+            budget=seconds,
             processes=processes_per_run,
             push_to=push_to,
             public=public,

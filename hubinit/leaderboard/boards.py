@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hubinit.leaderboard.ranking import METHOD, TRAINING
+from hubinit.leaderboard.ranking import METHOD, OWN_SEEDS, TRAINING
 from hubinit.leaderboard.rows import RATING
 from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
@@ -15,7 +15,7 @@ from hubinit.text import one_line
 NOTHING = "–"
 BOARD = ["model", "revision", "dtype", "limit", "shots", *TRAINING]  # what the lines of one table share
 # In a title only where two would be the same.
-TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe"]
+TOLD_APART = ["revision", "limit", "alpha", "rslora", "target_modules", "validation_samples", "recipe", *OWN_SEEDS]
 SEEDS, SAMPLING, BOTH = "± seeds", "± sampling", "± both"
 LEGEND = {
     SEEDS: "the standard deviation over seeds",
@@ -263,6 +263,8 @@ def _setting(row: "pd.Series", name: str) -> str:
         case "recipe":
             settings = json.loads(row["recipe"]) if pd.notna(row["recipe"]) else {}
             return ", ".join(f"{name} {value}" for name, value in settings.items())
+        case "data_seed" | "init_seed" | "dropout_seed":
+            return f"{name} {'the seed' if pd.isna(row[name]) else row[name]}"
         case _:
             return f"revision {str(row['revision'])[:8]}"
 

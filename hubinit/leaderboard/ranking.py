@@ -26,6 +26,7 @@ EVALUATION = [
     "judge",
     "metric",
 ]  # what one ranking compares
+OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]  # null: the run's
 TRAINING = [
     "rank",
     "alpha",
@@ -35,8 +36,15 @@ TRAINING = [
     "train_samples",
     "validation_samples",
     "recipe",
+    *OWN_SEEDS,
 ]  # of one table
-LEARNED = ["train_data", "train_samples", "validation_samples", "recipe"]  # of it, what a linear probe has too
+LEARNED = [
+    "train_data",
+    "train_samples",
+    "validation_samples",
+    "recipe",
+    *OWN_SEEDS,
+]  # of it, what a linear probe has too
 METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
 BASELINE = "lora"
@@ -70,7 +78,7 @@ RANKING = [
 ]
 
 
-def rank(runs: pd.DataFrame, items: Items | None = None) -> pd.DataFrame:
+def rank(runs: pd.DataFrame, items: Items | None = None, *, default_lr: float | None = None) -> pd.DataFrame:
     """Ranks the methods of each model and task by their primary metric.
 
     The learning rate is chosen by validation loss (the lowest median over seeds), never by score; without validation losses
@@ -81,6 +89,7 @@ def rank(runs: pd.DataFrame, items: Items | None = None) -> pd.DataFrame:
         runs: as from `table` or `merge`.
         items: what each run scored on each question, for differences that are paired by question. Without it they are paired by
             seed, and questions count as if each run had been asked its own.
+        default_lr: the default learning rate, where it is known to be another than that of most methods.
 
     Returns:
         One row per evaluation, training setting and method (with its optimiser, version, options and number of calibration
@@ -98,8 +107,8 @@ def rank(runs: pd.DataFrame, items: Items | None = None) -> pd.DataFrame:
         if row["optimiser"] is not None and row["recipe"] is not None:
             row["recipe"] = without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
-    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None)
-    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed, items or {})]
+    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
+    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed, items or {}, default_lr)]
     return pd.DataFrame(boards, columns=RANKING)
 
 
@@ -110,12 +119,14 @@ def without_optimiser(recipe: str) -> str:
     return canonical({name: settings[name] for name in settings.keys() - {"optimiser", *OF_OPTIMISER}})
 
 
-def _board(scored: list[Row], failed: Counter[tuple[Any, ...]], items: Items) -> Iterator[Row]:
+def _board(
+    scored: list[Row], failed: Counter[tuple[Any, ...]], items: Items, known_default: float | None
+) -> Iterator[Row]:
     """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
     untrained = [row for row in scored if is_untrained(row)]
     for setting in _settings([row for row in scored if not is_untrained(row)]) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
-        default_lr = _default_rate(setting)
+        default_lr = known_default if known_default is not None else _default_rate(setting)
         methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]
         methods += [_at_rates(group, None) for group in _group(untrained, METHOD)]
         methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))

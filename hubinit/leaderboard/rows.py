@@ -82,6 +82,9 @@ class RunRow(Row):
     target_modules: Text | None = None
     lr: Amount
     seed: int = Field(ge=-(2**63), lt=2**63)
+    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: `seed`; so the next two")
+    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     train_data: Text | None = Field(default=None, description='task names joined by "+"')
     train_samples: Count | None = None
     validation_samples: Count | None = None

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import Field, ValidationError
 
 from hubinit.errors import HubinitError, first_line
 from hubinit.leaderboard.items import Items, read_answered
 from hubinit.leaderboard.rows import RunRow
-from hubinit.leaderboard.table import SCHEMA, rows
+from hubinit.leaderboard.table import SCHEMA, ranked_items, rows
 from hubinit.paths import write_atomically
 from hubinit.records import ITEMS, Record, RunResult, items_name, read_result
 
@@ -132,3 +133,18 @@ def read_items(
         if answered is not None:
             items[line] = answered
     return items
+
+
+def items_of(runs: pd.DataFrame, results: Sequence[RunResult], root: Path, on_problem: Callable[[str], None]) -> Items:
+    """What each ranked run of a folder scored on each question.
+
+    Args:
+        runs: their rows.
+        results: the same runs.
+        root: the folder of results.
+        on_problem: told of each file of item records that is missing or damaged; its run is not paired by question.
+    """
+    places: dict[str, str] = {}
+    for result in results:
+        places |= records_of(result, root.absolute() / "runs" / result.key)
+    return read_items(places, ranked_items(runs), {}, lambda place, why: on_problem(f"Not paired: {place}: {why}"))

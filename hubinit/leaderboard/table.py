@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from hubinit.leaderboard.curves import write_curve
+from hubinit.leaderboard.ranking import OWN_SEEDS
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
@@ -22,7 +23,7 @@ ANY_SAMPLES = CalibrationSpec().samples  # the default, so that it is left out
 IDENTITY = ["key", "task", "data_revision", "limit", "shots", "judge", "metric"]  # what makes a row the same row
 SETTINGS = [  # what a key stands for
     *("model", "revision", "method", "method_version", "options", "rank", "alpha", "rslora", "target_modules"),
-    *("lr", "seed", "train_data", "train_samples", "validation_samples", "recipe"),
+    *("lr", "seed", *OWN_SEEDS, "train_data", "train_samples", "validation_samples", "recipe"),
 ]
 ADAPTER = ["adapter_sha256", "validation_loss"]  # what its run left
 SCORE = ["primary", "value", "n", "stderr"]  # what an evaluation found
@@ -123,6 +124,7 @@ def _run(result: RunResult) -> dict[str, Any]:
         "target_modules": targets if isinstance(targets, str) else ",".join(targets),
         "lr": spec.learning_rate,
         "seed": spec.seed,
+        **{name: getattr(spec, name) for name in OWN_SEEDS},
         "train_data": "+".join(spec.data.tasks) if spec.data else None,
         "train_samples": spec.data.samples if spec.data else None,
         "validation_samples": spec.data.validation_samples if spec.data else None,
@@ -193,8 +195,10 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs without a score, with their reason."""
-    failed = runs[runs["task"].isna()].sort_values(["model", "method", "optimiser", "lr", "seed"])
+    """The runs without a score, with their reason; one that was only trained, as a search does, failed at nothing."""
+    failed = runs[runs["task"].isna() & (runs["status"] != "ok")].sort_values(
+        ["model", "method", "optimiser", "lr", "seed"]
+    )
     return failed[["model", "method", "optimiser", "rank", "lr", "seed", "status", "reason"]].reset_index(drop=True)
 
 

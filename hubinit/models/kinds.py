@@ -63,8 +63,8 @@ KINDS: dict[ModelKind, Kind] = {kind.name: kind for kind in (LANGUAGE, VISION)}
 
 
 def head_seed(spec: RunSpec) -> int | None:
-    """The seed of a labelled kind's head: the run's, so that all methods of a seed begin with the same; None without a head."""
-    return spec.seed if KINDS[spec.model.kind].labelled else None
+    """The seed of a labelled kind's head, that of the start: all methods of a seed begin with the same. None without a head."""
+    return spec.seed_of("init") if KINDS[spec.model.kind].labelled else None
 
 
 def start_of(spec: RunSpec) -> RunSpec:
@@ -74,4 +74,6 @@ def start_of(spec: RunSpec) -> RunSpec:
     without a head for the classes of the data.
     """
     needs_data = spec.calibration is not None or KINDS[spec.model.kind].labelled
-    return spec.model_copy(update={"recipe": None, "learning_rate": 0.0, "data": spec.data if needs_data else None})
+    seeds = {"seed": spec.seed_of("init"), "data_seed": None, "init_seed": None, "dropout_seed": None}
+    data = spec.data if needs_data else None
+    return spec.model_copy(update={"recipe": None, "learning_rate": 0.0, "data": data, **seeds})

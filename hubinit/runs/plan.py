@@ -304,7 +304,7 @@ def run_specs(
         tasks.check_trainable(members)
         recipe = own.recipe_with(optimiser)
         specs += [
-            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate, "seed": seed})
+            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate} | own.seeds_with(seed))
             for learning_rate in own.learning_rates
             for seed in own.seeds
         ]

@@ -43,7 +43,7 @@ def _check_peft(spec: RunSpec, model: nn.Module, layers: dict[str, nn.Module]) -
     heads = classification_heads(model)
     dropout = spec.recipe.lora_dropout if spec.recipe is not None else 0.0
     attach = partial(
-        attach_config, rank=spec.rank, alpha=spec.alpha, rslora=spec.rslora, dropout=dropout, seed=spec.seed
+        attach_config, rank=spec.rank, alpha=spec.alpha, rslora=spec.rslora, dropout=dropout, seed=spec.seed_of("init")
     )
     try:
         attach(model, method, options, layers, heads)

@@ -116,6 +116,7 @@ def train_adapter(
         diagnostics = diagnosis.finish(outcome, folder, forgot)
     return model, {
         **start.facts(calibration),
+        "trainable_parameters": trained_parameters(model),  # the optimiser may freeze A, and directions come later
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
         "cut_examples": outcome.cut,
@@ -212,10 +213,15 @@ class Start:
         """The fields of a result that a start decides."""
         return {
             "calibration_examples": calibration.examples if calibration is not None else None,
-            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "trainable_parameters": trained_parameters(self.model),
             "initialisation": self.model.hubinit_report.summary(),
             "left_out": self.model.hubinit_report.left_out,
         }
+
+
+def trained_parameters(model: Any) -> int:
+    """Parameters of a model that require a gradient."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def make_start(
@@ -270,7 +276,7 @@ def attach_start(
 ) -> PeftModel:
     """The base with the adapter that a run starts from; `population` is the length of its training set, where known."""
     if spec.method.name == "none":
-        return adapters.attach_head(loaded.model, seed=spec.seed)
+        return adapters.attach_head(loaded.model, seed=spec.seed_of("init"))
     return adapters.initialize(
         loaded.model,
         spec.method.name,
@@ -280,7 +286,7 @@ def attach_start(
         target_modules=spec.target_modules,
         rslora=spec.rslora,
         lora_dropout=spec.recipe.lora_dropout if spec.recipe is not None else 0.0,
-        seed=spec.seed,
+        seed=spec.seed_of("init"),
         population=population,
         **spec.method.options,
     )

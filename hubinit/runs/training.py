@@ -42,7 +42,7 @@ def read_data(job: Job, loaded: Loaded, report: OnProgress) -> tuple[Pool, Pool]
     assert job.spec.data is not None
     report(Progress(key=job.spec.key, stage="read data"))
     set_head(job.spec, loaded)
-    return tasks.training_examples(job.spec.data, job.spec.seed)
+    return tasks.training_examples(job.spec.data, job.spec.seed_of("data"))
 
 
 def gate_batch(pool: Sequence[Any], loaded: Loaded) -> dict[str, Tensor]:
@@ -101,7 +101,8 @@ def run_training(
                 data[0],
                 spec.recipe,
                 learning_rate=spec.learning_rate,
-                seed=spec.seed,
+                seed=spec.seed_of("data"),
+                dropout_seed=spec.seed_of("dropout"),
                 validation=data[1] if job.rank == 0 else (),
                 output_dir=folder / "checkpoints",
                 on_log=on_log,

@@ -66,6 +66,7 @@ def train(
     *,
     learning_rate: float,
     seed: int,
+    dropout_seed: int | None = None,
     validation: Sequence[Example] | Sequence[ImageExample] = (),
     output_dir: Path,
     on_log: OnLog | None = None,
@@ -90,7 +91,8 @@ def train(
         examples: training examples; their order is shuffled by `seed`.
         recipe: schedule, batch sizes and lengths.
         learning_rate: peak learning rate of the optimiser.
-        seed: of the data order (and of dropout, if there is any).
+        seed: of the data order.
+        dropout_seed: of dropout. Default: `seed`.
         validation: examples for `validation_loss`, scored after the last step.
         output_dir: where checkpoints go.
         on_log: called with (step, steps, loss) after every optimiser step.
@@ -121,7 +123,7 @@ def train(
         trainer = AdapterTrainer(
             model=model,
             args=trainer_arguments(
-                recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name
+                recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name, dropout_seed
             ),
             train_dataset=features if count_ranks() == 1 else Filled(features),
             data_collator={"length-grouped": list, "packed": pack}.get(recipe.batching, padded),
@@ -192,6 +194,7 @@ def trainer_arguments(
     mixed: bool = False,
     report_to: Sequence[str] = (),
     run_name: str | None = None,
+    dropout_seed: int | None = None,
 ) -> TrainingArguments:
     """The recipe in the Trainer's words."""
     ranks = count_ranks()
@@ -207,7 +210,8 @@ def trainer_arguments(
         warmup_steps=math.ceil(recipe.warmup_ratio * steps) if recipe.warmup_steps is None else recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or math.inf,  # infinite: measured, not clipped
-        seed=seed,
+        seed=seed if dropout_seed is None else dropout_seed,
+        data_seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen
         save_strategy="no",  # `Watch` decides
@@ -256,7 +260,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if (ranks := count_ranks()) == 1:
             return super()._get_train_sampler(train_dataset)
-        return Rounded(len(self.train_dataset), self.args.seed, self.args.per_device_train_batch_size * ranks)
+        return Rounded(len(self.train_dataset), self.args.data_seed, self.args.per_device_train_batch_size * ranks)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro batches of one optimiser step, and their label tokens (images)."""

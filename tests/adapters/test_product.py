@@ -38,6 +38,16 @@ def test_value_and_gradients_are_those_of_a_residual_weight(frozen_a: bool) -> N
         torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_it_can_be_differentiated_twice() -> None:
+    result, x, A, B = (
+        random(*shape, seed=seed).requires_grad_() for seed, shape in enumerate([(2, M), (2, N), (R, N), (M, R)])
+    )
+    A0, B0 = random(R, N, seed=4), random(M, R, seed=5)
+    assert torch.autograd.gradgradcheck(
+        lambda *given: add_update(*given[:2], (*given[2:], 1.5), (A0, B0, 0.5)), (result, x, A, B)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_start_is_the_base_bit_for_bit(dtype: torch.dtype) -> None:
     result = random(T, M, dtype=dtype, seed=1)

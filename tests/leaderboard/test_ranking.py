@@ -349,3 +349,27 @@ def test_frame_of_foreign_rows_ignores_unknown_columns():
     found = frame([{"key": "k", "task": "t", "unknown": 1}])
     assert list(found.columns) == COLUMNS
     assert found["key"].tolist() == ["k"]
+
+
+def test_a_run_that_was_only_trained_is_neither_a_failure_nor_a_line():
+    """A search leaves such runs: shorter ones, and whole ones at rates that were not chosen."""
+    scored = [run(lr=lr, seed=seed, loss=2.0 + lr) for lr in (1e-4, 1e-3) for seed in (0, 1)]
+    trained = [
+        run(lr=1e-2, value=None, loss=1.0).model_copy(update={"status": "ok", "reason": None}),
+        run(lr=1e-2, value=None, loss=1.0, recipe=Recipe(steps=10)).model_copy(update={"status": "ok", "reason": None}),
+    ]
+    runs = table([*scored, *trained])
+    assert failures(runs).empty
+    (only,) = rank(runs).to_dict("records")
+    assert (only["lr"], only["failed"]) == (1e-4, 0)
+    assert len(failures(table([run(value=None)]))) == 1
+
+
+def test_the_default_rate_may_be_known_and_own_seeds_make_another_table():
+    results = [run(method, lr, seed) for method in ("lora", "pissa") for lr in (1e-4, 2e-4) for seed in (0, 1)]
+    assert set(rank(table(results))["default_lr"]) == {1e-4}
+    known = rank(table(results), 2e-4)
+    assert set(known["default_lr"]) == {2e-4}
+    fixed = [run("lora", 1e-4, seed, data_seed=7) for seed in (0, 1)]
+    assert len(list(boards(rank(table([*results, *fixed]))))) == 2
+    assert set(table(fixed)["data_seed"]) == {7}

@@ -87,7 +87,7 @@ def test_every_run_ends_with_scores_costs_and_gates(bench):
         assert len(result.curve) == 3
         assert result.validation_loss > 0
         assert result.adapter_bytes > 0
-        stages = {"load", "initialise", "train", "evaluate"}
+        stages = {"load", "initialise", "train", "diagnose", "evaluate"}
         assert set(result.costs) == stages | ({"calibrate"} if name in {"filet", "lora-da"} else set())
 
 
@@ -210,7 +210,7 @@ def test_a_failed_gate_is_a_failed_run_and_the_others_go_on(seeded, tmp_path):
     status = {r["spec"]["method"]["name"]: (r["status"], r["reason"]) for r in json.loads(done.stdout)["results"]}
     assert status["none"][0] == "ok"
     assert status["lora"][0] == "failed"
-    assert "step 0" in status["lora"][1]
+    assert "trained gate" in status["lora"][1]
 
 
 @pytest.mark.slow
@@ -272,3 +272,44 @@ def test_train_and_eval_alone(seeded, tmp_path):
 
 def published_models(printed):
     return ["/".join(url.split("/")[-2:]) for url in printed["published"] if "/datasets/" not in url]
+
+
+@pytest.mark.slow
+def test_a_fair_comparison_scores_each_method_at_its_own_rate_and_at_the_default_one(seeded, tmp_path):
+    small = (
+        "search.extend=0",
+        "learning_rates=[2.0e-4,1.0e-2]",
+        "seeds=[0,1]",
+        "search.rungs=[0.5]",
+        *SMALL,
+        "recipe.steps=4",
+    )
+    command = [
+        "bench",
+        "--models",
+        "tiny/llama",
+        "--methods",
+        "lora,pissa",
+        "--tasks",
+        "arc-easy",
+        "--protocol",
+        "fair",
+    ]
+    command += [part for setting in small for part in ("--set", setting)]
+    command += ["--out", str(tmp_path), "--json"]
+    printed = json.loads(hubinit(*command).stdout)
+    (decisions,) = printed["search"]
+    (path,) = (tmp_path / "fair").iterdir()
+    assert json.loads(path.read_text()) == decisions
+    stored = {result.key: result for result in ResultStore(tmp_path).results()}
+    for one in decisions["methods"]:
+        assert {(tried["learning_rate"], tried["share"]) for tried in one["tried"]} >= {(2e-4, 0.5), (1e-2, 0.5)}
+        assert {final["learning_rate"] for final in one["finals"]} == {one["chosen_rate"], 2e-4}
+        scored = {final["key"] for final in one["finals"]}
+        assert all(stored[key].scores for key in scored)
+        assert not any(stored[tried["key"]].scores for tried in one["tried"] if tried["key"] not in scored)
+        assert one["parameters_to_lora"] == 1.0
+    tuned = {one["method"]: one["tuned_rate"] for one in decisions["methods"]}
+    assert {line["method"]: line["lr"] for line in printed["ranking"]} == tuned
+    assert json.loads(hubinit(*command).stdout)["search"] == printed["search"]
+    assert "--protocol fair" in hubinit(*command[: command.index("--protocol")], "--budget", "1h", code=1).stderr
