@@ -28,8 +28,11 @@ ELSEWHERE = (
 
 
 def name_of(row: Mapping[str, Any], columns: Iterable[str] = LINE) -> str:
-    """Ten hex digits that stay the same when more seeds or learning rates come: of a line, or of the table it is in."""
-    values = [None if row[name] is None else str(row[name]) for name in columns]
+    """Ten hex digits of a line, or of the table it is in.
+
+    They stay the same when more seeds or learning rates come, and when a newer hubinit tells lines apart by more columns.
+    """
+    values = {name: str(row[name]) for name in columns if row[name] is not None}
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]
 
 
