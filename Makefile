@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu refresh-local clean
+.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu refresh-local space clean
 
 install: $(VENV)/.installed
 
@@ -61,6 +61,10 @@ bench-gpu study-gpu:
 # third has one method more and adds only that.
 refresh-local: install
 	$(BIN)/python benchmarks/refresh_local.py
+
+# The Space as it is, without torch; then `hf upload OWNER/NAME build/space . --repo-type space`.
+space:
+	$(PYTHON) leaderboard/assemble.py --out "$(or $(OUT),build/space)" $(if $(LEADERBOARD),--leaderboard "$(LEADERBOARD)") $(if $(BOARD),--board "$(BOARD)")
 
 clean:
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -201,6 +201,23 @@ def compare(
         run_compare(old, new, markdown, as_json=json_)
 
 
+@app.command()
+def serve(
+    board: Board,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Open the leaderboard in the browser: ranking, plots, comparisons, recommendation. On this machine only.
+
+    Example: `hubinit leaderboard serve runs`
+    """
+    with connect(hub):
+        from hubinit.cli.serving import run_serve
+
+        run_serve(board, port, as_json=json_)
+
+
 def size(text: str) -> float:
     """Bytes of a size such as 24GiB.
 

@@ -132,6 +132,14 @@ def open_leaderboard(folder: Path) -> Leaderboard:
         ) from error
 
 
+def open_items(folder: Path, wanted: set[tuple[str, str]]) -> Items:
+    """The values of each question of some runs, by sha256 of their item records and metric; nothing where a folder has none."""
+    if not wanted or not (folder / ITEMS).exists():
+        return {}
+    found = read_table(_read(folder / ITEMS, [("items", "in", sorted({name for name, _ in wanted}))]))
+    return {line: answered for line, answered in found.items() if line in wanted}
+
+
 def is_built(folder: Path) -> bool:
     """Whether a folder holds the files of a leaderboard."""
     return (folder / RUNS).is_file() and (folder / SUMMARY).is_file()
@@ -162,9 +170,9 @@ def _items(runs: pd.DataFrame, seen: Sequence[Seen], brought: Items, path: Path,
     return here | read_items(places, wanted, known, on_problem)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, filters: list[tuple[str, str, list[str]]] | None = None) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, filters=filters)
         version = int((table.schema.metadata or {}).get(VERSION_KEY, b"0"))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise HubinitError(f"{path} cannot be read ({first_line(error)}); build the leaderboard again.") from error

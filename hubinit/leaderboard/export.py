@@ -24,7 +24,7 @@ def export(board: Leaderboard, form: Format) -> str:
         found = {"summary": records(board.summary), "rejected": [one.model_dump() for one in board.rejected]}
         return json.dumps(found, indent=1) + "\n"
     if form == "csv":
-        return str(board.summary.map(_harmless).to_csv(index=False))
+        return as_csv(board.summary)
     parts = [markdown(as_ranking(board.summary), failures(board.runs))]
     told = board.summary[
         (board.summary["origin"] == "reported") & board.summary["model"].isin(set(board.runs["model"]))
@@ -32,6 +32,11 @@ def export(board: Leaderboard, form: Format) -> str:
     if len(told):
         parts.append(f"### Reported by papers, not measured here\n\n{_reported(told)}")
     return "\n\n".join(parts) + "\n"
+
+
+def as_csv(rows: pd.DataFrame) -> str:
+    """Rows as CSV in which no cell is a formula."""
+    return str(rows.map(_harmless).to_csv(index=False))
 
 
 def _harmless(cell: object) -> object:

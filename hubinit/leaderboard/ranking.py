@@ -105,7 +105,7 @@ def rank(runs: pd.DataFrame, items: Items | None = None, *, default_lr: float | 
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
     for row in rows:
         if row["optimiser"] is not None and row["recipe"] is not None:
-            row["recipe"] = _without_optimiser(row["recipe"])
+            row["recipe"] = without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
     failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
     boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed, items or {}, default_lr)]
@@ -113,7 +113,7 @@ def rank(runs: pd.DataFrame, items: Items | None = None, *, default_lr: float | 
 
 
 @lru_cache(maxsize=4096)  # rows share their recipes
-def _without_optimiser(recipe: str) -> str:
+def without_optimiser(recipe: str) -> str:
     """A recipe without its optimiser, which tells the lines of a table apart, not the tables."""
     settings = json.loads(recipe)
     return canonical({name: settings[name] for name in settings.keys() - {"optimiser", *OF_OPTIMISER}})

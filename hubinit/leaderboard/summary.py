@@ -34,6 +34,9 @@ class SummaryRow(Row):
     train_samples: Count | None = None
     validation_samples: Count | None = None
     recipe: Text | None = None
+    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: the run's; so the next two")
+    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     method: Name = Field(description="initialisation")
     optimiser: Text | None = None
     method_version: Count | None = None

@@ -368,7 +368,7 @@ def test_a_run_that_was_only_trained_is_neither_a_failure_nor_a_line():
 def test_the_default_rate_may_be_known_and_own_seeds_make_another_table():
     results = [run(method, lr, seed) for method in ("lora", "pissa") for lr in (1e-4, 2e-4) for seed in (0, 1)]
     assert set(rank(table(results))["default_lr"]) == {1e-4}
-    known = rank(table(results), 2e-4)
+    known = rank(table(results), default_lr=2e-4)
     assert set(known["default_lr"]) == {2e-4}
     fixed = [run("lora", 1e-4, seed, data_seed=7) for seed in (0, 1)]
     assert len(list(boards(rank(table([*results, *fixed]))))) == 2
