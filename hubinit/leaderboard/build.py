@@ -132,26 +132,27 @@ def open_leaderboard(folder: Path) -> Leaderboard:
         ) from error
 
 
-def open_items(folder: Path, wanted: set[tuple[str, str]]) -> Items:
-    """The values of each question of some runs, by sha256 of their item records and metric; nothing where a folder has none."""
-    if not wanted or not (folder / ITEMS).exists():
-        return {}
-    found = read_table(_read(folder / ITEMS, [("items", "in", sorted({name for name, _ in wanted}))]))
-    return {line: answered for line, answered in found.items() if line in wanted}
-
-
 def is_built(folder: Path) -> bool:
     """Whether a folder holds the files of a leaderboard."""
     return (folder / RUNS).is_file() and (folder / SUMMARY).is_file()
 
 
-def open_items(folder: Path) -> Items:
-    """The values by question of a built leaderboard.
+def open_items(folder: Path, wanted: set[tuple[str, str]] | None = None) -> Items:
+    """The values by question of a built leaderboard, by sha256 of the item records and metric.
+
+    Args:
+        folder: that `build` wrote.
+        wanted: only these. None: all.
 
     Raises:
         HubinitError: they are damaged, or a newer hubinit wrote them.
     """
-    return read_table(_read(folder / ITEMS)) if (folder / ITEMS).exists() else {}
+    if not (folder / ITEMS).exists() or (wanted is not None and not wanted):
+        return {}
+    if wanted is None:
+        return read_table(_read(folder / ITEMS))
+    found = read_table(_read(folder / ITEMS, [("items", "in", sorted({name for name, _ in wanted}))]))
+    return {line: answered for line, answered in found.items() if line in wanted}
 
 
 def _items(runs: pd.DataFrame, seen: Sequence[Seen], brought: Items, path: Path, rejected: list[Rejected]) -> Items:
