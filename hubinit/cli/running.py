@@ -11,9 +11,9 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.cli.display import SweepDisplay, duration
+from hubinit.cli.planning import plan_aloud, print_plan
 from hubinit.cli.rounds import Rounds
-from hubinit.cli.scoring import warn_unpinned
 from hubinit.cli.searching import print_decisions
 from hubinit.errors import HubinitError
 from hubinit.hub.access import check_write
@@ -23,11 +23,10 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.estimate import estimate, full_memory
 from hubinit.runs.executors.together import local_executor
 from hubinit.runs.full import WEIGHTS
-from hubinit.runs.plan import PlannedRun, Request, plan
-from hubinit.runs.preflight import check_processes, check_runs
+from hubinit.runs.plan import Request
+from hubinit.runs.preflight import check_processes
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
 from hubinit.runs.sweep import sweep
@@ -74,7 +73,7 @@ def run_bench(
         check_write(HfApi(), push_to)
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
-    planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
+    planned, lost = plan_aloud(asked, store, force=force, dry_run=dry_run, what="searches" if searching else "runs")
     check_processes((run.spec for run in planned), processes)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
@@ -120,22 +119,6 @@ def run_bench(
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
-
-
-def plan_aloud(
-    request: Request, store: ResultStore, *, force: bool, what: str = "runs"
-) -> tuple[list[PlannedRun], list[str]]:
-    """The plan, and why models cannot be had; says these and what the runs are computed in on standard error."""
-    lost: list[str] = []
-    planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
-    for reason in lost:
-        warn(reason)
-    warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
-    check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
-    types = {f"{run.spec.model.id} in {run.spec.model.stored_in}" for run in planned}
-    todo = f", {sum(run.state != 'cached' for run in planned)} to do" if what == "runs" else ""
-    warn(f"{len(planned)} {what}{todo}: {', '.join(sorted(types))}")
-    return planned, lost
 
 
 def print_json(
@@ -193,7 +176,7 @@ def run_train(
             f"Protocol '{request.protocol}' searches the learning rate, which bench does; train wants --lr."
         )
     check_trackers(report_to)
-    planned, _ = plan_aloud(request, store, force=force)
+    planned, _ = plan_aloud(request, store, force=force, dry_run=dry_run)
     check_processes((run.spec for run in planned), processes)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
@@ -240,32 +223,3 @@ def warn_cut(results: Sequence[RunResult]) -> None:
         )
     for line in said.values():
         warn(line)
-
-
-def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool, *, at_most: bool = False) -> None:
-    """Prints the table (or JSON) of `--dry-run`; `at_most`: which of the runs there will be is decided on the way."""
-    seconds = estimate(planned, store)
-    if as_json:
-        rows: list[dict[str, Any]] = [
-            {
-                "key": run.spec.key,
-                "state": run.state,
-                "estimated_seconds": about,
-                "memory_bytes": full_memory(run.spec),
-                "spec": json.loads(run.spec.model_dump_json()),
-                "evaluations": [json.loads(e.model_dump_json()) for e in run.evaluations],
-            }
-            for run, about in zip(planned, seconds, strict=True)
-        ]
-        say_json(rows)
-        return
-    console.print(plan_table(planned, seconds))
-    todo = [run for run in planned if run.state != "cached"]
-    total = sum(second or 0 for second in seconds)
-    count = f"At most {len(planned)}" if at_most else str(len(planned))
-    say(f"{count} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
-    for model, needed in {run.spec.model.id: needed for run in todo if (needed := full_memory(run.spec))}.items():
-        say(
-            f"full: {model} needs {needed / 2**30:.1f} GiB for weights, gradients and Adam's moments, beside activations."
-        )
-    say("Next: the same command without --dry-run.")
