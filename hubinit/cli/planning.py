@@ -8,10 +8,11 @@ from rich.progress import track
 from rich.table import Table
 
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import duration, run_cells
+from hubinit.cli.display import duration, name, run_cells
 from hubinit.cli.scoring import warn_unpinned
 from hubinit.models.shapes import outline
 from hubinit.records import ResultStore
+from hubinit.runs.budget import by_priority, choose, spent_on
 from hubinit.runs.estimate import Estimate, estimate
 from hubinit.runs.memory import GIB, Memory, device_words, fits, memory_of, what_helps
 from hubinit.runs.plan import PlannedRun, Request, plan
@@ -35,8 +36,25 @@ def plan_aloud(
     return planned, lost
 
 
-def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool, *, at_most: bool = False) -> None:
-    """Prints the table (or JSON) of `--dry-run`; `at_most`: which of the runs there will be is decided on the way."""
+def print_plan(
+    planned: Sequence[PlannedRun],
+    store: ResultStore,
+    as_json: bool,
+    *,
+    at_most: bool = False,
+    budget: float | None = None,
+) -> None:
+    """Prints the table (or JSON) of `--dry-run`.
+
+    Args:
+        planned: the runs.
+        store: of results.
+        as_json: for scripts.
+        at_most: which of the runs there will be is decided on the way.
+        budget: seconds that the runs may take, where it is known beforehand which of them fit.
+    """
+    if not at_most:
+        planned = by_priority(planned) if budget is not None else planned
     time = estimate(planned, store)
     counting = track(planned, "Counting memory", console=errors, disable=not errors.is_terminal, transient=True)
     memory = [memory_of(run.spec) for run in counting]
@@ -45,17 +63,33 @@ def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool,
     if as_json:
         say_json([in_json(*one) for one in zip(planned, time.seconds, memory, strict=True)])
         return
-    console.print(plan_table(planned, time, memory))
+    rows = list(zip(planned, time.seconds, memory, strict=True))
+    for model in dict.fromkeys(run.spec.model.id for run in planned):
+        console.print(plan_table(model, [row for row in rows if row[0].spec.model.id == model]))
     todo = sum(run.state != "cached" for run in planned)
     total = sum(second or 0 for second in time.seconds)
     count = f"At most {len(planned)}" if at_most else str(len(planned))
     say(f"{count} runs, {len(planned) - todo} cached, about {duration(total)} on this machine.")
+    if budget is not None and not at_most:
+        say(in_budget(planned, time, budget))
     if todo:
         say(f"Time: {time}.")
         say(f"Memory: what a run holds with texts of full length; {device_words()}.")
     for line in misfits(planned, memory):
         say(line)
     say("Next: the same command without --dry-run.")
+
+
+def in_budget(planned: Sequence[PlannedRun], time: Estimate, budget: float) -> str:
+    """How many runs fit into a budget; they are listed by priority."""
+    waiting = [(run, one) for run, one in zip(planned, time.seconds, strict=True) if run.state != "cached"]
+    stored = {run.spec.key: run.stored for run in planned if run.state == "cached" and run.stored is not None}
+    left = budget - spent_on(planned, stored)
+    fit = choose([run for run, _ in waiting], [one for _, one in waiting], left)
+    last = f", the last of them {name(fit[-1])}" if fit else ""
+    return (
+        f"{len(fit)} of {len(waiting)} fit into {duration(budget)} by this estimate, in the order of the table{last}."
+    )
 
 
 def warn_unread(model: ModelSpec) -> None:
@@ -81,21 +115,28 @@ def in_json(run: PlannedRun, seconds: float | None, memory: Memory | None) -> di
     }
 
 
-def plan_table(planned: Sequence[PlannedRun], time: Estimate, memory: Sequence[Memory | None]) -> Table:
-    """Every run, whether it is cached, what it trains, holds and takes."""
-    table = Table(title="Planned runs", title_justify="left", box=None, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    for column in ("model", "method", "trains on", "lr", "seed", "evaluated on", "state"):
-        table.add_column(column, overflow="fold")
+def plan_table(model: str, rows: Sequence[tuple[PlannedRun, float | None, Memory | None]]) -> Table:
+    """The runs of a model: whether each is cached, what it trains, holds and takes."""
+    table = Table(title=f"Planned runs: {model}", title_justify="left", box=None, pad_edge=False)
+    for column in ("key", "method", "trains on", "lr", "seed", "evaluated on", "state"):
+        table.add_column(column, overflow="fold", no_wrap=column in {"key", "lr", "seed", "state"})
     for column in ("trainable", "memory", "about"):
-        table.add_column(column, justify="right", overflow="fold")
-    for run, seconds, held in zip(planned, time.seconds, memory, strict=True):
-        trainable, size = (f"{held.trainable:,}", f"{held.total / GIB:.1f} GiB") if held else ("-", "-")
+        table.add_column(column, justify="right", no_wrap=True)
+    for run, seconds, held in rows:
+        trainable, size = (in_millions(held.trainable), f"{held.total / GIB:.1f} GiB") if held else ("-", "-")
         if held and run.state != "cached" and not fits(held):
             size = f"[red]{size}[/red]"
         about = "-" if seconds is None else duration(seconds)
-        table.add_row(run.spec.key, *run_cells(run), evaluated_on(run), run.state, trainable, size, about)
+        _, *cells, seed = run_cells(run)
+        table.add_row(
+            run.spec.key, *cells, seed.removeprefix("seed "), evaluated_on(run), run.state, trainable, size, about
+        )
     return table
+
+
+def in_millions(parameters: int) -> str:
+    """`41.9 M`."""
+    return f"{parameters / 1e6:.3g} M" if parameters < 1e9 else f"{parameters / 1e9:.3g} B"
 
 
 def evaluated_on(run: PlannedRun) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import SweepDisplay, duration
+from hubinit.cli.display import SweepDisplay, duration, name
+from hubinit.cli.options import read_duration
 from hubinit.cli.planning import plan_aloud, print_plan
 from hubinit.cli.rounds import Rounds
 from hubinit.cli.searching import print_decisions
@@ -23,13 +24,15 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.budget import run_within
+from hubinit.runs.effective import write_sweep
 from hubinit.runs.executors.together import local_executor
 from hubinit.runs.full import WEIGHTS
-from hubinit.runs.plan import Request
+from hubinit.runs.plan import PlannedRun, Request
 from hubinit.runs.preflight import check_processes
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
-from hubinit.runs.sweep import sweep
+from hubinit.runs.sweep import command_line, sweep
 from hubinit.runs.tracking import check_trackers
 from hubinit.runs.training import cut_note
 from hubinit.scoring.engines import vllm_version
@@ -60,10 +63,8 @@ def run_bench(
     """
     store = ResultStore(out)
     protocol = request.read_protocol()
-    if budget is not None and protocol.search is None:
-        raise HubinitError(
-            f"--budget is for a protocol that searches; '{request.protocol}' does not. Add --protocol fair."
-        )
+    if budget is None and protocol.budget is not None:
+        budget = read_duration(protocol.budget, "budget")
     if engine == "vllm" and request.quantize is not None:
         raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
     check_trackers(report_to)
@@ -84,9 +85,14 @@ def run_bench(
             require_hub_id(model)
     if dry_run:
         print_plan(
-            longest_search(planned, protocol, store) if searching else planned, store, as_json, at_most=searching
+            longest_search(planned, protocol, store) if searching else planned,
+            store,
+            as_json,
+            at_most=searching,
+            budget=budget,
         )
         return len(lost)
+    write_sweep(store, request, planned, command_line(), budget_seconds=budget, engine=engine)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     rounds = Rounds(
@@ -101,10 +107,13 @@ def run_bench(
         report_to=report_to,
     )
     decided = Searched([], [], [])
+    left_out: list[PlannedRun] = []
     with closing(rounds):
         if searching:
             decided = run_search(planned, protocol, store, rounds, budget=budget, force=force)
             results = decided.results
+        elif budget is not None:
+            results, left_out = run_within(budget, planned, store, rounds)
         else:
             results = rounds(planned)
     if publisher:
@@ -112,17 +121,26 @@ def run_bench(
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
     warn_cut(results)
     if as_json:
-        print_json(results, out, published, [*lost, *unpublished], decided)
+        print_json(results, out, published, [*lost, *unpublished], decided, left_out)
     else:
         print_ranking(results, out, published, decided.default_rate)
         print_decisions(decided, results)
+    if left_out:
+        warn(f"Left out, for they did not fit into the budget of {duration(budget or 0)}: {len(left_out)} runs:")
+        for run in left_out:
+            warn(f"  {name(run)}")
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
 
 
 def print_json(
-    results: Sequence[RunResult], out: Path, published: Sequence[str], problems: Sequence[str], decided: Searched
+    results: Sequence[RunResult],
+    out: Path,
+    published: Sequence[str],
+    problems: Sequence[str],
+    decided: Searched,
+    left_out: Sequence[PlannedRun],
 ) -> None:
     """Prints everything that a script may want of a benchmark."""
     runs = table(results)
@@ -131,6 +149,7 @@ def print_json(
         "results": [json.loads(result.model_dump_json()) for result in results],
         "ranking": json.loads(ranking.to_json(orient="records")),
         "search": [json.loads(one.model_dump_json()) for one in decided.decisions],
+        "left_out": [run.spec.key for run in left_out],
         "published": list(published),
         "errors": list(problems),
     }

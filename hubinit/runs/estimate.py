@@ -80,7 +80,7 @@ def latest(results: Iterable[RunResult]) -> dict[tuple[str, str], RunResult]:
 
 
 def from_history(run: PlannedRun, history: Mapping[tuple[str, str], RunResult]) -> float | None:
-    """What the same method and model, else another adapter of it, took per trained and per scored example, for what is planned."""
+    """What the same method and model, else another adapter of it, took per trained and scored example, for what is planned."""
     model, method = run.spec.model.id, run.spec.method.name
     last = history.get((model, method)) or (history.get((model, "")) if method not in NO_ADAPTER else None)
     if last is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from huggingface_hub import is_offline_mode
@@ -44,8 +44,8 @@ Tell = Callable[[str], None]
 class Request:
     """What the user asked for; None means the default that `plan` documents."""
 
-    models: tuple[str, ...]
-    methods: tuple[str, ...] = ("all",)
+    models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     eval_tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
@@ -75,6 +75,19 @@ class Request:
         }
         values = {name: value for name, value in changed.items() if value is not None}
         return check_protocol(protocol.for_all(values).model_dump(exclude_unset=True) | values, "the command")
+
+    def completed(self) -> "Request":
+        """The request with the models and methods that it leaves to the protocol.
+
+        Raises:
+            HubinitError: as `read_protocol`, or there is no model.
+        """
+        if self.models and self.methods:
+            return self
+        protocol = self.read_protocol()
+        if not (models := self.models or protocol.models):
+            raise HubinitError(f"Protocol '{self.protocol}' names no base model; add --models, such as llama3-8b.")
+        return replace(self, models=models, methods=self.methods or protocol.compare or ("all",))
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,7 @@ def plan(
         HubinitError: an unknown or malformed name, protocol or option, an optimiser that does not fit a named method, or
             nothing that can be had.
     """
+    request = request.completed()
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
