@@ -11,17 +11,14 @@ import typer
 
 from hubinit.errors import HubinitError
 
-Models = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`). Default: the protocol's."),
-]
-Methods = Annotated[
-    str | None,
-    typer.Option(
-        help="Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`. "
-        "Default: the protocol's, else all."
-    ),
-]
+_MODELS = "Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`)."
+_METHODS = (
+    "Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
+)
+Models = Annotated[str, typer.Option(help=_MODELS)]
+Methods = Annotated[str, typer.Option(help=_METHODS)]
+SweepModels = Annotated[str | None, typer.Option("--models", help=f"{_MODELS} Default: the protocol's.")]
+SweepMethods = Annotated[str | None, typer.Option("--methods", help=f"{_METHODS} Default: the protocol's, else all.")]
 Tasks = Annotated[
     str | None,
     typer.Option(

@@ -64,8 +64,8 @@ def print_plan(
         say_json([in_json(*one) for one in zip(planned, time.seconds, memory, strict=True)])
         return
     rows = list(zip(planned, time.seconds, memory, strict=True))
-    for model in dict.fromkeys(run.spec.model.id for run in planned):
-        console.print(plan_table(model, [row for row in rows if row[0].spec.model.id == model]))
+    for name_of_model in dict.fromkeys(run.spec.model.id for run in planned):
+        console.print(plan_table(name_of_model, [row for row in rows if row[0].spec.model.id == name_of_model]))
     todo = sum(run.state != "cached" for run in planned)
     total = sum(second or 0 for second in time.seconds)
     count = f"At most {len(planned)}" if at_most else str(len(planned))

@@ -21,8 +21,6 @@ from hubinit.cli.options import (
     Json,
     JudgeModel,
     JudgeUrl,
-    Methods,
-    Models,
     Optimizers,
     Out,
     Overrides,
@@ -37,6 +35,8 @@ from hubinit.cli.options import (
     Samples,
     Seeds,
     SuggestRate,
+    SweepMethods,
+    SweepModels,
     Tasks,
     learning_rate,
     names,
@@ -51,8 +51,8 @@ app = typer.Typer()
 
 @app.command()
 def bench(
-    models: Models = None,
-    methods: Methods = None,
+    models: SweepModels = None,
+    methods: SweepMethods = None,
     tasks: Tasks = None,
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,

@@ -193,9 +193,9 @@ def base_bytes(base: nn.Module, *, nf4: bool) -> int:
     if not nf4:
         return total
     heads = set(output_heads(base))
-    layers: list[Any] = [layer for name, layer in linear_layers(base).items() if name not in heads]
-    quantised: int = sum(layer.weight.numel() for layer in layers)
-    return total - quantised * layers[0].weight.itemsize + int(NF4 * quantised)
+    weights: list[Any] = [layer.weight for name, layer in linear_layers(base).items() if name not in heads]
+    wide, quantised = (sum(sizes) for sizes in zip(*((w.nbytes, w.numel()) for w in weights), strict=True))
+    return total - int(wide) + round(NF4 * int(quantised))
 
 
 def attach(spec: RunSpec, base: Any) -> Any:
