@@ -56,7 +56,7 @@ def seed(
         Path | None, typer.Option(help="Folder of the Hub's content. Default: hub/ in hubinit's cache folder.")
     ] = None,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="Seed a folder laid out as <org>/<name>/… instead.")
+        Path | None, typer.Option("--from", help="Seed a folder laid out as OWNER/NAME/… instead.")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the seeds and stop.")] = False,
 ) -> None:

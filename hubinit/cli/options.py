@@ -53,6 +53,14 @@ ProcessesPerRun = Annotated[
         min=1, help="Processes that train each run together, one GPU each; the results are those of one process."
     ),
 ]
+Fsdp = Annotated[
+    bool,
+    typer.Option(
+        "--fsdp",
+        help="Shard the frozen base over the processes of each run while it trains: less memory per GPU, more traffic. With "
+        "--processes-per-run.",
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated training seeds, or a range `0-4`.")]
 Rates = Annotated[str | None, typer.Option(help="Comma-separated learning rates; every method gets the same grid.")]
 SuggestRate = Annotated[

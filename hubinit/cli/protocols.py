@@ -58,10 +58,11 @@ def list_protocols(
         if json_:
             say_json({known: one.model_dump(mode="json") for known, one in protocols.items()})
             return
-        table = folding("protocol", "what", "source")
+        table = folding("protocol", "what")
         for known, one in protocols.items():
-            table.add_row(known, one.description, one.source)
+            table.add_row(known, one.description)
         console.print(table)
+        say("Sources, settings and what is assumed: hubinit protocols NAME")
         for optimiser in OPTIMISERS.values():
             say(f"--optimizers {optimiser.name}: {optimiser.title} ({optimiser.source})")
 

@@ -48,6 +48,7 @@ def run_bench(
     engine: Engine = "transformers",
     budget: float | None = None,
     processes: int = 1,
+    fsdp: bool = False,
     push_to: str | None,
     public: bool,
     dry_run: bool,
@@ -75,7 +76,7 @@ def run_bench(
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
     planned, lost = plan_aloud(asked, store, force=force, dry_run=dry_run, what="searches" if searching else "runs")
-    check_processes((run.spec for run in planned), processes)
+    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
     if push_to:
@@ -97,7 +98,7 @@ def run_bench(
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     rounds = Rounds(
         store,
-        local_executor(processes),
+        local_executor(processes, fsdp),
         force=force,
         on_scored=publisher,
         groups=groups,
@@ -178,6 +179,7 @@ def run_train(
     out: Path,
     *,
     processes: int = 1,
+    fsdp: bool = False,
     dry_run: bool,
     force: bool,
     diagnostics: bool = False,
@@ -196,7 +198,7 @@ def run_train(
         )
     check_trackers(report_to)
     planned, _ = plan_aloud(request, store, force=force, dry_run=dry_run)
-    check_processes((run.spec for run in planned), processes)
+    check_processes([run.spec for run in planned], processes, fsdp=fsdp)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
         print_plan(planned, store, as_json)
@@ -206,7 +208,7 @@ def run_train(
             planned,
             store,
             force=force,
-            executor=local_executor(processes),
+            executor=local_executor(processes, fsdp),
             diagnostics=diagnostics,
             report_to=report_to,
             on_event=display,

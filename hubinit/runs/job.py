@@ -31,6 +31,7 @@ class Job(Message):
         processes: how many train it together.
         rank: which of them this is for; the first, 0, does everything but their shares of training.
         port: of this machine, where they meet.
+        fsdp: cut the base over them while they train, see `hubinit.training.sharding`.
         diagnostics: measure also what costs time, see `hubinit.runs.diagnosing`.
         report_to: trackers that follow the training, see `hubinit.runs.tracking`.
     """
@@ -47,6 +48,7 @@ class Job(Message):
     processes: int = 1
     rank: int = 0
     port: int = 0
+    fsdp: bool = False
     diagnostics: bool = False
     report_to: tuple[str, ...] = ()
 

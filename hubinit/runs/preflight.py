@@ -1,6 +1,6 @@
 """What is found before the work: everything about a run that can be wrong and is known without weights and without a pass."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,8 +16,9 @@ from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.kinds import KINDS
 from hubinit.models.layers import target_layers
 from hubinit.models.shapes import outline
-from hubinit.specs import NO_ADAPTER, DataSpec, ModelSpec, Recipe, RunSpec
+from hubinit.specs import FULL, NO_ADAPTER, DataSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import split_batch
+from hubinit.training.sharding import find_blocks
 
 
 def check_targets(spec: RunSpec) -> None:
@@ -116,11 +117,11 @@ def check_runs(specs: Iterable[RunSpec], asked: int | None) -> None:
                 check_samples(asked, tasks.training_size(spec.data), ", ".join(spec.data.tasks))
 
 
-def check_processes(specs: Iterable[RunSpec], processes: int) -> None:
+def check_processes(specs: Sequence[RunSpec], processes: int, *, fsdp: bool = False) -> None:
     """Checks that the runs can be trained by so many processes together on this machine.
 
     Raises:
-        HubinitError: fewer GPUs than processes, or a batch that they cannot share.
+        HubinitError: fewer GPUs than processes, a batch that they cannot share, or a base that they cannot.
     """
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
@@ -128,6 +129,29 @@ def check_processes(specs: Iterable[RunSpec], processes: int) -> None:
     for spec in specs:
         if spec.recipe is not None:
             split_batch(spec.recipe.batch_size, spec.recipe.micro_batch_size, processes)
+    if fsdp:
+        _check_sharding(specs, processes)
+
+
+def _check_sharding(specs: Sequence[RunSpec], processes: int) -> None:
+    """Checks that the base of each run can be cut over the processes while its adapter is trained."""
+    if processes == 1:
+        raise HubinitError("--fsdp cuts the base over processes: add --processes-per-run 2 or more, or leave it out.")
+    looked_at = set[str]()
+    for spec in specs:
+        name = spec.method.name
+        if spec.recipe is None:
+            continue
+        if name == FULL:
+            raise HubinitError(f"--fsdp shards a frozen base, and '{FULL}' trains all of it; leave one of the two out.")
+        if name not in NO_ADAPTER and methods.get(name).directions is not None:
+            raise HubinitError(f"'{name}' reads whole weights while it trains, and --fsdp shards them; leave one out.")
+        if spec.model.quantize is not None:
+            raise HubinitError("--fsdp cannot shard a quantised base; leave out --fsdp or --quantize.")
+        if spec.model.key not in looked_at:
+            looked_at.add(spec.model.key)
+            with suppress(HubError):  # that costs its own runs later
+                find_blocks(outline(spec.model)[0])
 
 
 def attached(recipe: Recipe | None) -> Recipe | None:

@@ -105,6 +105,7 @@ def run_training(
                 dropout_seed=spec.seed_of("dropout"),
                 validation=data[1] if job.rank == 0 else (),
                 output_dir=folder / "checkpoints",
+                sharded=job.fsdp,
                 on_log=on_log,
                 report_to=job.report_to if job.rank == 0 else (),
                 run_name=name,

@@ -5,7 +5,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -38,6 +38,7 @@ from hubinit.training import optimisers
 from hubinit.training.batching import check_packing, group_by_length, pack
 from hubinit.training.losses import add_penalty, completion_loss, image_loss
 from hubinit.training.ranks import Filled, Rounded, agree, count_ranks, is_first, split_batch
+from hubinit.training.sharding import is_sharded, shard_base, sum_gradients
 from hubinit.training.throughput import Throughput
 
 CURVE_POINTS = 200  # at most about this many steps of a run are kept,
@@ -73,6 +74,7 @@ def train(
     penalty: Callable[[], Tensor] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     mixed: bool = False,
+    sharded: bool = False,
     report_to: Sequence[str] = (),
     run_name: str | None = None,
 ) -> TrainOutcome:
@@ -99,6 +101,7 @@ def train(
         penalty: a term that the method adds to the loss of each optimiser step; `validation_loss` is without it.
         callbacks: what else acts while the model trains.
         mixed: compute in bfloat16, where the weights are float32.
+        sharded: cut the frozen base over the processes that train together, see `hubinit.training.sharding`.
         report_to: trackers, by the Trainer's names for them.
         run_name: what they call the run.
 
@@ -119,9 +122,9 @@ def train(
         check_packing(model, features)
     loss = image_loss if images else completion_loss
     throughput = Throughput()
-    with prepare_training(model, recipe):
+    with prepare_training(model, recipe), shard_base(model) if sharded else nullcontext(model) as trained:
         trainer = AdapterTrainer(
-            model=model,
+            model=trained,
             args=trainer_arguments(
                 recipe, len(examples), learning_rate, seed, output_dir, device, mixed, report_to, run_name, dropout_seed
             ),
@@ -246,6 +249,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     started = 0.0
     padded: Callable[[Any], dict[str, Tensor]] | None = None  # pads each group; None: the collator made whole batches
     throughput: Throughput
+    order: Rounded | None = None  # with several ranks
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a micro batch, whose tokens are counted."""
@@ -257,10 +261,20 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.started = time.perf_counter()
         return super().train(*args, **kwargs)
 
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        return sum_gradients(model) if is_sharded(model) else super()._wrap_model(model, training, dataloader)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if (ranks := count_ranks()) == 1:
             return super()._get_train_sampler(train_dataset)
-        return Rounded(len(self.train_dataset), self.args.data_seed, self.args.per_device_train_batch_size * ranks)
+        multiple = self.args.per_device_train_batch_size * ranks
+        self.order = Rounded(len(self.train_dataset), self.args.data_seed, multiple)
+        return self.order
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.order is not None:  # accelerate does not reach it where a run goes on within an epoch
+            self.order.set_epoch(kwargs["epoch"])
+        super()._run_epoch(**kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro batches of one optimiser step, and their label tokens (images)."""

@@ -9,6 +9,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
+from transformers import Trainer
 
 from hubinit.data.encode import IGNORED, ImageExample
 from hubinit.errors import HubinitError
@@ -23,6 +24,7 @@ from hubinit.runs.preflight import check_processes
 from hubinit.runs.sweep import sweep
 from hubinit.specs import FULL, CalibrationSpec, DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import Filled, Rounded, split_batch
+from hubinit.training.trainer import AdapterTrainer
 from tests import texts
 
 # The examples of all runs here: 11, so that the last step of an epoch is a part of one.
@@ -64,14 +66,23 @@ for line in sys.stdin:
     elif seed in (6, 7):
         while seed == 7 and not (job.store / "up").exists(): time.sleep(0.02)
         end("failed", "connection closed")
+        continue
     elif seed in (8, 9): time.sleep(600)
     end("ok")
 """
 TRAINED = ("lora", "pissa", "dora", "kasa", "lora-dash", "lora-da", FULL)
+SHARDED = (
+    "lora",
+    "pissa",
+    "dora",
+    "frozen-a",
+)  # plain, with an anchor, with the norms of the weights, with a frozen factor
 
 
 def spec(base: Path, method: str, seed: int = 0) -> RunSpec:
-    adapter = method != FULL
+    adapter, optimiser = method != FULL, "adamw"
+    if method == "frozen-a":
+        method, optimiser = "lora", method
     calibrated = adapter and METHODS[method].statistics(METHODS[method].options())
     return RunSpec(
         model=ModelSpec(id=str(base), dtype="float32"),
@@ -79,7 +90,7 @@ def spec(base: Path, method: str, seed: int = 0) -> RunSpec:
         rank=2 if adapter else 0,
         alpha=4 if adapter else 0,
         data=DataSpec(tasks=("boolq",)),
-        recipe=Recipe(epochs=2, batch_size=4, micro_batch_size=1, max_length=64, warmup_ratio=0.0),
+        recipe=Recipe(epochs=2, batch_size=4, micro_batch_size=1, max_length=64, warmup_ratio=0.0, optimiser=optimiser),
         calibration=CalibrationSpec(samples=8, max_length=64) if calibrated else None,
         learning_rate=1e-2 if adapter else 1e-3,
         seed=seed,
@@ -99,17 +110,20 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> list[ResultStore]:
-    """All runs, by one process and by two."""
-    made = []
-    for executor in (LocalExecutor(command), TogetherExecutor(2, command)):
-        store = ResultStore(tmp_path_factory.mktemp("store"))
+def stores(base: Path, command: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ResultStore]:
+    """All runs, by one process and by two, with and without a part of the base each."""
+    made = {}
+    for name, executor, runs in (
+        ("one", LocalExecutor(command), (*TRAINED, "frozen-a")),
+        ("two", TogetherExecutor(2, command), TRAINED),
+        ("sharded", TogetherExecutor(2, command, fsdp=True), SHARDED),
+    ):
+        made[name] = store = ResultStore(tmp_path_factory.mktemp(name))
         with closing(executor):
-            for method in TRAINED:
+            for method in runs:
                 *_, end = executor.submit(Job(store=store.root, spec=spec(base, method), device="cpu"))
                 assert isinstance(end, Finished), end
                 assert end.status == "ok", end.reason
-        made.append(store)
     return made
 
 
@@ -122,9 +136,11 @@ def of(store: ResultStore, run: RunSpec) -> tuple[RunResult, dict[str, torch.Ten
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("method", TRAINED)
-def test_two_processes_equal_one(method: str, base: Path, stores: list[ResultStore]) -> None:
-    (one, alone), (two, together) = (of(store, spec(base, method)) for store in stores)
+@pytest.mark.parametrize(
+    ("how", "method"), [*(("two", method) for method in TRAINED), *(("sharded", method) for method in SHARDED)]
+)
+def test_two_processes_equal_one(how: str, method: str, base: Path, stores: dict[str, ResultStore]) -> None:
+    (one, alone), (two, together) = (of(stores[name], spec(base, method)) for name in ("one", how))
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, rtol=1e-3, atol=2e-5)
@@ -133,7 +149,7 @@ def test_two_processes_equal_one(method: str, base: Path, stores: list[ResultSto
     assert [p.loss for p in two.curve] == pytest.approx([p.loss for p in one.curve], abs=1e-5)
     assert [p.grad_norm for p in two.curve] == pytest.approx([p.grad_norm for p in one.curve], rel=1e-3)
     assert two.trainable_parameters == one.trainable_parameters
-    assert not list(stores[1].folder(spec(base, method).key).glob("checkpoints"))
+    assert not list(stores[how].folder(spec(base, method).key).glob("checkpoints"))
 
 
 def test_a_rank_that_dies_or_fails_ends_the_run_with_its_reason_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -182,6 +198,18 @@ def test_a_step_of_all_ranks_holds_the_examples_of_one_process(
             assert sorted(i for i in held if i < examples) == sorted(one[step * batch : (step + 1) * batch])
 
 
+def test_an_epoch_that_is_gone_on_with_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate's `set_epoch` ends at the samplers that it puts around ours to skip what was trained."""
+    order, epochs = Rounded(11, 5, 2), []
+    trainer = object.__new__(AdapterTrainer)
+    trainer.order = order
+    monkeypatch.setattr(Trainer, "_run_epoch", lambda self, **kwargs: epochs.append(list(order)))
+    trainer._run_epoch(epoch=1)
+    alone = SeedableRandomSampler(range(11), generator=torch.Generator(), data_seed=5)
+    alone.set_epoch(1)
+    assert epochs == [[*alone, 11]]
+
+
 def test_a_blank_has_no_label() -> None:
     filled = Filled([{"input_ids": [5, 6], "labels": [IGNORED, 6]}])
     assert len(filled) == 1
@@ -197,3 +225,22 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(base: Path) -> None:
     with pytest.raises(HubinitError, match=r"8 processes cannot share a batch of 4"):
         check_processes([spec(base, "lora")], 8)
     check_processes([spec(base, "lora")], 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "quantize", "processes", "message"),
+    [
+        ("lora", None, 1, "--fsdp cuts the base over processes: add --processes-per-run 2 or more"),
+        (FULL, None, 2, "--fsdp shards a frozen base, and 'full' trains all of it"),
+        ("lora-dash", None, 2, "'lora-dash' reads whole weights while it trains"),
+        ("lora", "nf4", 2, "--fsdp cannot shard a quantised base"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_the_work(
+    method: str, quantize: str | None, processes: int, message: str, base: Path
+) -> None:
+    run = spec(base, method)
+    run = run.model_copy(update={"model": run.model.model_copy(update={"quantize": quantize})})
+    with pytest.raises(HubinitError, match=message):
+        check_processes([run], processes, fsdp=True)
+    check_processes([spec(base, "pissa")], 2, fsdp=True)

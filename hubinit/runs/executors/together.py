@@ -19,15 +19,16 @@ class TogetherExecutor:
     A run that does not end well ends all workers, because each may wait for another.
     """
 
-    def __init__(self, processes: int, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, processes: int, command: Sequence[str] = WORKER, *, fsdp: bool = False) -> None:
         self.workers = [LocalExecutor(command, see_gpu(rank)) for rank in range(processes)]
+        self.fsdp = fsdp
         self.threads: list[Thread] = []
         self.reason: str | None = None  # why a rank was lost
         self.lost = Flag()
 
     def submit(self, job: Job) -> Iterator[Event]:
         """Does a job in all workers; see `Executor`."""
-        job = job.model_copy(update={"processes": len(self.workers), "port": free_port()})
+        job = job.model_copy(update={"processes": len(self.workers), "port": free_port(), "fsdp": self.fsdp})
         self.reason = None
         self.lost.clear()
         for event in self.workers[0].submit(job):
@@ -78,9 +79,9 @@ class TogetherExecutor:
             worker.close()
 
 
-def local_executor(processes: int) -> Executor:
+def local_executor(processes: int, fsdp: bool = False) -> Executor:
     """What does runs on this machine, each in so many processes."""
-    return LocalExecutor() if processes == 1 else TogetherExecutor(processes)
+    return LocalExecutor() if processes == 1 else TogetherExecutor(processes, fsdp=fsdp)
 
 
 def see_gpu(rank: int) -> dict[str, str]:
