@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu clean
+.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu refresh-local clean
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,11 @@ bench-hub: install
 # has torch; nothing is installed into it. REHEARSE=1 tries the command on a CPU with tiny sizes.
 bench-gpu study-gpu:
 	$(PYTHON) benchmarks/gpu.py $(@:-gpu=) --carry "$(CARRY)" --out "$(OUT)" $(if $(WORKERS),--workers $(WORKERS)) $(if $(REHEARSE),--rehearse)
+
+# The steps of .github/workflows/refresh.yml three times on an embedded Hub with a tiny model: the second changes nothing, the
+# third has one method more and adds only that.
+refresh-local: install
+	$(BIN)/python benchmarks/refresh_local.py
 
 clean:
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,9 +34,10 @@ def main() -> int:
     subprocess.run([*HUBINIT, "hub", "seed", "smollm2-135m", "arc"], check=True)
     print("2. hubinit " + " ".join(BENCH), flush=True)
     code = subprocess.run([*HUBINIT, *BENCH], cwd=ROOT).returncode
-    print(f"3. Done in {time.perf_counter() - started:.0f} s. To browse what was published:")
+    print(f"3. Done in {time.perf_counter() - started:.0f} s. To look at what was published, in a browser:")
     print("     .venv/bin/hubinit hub serve")
     print(f"   Results, adapters and logs: {OUT}")
+    print(f"   To open the leaderboard on them: .venv/bin/hubinit leaderboard serve {OUT.relative_to(ROOT)}")
     if "--record" in sys.argv:
         record(OUT)
     return code

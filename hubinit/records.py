@@ -20,6 +20,7 @@ MANIFEST = "hubinit.json"  # beside an adapter
 ITEMS = "items"  # the folder of a run's item records
 ITEM_BYTES = 2**28  # of one file of item records, unpacked
 ITEM_ROWS = 500_000
+ITEM_CELLS = 20  # of an item in one column, on average: outputs, choices, metrics
 ANCHOR = "anchor"  # the folder of a start point's anchor
 AdapterKind = Literal["initialised", "trained"]
 Stage = Literal["load", "calibrate", "initialise", "train", "diagnose", "evaluate"]
@@ -317,15 +318,7 @@ def read_items(path: Path, sha256: str | None = None) -> list[Item]:
     import pyarrow as pa
 
     try:
-        size, items = 0, list[Item]()
-        for batch in _open_items(path, sha256).iter_batches(
-            batch_size=64
-        ):  # a repeated text is stored once, however long it is
-            size += batch.nbytes
-            if size > ITEM_BYTES:  # others may have written it: a few kilobytes can claim to be gigabytes
-                raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
-            items += (_item(row) for row in batch.to_pylist())
-        return items
+        return [_item(row) for batch in _batches(path, sha256) for row in batch.to_pylist()]
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         raise _not_items(path, error) from error
 
@@ -344,14 +337,11 @@ def read_values(path: Path, sha256: str, metric: str) -> tuple[list[str], list[s
     import pyarrow.compute as pc
 
     try:
-        ids, prompts, values, size = list[str](), list[str](), list[float](), 0
-        columns = ["id", "prompt_hash", "values"]
-        for batch in _open_items(path, sha256).iter_batches(batch_size=4096, columns=columns, use_threads=False):
-            size += batch.nbytes
-            if size > ITEM_BYTES:
-                raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
+        ids, prompts, values = list[str](), list[str](), list[float]()
+        for batch in _batches(path, sha256, ["id", "prompt_hash", "values"]):
             maps = batch.column("values")
-            found = np.flatnonzero(pc.equal(maps.keys, metric).to_numpy(zero_copy_only=False))  # pc.map_lookup is slow
+            names = maps.keys.dictionary_decode()
+            found = np.flatnonzero(pc.equal(names, metric).to_numpy(zero_copy_only=False))  # pc.map_lookup is slow
             rows = np.searchsorted(maps.offsets.to_numpy(), found, side="right") - 1
             if not np.array_equal(rows, np.arange(len(maps))):
                 return None
@@ -363,17 +353,48 @@ def read_values(path: Path, sha256: str, metric: str) -> tuple[list[str], list[s
         raise _not_items(path, error) from error
 
 
-def _open_items(path: Path, sha256: str | None) -> Any:
-    """The parquet file, once it is the one meant and no larger than it may be."""
+def _batches(path: Path, sha256: str | None, columns: list[str] | None = None) -> Iterator[Any]:
+    """The item records in a file, once it is the one meant; others may have written it.
+
+    A few kilobytes can claim to be gigabytes. So what the file says about itself is checked first, and texts are read as
+    dictionaries: one that all rows share is stored once, and counted as often as it would be unpacked.
+    """
     import pyarrow.parquet as pq
 
     if sha256 is not None and sha256_of(path) != sha256:
         raise ValueError("it was changed since")
-    file = pq.ParquetFile(path)
-    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-    if file.metadata.num_rows > ITEM_ROWS or sum(group.total_byte_size for group in groups) > ITEM_BYTES:
+    metadata = pq.read_metadata(path)
+    if not metadata.schema.to_arrow_schema().equals(_items_schema()):
+        raise ValueError("its columns are not those of item records")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    bytes_of = sum(part.total_uncompressed_size for part in parts)
+    cells = max((part.num_values for part in parts), default=0)
+    if max(metadata.num_rows, cells // ITEM_CELLS) > ITEM_ROWS or bytes_of > ITEM_BYTES:
         raise ValueError(f"it holds more than {ITEM_ROWS} items or {ITEM_BYTES // 2**20} MiB")
-    return file
+    texts = {part.path_in_schema for part in parts if part.physical_type == "BYTE_ARRAY"}
+    size = 0
+    for batch in pq.ParquetFile(path, read_dictionary=sorted(texts)).iter_batches(
+        batch_size=4096, columns=columns, use_threads=False
+    ):
+        size += sum(_unpacked(column) for column in batch.columns)
+        if size > ITEM_BYTES:
+            raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")
+        yield batch
+
+
+def _unpacked(column: Any) -> int:
+    """The bytes of a column's texts and numbers, each text as often as it occurs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(column, pa.DictionaryArray):
+        return pc.sum(pc.binary_length(column.dictionary).take(column.indices).cast(pa.int64())).as_py() or 0
+    if isinstance(column, pa.MapArray):
+        return _unpacked(column.keys) + _unpacked(column.items)
+    if isinstance(column, pa.ListArray):
+        return _unpacked(column.flatten())
+    return int(column.nbytes)
 
 
 def _not_items(path: Path, error: Exception) -> HubinitError:

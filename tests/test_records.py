@@ -1,8 +1,12 @@
 """Results are stored whole or not at all, and a damaged or edited one is noticed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,3 +163,31 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path):
     assert path.stat().st_size < 1_000_000
     with pytest.raises(HubinitError, match="holds more than"):
         read_items(path)
+
+
+def test_a_bomb_is_refused_before_it_takes_memory(tmp_path):
+    """One text of 200 MB in 300 rows would be 60 GB: the reader may have 3 GB of address space, and must not need it."""
+    path = tmp_path / "bomb.parquet"
+    write_items(path, [Item(id="x" * 200_000_000)] * 300)
+    limited = (
+        "import resource, sys, pathlib\n"
+        "from hubinit.errors import HubinitError\n"
+        "from hubinit.records import read_items, read_values\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))\n"
+        "for read in (read_items, lambda path: read_values(path, None, 'acc')):\n"
+        "    try:\n"
+        "        read(pathlib.Path(sys.argv[1]))\n"
+        "    except HubinitError as error:\n"
+        "        print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, path], capture_output=True, text=True, timeout=60, check=True)
+    one, two, peak = done.stdout.splitlines()
+    assert "holds more than" in one and "holds more than" in two
+    assert int(peak) < 2**20  # KiB
+
+
+def test_a_table_of_other_columns_is_not_item_records(tmp_path):
+    pq.write_table(pa.table({"id": [1], "values": [{"acc": 1}]}), tmp_path / "a.parquet")
+    with pytest.raises(HubinitError, match="not those of item records"):
+        read_items(tmp_path / "a.parquet")

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from huggingface_hub import HfApi
 
 from hubinit.cli.console import say, say_json, warn
 from hubinit.errors import HubinitError
+from hubinit.hub.checking import merged_claims
 from hubinit.hub.tables import claims_of
-from hubinit.leaderboard.build import Leaderboard, build, is_built, open_leaderboard
+from hubinit.leaderboard.build import Claims, Leaderboard, build, is_built, open_leaderboard
 from hubinit.leaderboard.export import Format, export
 from hubinit.leaderboard.recommend import Recommendation, recommend
 from hubinit.models.names import resolve
@@ -98,10 +99,18 @@ def build_from(sources: Sequence[str], out: Path) -> Leaderboard:
         if source.count("/") != 1 or source.startswith((".", "/", "~")):
             raise HubinitError(f"{source} is neither a folder of results nor a data set on the Hub (owner/name).")
     warn(f"Reading {', '.join(sources)} …")
-    board = build(folders, [claims_of(HfApi(), repo) for repo in repos], out)
+    board = build(folders, [claims for repo in repos for claims in _claims(repo)], out)
     if board.runs.empty:
         reason = f" The first that was left out: {board.rejected[0].reason}." if board.rejected else ""
         raise HubinitError(
             f"{', '.join(sources)}: there are no results; give a folder that `hubinit bench --out` wrote.{reason}"
         )
     return board
+
+
+def _claims(repo: str) -> Iterator[Claims]:
+    """The rows of a data set, then those of submissions that were merged and are not in them yet."""
+    rows = claims_of(HfApi(), repo)
+    yield rows
+    with tempfile.TemporaryDirectory() as folder:
+        yield merged_claims(HfApi(), repo, rows.rows, Path(folder))

@@ -36,6 +36,8 @@ def serve(
 ) -> None:
     """Serve the embedded Hub on this machine (127.0.0.1 only).
 
+    A browser that opens its address sees the repositories: cards, files and commits. What is private shows after /login.
+
     A line of the file of `--users` that names a user alone gives them a token that is made here; `#` begins a comment. The
     variable HUBINIT_HUB_USERS holds the same, with spaces or lines between the users. Neither shows in the list of processes.
 

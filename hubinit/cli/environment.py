@@ -15,7 +15,7 @@ from hubinit.paths import home
 HUB_LIBRARIES = ("huggingface_hub", "datasets", "transformers")
 
 # What the extra `hub` installs, as modules.
-SERVING = ("anyio", "h11", "pathspec", "re2", "starlette", "uvicorn")
+SERVING = ("anyio", "h11", "markdown_it", "nh3", "pathspec", "re2", "starlette", "uvicorn")
 SEEDING = (*SERVING, "gguf", "google.protobuf", "onnx", "tokenizers")
 
 

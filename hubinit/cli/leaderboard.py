@@ -129,6 +129,78 @@ def recommend(
         run_recommend(board, model, task, seconds, memory, as_json=json_)
 
 
+@app.command()
+def push(
+    to: Annotated[str, typer.Option(help="The leaderboard data set on the Hub (owner/name).")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="A folder that `build` wrote, or what `build` takes. Default: only what was merged there."),
+    ] = None,
+    public: Public = False,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Publish rows, summary and card by one commit, with the submissions that were merged into the data set.
+
+    Example: `hubinit leaderboard push board --to alice/hubinit-leaderboard --public`
+    """
+    with connect(hub):
+        from hubinit.cli.submissions import run_push
+
+        run_push(sources or [], to, public=public, as_json=json_)
+
+
+@app.command()
+def validate(
+    source: Annotated[
+        str, typer.Argument(help="A folder of results, or a leaderboard data set on the Hub (owner/name).")
+    ],
+    pr: Annotated[int | None, typer.Option(min=1, help="Pull request. Default: what was merged.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Leaderboard that must not be contradicted. Default: the data set itself; of a folder none."),
+    ] = None,
+    spot_check: Annotated[
+        int, typer.Option(min=0, help="Questions of each task that the adapter answers again on its base.")
+    ] = 0,
+    markdown: Annotated[Path | None, typer.Option(help="File for the verdict as a comment.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Check results that somebody hands in: form, ranges, provenance, duplicates, adapters, and each stored answer again.
+
+    Nothing of it is executed. Exits with 0 where all is accepted, with 3 where something is wrong.
+
+    Example: `hubinit leaderboard validate alice/hubinit-leaderboard --pr 3 --markdown verdict.md`
+    """
+    with connect(hub):
+        from hubinit.cli.submissions import run_validate
+
+        run_validate(source, pr, against, spot_check, markdown, as_json=json_)
+
+
+@app.command()
+def compare(
+    old: Annotated[
+        str, typer.Argument(help="The last leaderboard: a folder that `build` wrote, or what `build` takes.")
+    ],
+    new: Annotated[str, typer.Argument(help="The refreshed one.")],
+    markdown: Annotated[Path | None, typer.Option(help="File for the report, such as the text of an issue.")] = None,
+    hub: Hub = None,
+    json_: Json = False,
+) -> None:
+    """Say what became worse beyond its noise between two leaderboards: scores, losses, time, memory; and what changed.
+
+    Exits with 0 where nothing is worse, with 3 where something is.
+
+    Example: `hubinit leaderboard compare alice/hubinit-leaderboard board --markdown regression.md`
+    """
+    with connect(hub):
+        from hubinit.cli.submissions import run_compare
+
+        run_compare(old, new, markdown, as_json=json_)
+
+
 def size(text: str) -> float:
     """Bytes of a size such as 24GiB.
 

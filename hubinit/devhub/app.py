@@ -20,6 +20,7 @@ from . import access, commits, discussions, evals, files, lfs, listing, refs, re
 from .bodies import check_content_type, read_body
 from .calls import BodyNeeded, Call, Settings
 from .names import ACTIONS, REPO_TYPES, RepoType
+from .pages import browser, find_page
 from .records import Repo
 from .refusals import Refusal, bad_request
 from .store import Store
@@ -55,7 +56,7 @@ class App:
         try:
             response = await self.answer(request)
         except Refusal as refusal:
-            response = refused(refusal)
+            response = browser.refused(refusal) if browser.browses(request) else refused(refusal)
         except ClientDisconnect:
             return
         except Exception as error:
@@ -71,7 +72,7 @@ class App:
         call = self.call(request, raw_path)
         if segments[0] == "lfs" and request.method == "PUT" and segments[1:] in (["upload"], ["part"]):
             return await lfs.receive_upload(call, request, segments[1])
-        handler = route(call.method, segments)
+        handler = (browser.browses(request) and find_page(segments)) or route(call.method, segments)
         check_content_type(request)
         try:
             answer = await run_in_threadpool(handler, call)
@@ -97,7 +98,10 @@ class App:
         if not LOOPBACK_HOST.fullmatch(host):
             raise Refusal(421, "The embedded Hub answers under names of this machine only.")
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        user = user_of(self.users, token.strip()) if kind.lower() == "bearer" else None
+        if kind.lower() == "basic":
+            user = browser.basic_user(request, self.users, token.strip())
+        else:
+            user = user_of(self.users, token.strip()) if kind.lower() == "bearer" else None
         if kind and user is None:
             raise Refusal(401, "Invalid credentials in Authorization header")
         method = "GET" if request.method == "HEAD" else request.method

@@ -169,11 +169,12 @@ def greeting(url: str, app: App) -> list[str]:
     also = f"  # or tokens/{', tokens/'.join(others)}" if others else ""
     return [
         f"Embedded Hub at {url} over {app.store.root}",
-        "For development and air-gapped use: this machine only, no git, no web pages. Ctrl-C stops it.",
+        "For development and air-gapped use: this machine only, no git. Ctrl-C stops it.",
         "",
         "In the client's shell, before Python starts:",
         f"  export HF_ENDPOINT={url} HF_HUB_DISABLE_XET=1",
         f"  export HF_TOKEN=$(cat {quote(str(token_file(app.store.root, name)))}){also}",
         "",
         f"Each user may write to their own namespace: {', '.join(app.users)}.",
+        f"To look at what is there, open {url} in a browser; what is private shows after /login (user's name, token).",
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from hubinit.errors import HubError
@@ -20,7 +21,9 @@ MANIFEST_BYTES = 5_000_000
 
 def proven_runs(source: Source, parent: str | None, rows: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows that a published adapter proves, then those that were there first."""
-    results = [result for key in rows["key"].unique()[:DISPUTES] for result in _published(source, str(key))]
+    namespace = source.repo_id.split("/")[0]
+    keys = map(str, rows["key"].unique()[:DISPUTES])
+    results = [result for key in keys for _, result in published_runs(source.api, key, namespace)]
     stated = set(map(tuple, _plain(table(results)[DECISIVE])))
     proven = [tuple(row) in stated for row in _plain(rows[DECISIVE])]
     return pd.concat([rows[proven], claimed_first(source, parent, rows)], ignore_index=True)
@@ -41,28 +44,33 @@ def claimed_first(source: Source, parent: str | None, rows: pd.DataFrame) -> pd.
     return rows.iloc[[position for positions in first.values() for position in positions]]
 
 
-def _published(source: Source, key: str) -> Iterator[RunResult]:
-    """The results that the trained adapters of a key state in the leaderboard's own namespace, if their weights are the same."""
-    api, namespace = source.api, source.repo_id.split("/")[0]
+def published_runs(api: HfApi, key: str, author: str | None = None) -> Iterator[tuple[str, RunResult]]:
+    """The trained adapters of a key on the Hub and the results that they state, if their weights are the same.
+
+    Args:
+        api: client.
+        key: of the run.
+        author: whose adapters are looked at. Default: anybody's, so that the repo proves nothing but its own weights.
+    """
     try:
         found = call(
-            "look for adapters", lambda: list(api.list_models(author=namespace, search=key[:8], limit=5)), api=api
+            "look for adapters", lambda: list(api.list_models(author=author, search=key[:8], limit=5)), api=api
         )
         for repo in found:
             content = fetch(api, repo.id, MANIFEST, None, limit=MANIFEST_BYTES, repo_type="model")
             manifest = read_manifest(content, repo.id) if content is not None else None
             if manifest is None or manifest.kind != "trained" or manifest.result.key != key:
                 continue
-            if _weights(source, repo.id) == manifest.result.adapter_sha256 is not None:
-                yield manifest.result
+            if _weights(api, repo.id) == manifest.result.adapter_sha256 is not None:
+                yield repo.id, manifest.result
     except (HubError, Unreadable):  # nothing is proven
         return
 
 
-def _weights(source: Source, repo_id: str) -> str | None:
+def _weights(api: HfApi, repo_id: str) -> str | None:
     """The sha256 of an adapter's weights, as the Hub states it."""
     path = "adapter_model.safetensors"
-    found = call(f"read {path} of {repo_id}", lambda: source.api.get_paths_info(repo_id, [path]), api=source.api)
+    found = call(f"read {path} of {repo_id}", lambda: api.get_paths_info(repo_id, [path]), api=api)
     return found[0].lfs.sha256 if found and isinstance(found[0], RepoFile) and found[0].lfs else None
 
 

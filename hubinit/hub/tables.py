@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from pydantic import BaseModel, TypeAdapter
 
 from hubinit.hub import catalogue
-from hubinit.hub.cards import leaderboard_card
+from hubinit.hub.board_pages import RUNS, held_values, leaderboard_pages
 from hubinit.hub.catalogue import CatalogueRow
 from hubinit.hub.claims import proven_runs
 from hubinit.hub.manifest import CARD, check_text
@@ -24,8 +24,7 @@ from hubinit.hub.revisions import Source
 from hubinit.hub.untrusted import BadRow, bad_row, split
 from hubinit.leaderboard import table as runs_table
 from hubinit.leaderboard.build import Claims
-from hubinit.leaderboard.ranking import rank
-from hubinit.leaderboard.render import markdown
+from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.rows import RunRow, schema_of
 from hubinit.leaderboard.sources import Rejected
 from hubinit.records import RunResult
@@ -49,7 +48,7 @@ class Table(Generic[Item]):
         rows: items ─► rows.
         settle: rows in the order in which they were claimed ─► those that stand, and the position and reason of the others.
         prove: rows that contradict each other ─► those of them that were there first, or are right.
-        card: repo, rows, number of rows in quarantine ─► README.md.
+        pages: source, parent, rows, their values by question, number of rows in quarantine ─► README.md and other files.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Table(Generic[Item]):
     rows: Callable[[Sequence[Item]], pd.DataFrame]
     settle: Callable[[pd.DataFrame], tuple[pd.DataFrame, dict[int, str]]]
     prove: Callable[[Source, str | None, pd.DataFrame], pd.DataFrame]
-    card: Callable[[str, pd.DataFrame, int], str]
+    pages: Callable[[Source, str | None, pd.DataFrame, Items, int], Mapping[str, bytes]]
 
     @property
     def schema(self) -> pa.Schema:
@@ -100,8 +99,35 @@ def publish(
         HubError: the Hub refuses, the data set there is another one, or an item holds an access token.
     """
     check_text(to_json(table, items).decode(), f"a row of the {table.name}")
+    rows, title = table.rows(items), message(table, items)
+    return publish_rows(api, table, rows, repo_id, title=title, private=private, on_problem=on_problem)
+
+
+def publish_rows(
+    api: HfApi,
+    table: Table[Any],
+    rows: pd.DataFrame,
+    repo_id: str,
+    *,
+    title: str,
+    values: Items | None = None,
+    private: bool = True,
+    on_problem: Callable[[str], None] = lambda problem: None,
+) -> Commit | None:
+    """As `publish`, of rows that were made already.
+
+    Args:
+        api: client with a token.
+        table: which.
+        rows: its columns.
+        repo_id: the data set.
+        title: of the commit.
+        values: by question, of these rows.
+        private: a new data set stays private.
+        on_problem: told what goes to the quarantine.
+    """
     source = table.source(api, repo_id)
-    good, bad = split(_records(table, table.rows(items)), table.row)
+    good, bad = split(_records(table, rows), table.row)
     new = runs_table.frame((row.model_dump() for row in good), table.schema)
     refused: list[Quarantined] = []
 
@@ -111,9 +137,9 @@ def publish(
         refused[:] = [*state.lines, *(bad_line(table.file, row) for row in [*bad, *contenders])]
         known = read_lines(source, parent)
         added = list({line.id: line for line in refused if line.id not in {one.id for one in known}}.values())
-        card = table.card(repo_id, merged, len(known) + len(added))
-        check_text(card, CARD)
-        operations: list[Operation] = [CommitOperationAdd(CARD, card.encode())]
+        pages = table.pages(source, parent, merged, values or {}, len(known) + len(added))
+        check_text(pages[CARD].decode(), CARD)
+        operations: list[Operation] = [CommitOperationAdd(path, content) for path, content in pages.items()]
         if state.lines or not merged.equals(state.rows):
             operations.append(CommitOperationAdd(table.file, parquet(table, merged)))
         if added:
@@ -121,7 +147,7 @@ def publish(
         return operations + [CommitOperationAdd(path, content) for path, content in state.aside.items()]
 
     ensure_repo(api, repo_id, "dataset")
-    done = commit(api, repo_id, "dataset", build, message=message(table, items))
+    done = commit(api, repo_id, "dataset", build, message=title)
     if not private:
         show(api, repo_id, "dataset")
     if refused:
@@ -144,9 +170,10 @@ def claims_of(api: HfApi, repo_id: str) -> Claims:
     Raises:
         HubError: it cannot be read, or holds something else.
     """
-    state = load(LEADERBOARD.source(api, repo_id), None)
+    source = LEADERBOARD.source(api, repo_id)
+    state = load(source, None)
     rejected = [Rejected(source=repo_id, place=line.file, reason=line.reason) for line in state.lines]
-    return Claims(repo_id, state.rows, tuple(rejected))
+    return Claims(repo_id, state.rows, tuple(rejected), values=held_values(source, None))
 
 
 def _merge(
@@ -187,22 +214,10 @@ def to_json(table: Table[Item], items: Sequence[Item]) -> bytes:
     return table.items.dump_json(list(items))
 
 
-def _leaderboard_card(repo_id: str, rows: pd.DataFrame, quarantined: int) -> str:
-    return leaderboard_card(
-        repo_id,
-        markdown(rank(rows), runs_table.failures(rows)),
-        runs=rows["key"].nunique(),
-        rows=len(rows),
-        models=sorted(rows["model"].unique()),
-        path=LEADERBOARD.file,
-        quarantined=quarantined,
-    )
-
-
 LEADERBOARD: Table[RunResult] = Table(
     name="leaderboard",
     noun="runs",
-    file="data/runs-00000-of-00001.parquet",
+    file=RUNS,
     queued="results.json",
     row=RunRow,
     identity=tuple(runs_table.IDENTITY),
@@ -210,7 +225,7 @@ LEADERBOARD: Table[RunResult] = Table(
     rows=runs_table.table,
     settle=runs_table.settle,
     prove=proven_runs,
-    card=_leaderboard_card,
+    pages=leaderboard_pages,
 )
 CATALOGUE: Table[CatalogueRow] = Table(
     name="catalogue",
@@ -223,6 +238,8 @@ CATALOGUE: Table[CatalogueRow] = Table(
     rows=catalogue.catalogue_rows,
     settle=catalogue.settle_catalogue,
     prove=lambda source, _, rows: catalogue.stated_by_repo(source.api, rows),
-    card=catalogue.catalogue_markdown,
+    pages=lambda source, _, rows, __, quarantined: {
+        CARD: catalogue.catalogue_markdown(source.repo_id, rows, quarantined).encode()
+    },
 )
 TABLES: tuple[Table[Any], ...] = (LEADERBOARD, CATALOGUE)

@@ -8,7 +8,7 @@ optimiser, `items.parquet` the values of each question by which runs are paired,
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,14 @@ class Claims:
         rows: columns of `RunRow`.
         rejected: with reasons.
         seen: the files that were read; none of a repository.
+        values: by question, where the source holds them itself.
     """
 
     name: str
     rows: pd.DataFrame
     rejected: tuple[Rejected, ...] = ()
     seen: tuple[Seen, ...] = ()
+    values: Items = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,14 @@ def build(folders: Sequence[tuple[str, Path]], others: Sequence[Claims], out: Pa
         row = rows.iloc[position]
         rejected.append(Rejected(source=origins[position], place=f"{row['key']} {row['task']}", reason=reason))
     seen = list(chain.from_iterable(one.seen for one in claims))
-    items = _items(runs, seen, out / ITEMS, rejected)
+    brought = {line: values for one in claims for line, values in one.values.items()}
+    items = _items(runs, seen, brought, out / ITEMS, rejected)
     summary = summaries.summarise(rank(runs, items))
     if list(before.values()) != seen or not (out / RUNS).exists():
         write_cache(out / CACHE, seen)
-    for name, table in ((RUNS, _arrow(runs, runs_table.SCHEMA)), (SUMMARY, _arrow(summary, summaries.SCHEMA))):
-        _replace(out / name, _parquet(table))
-    _replace(out / ITEMS, _parquet(items_table(items)))
+    _replace(out / RUNS, to_parquet(runs, runs_table.SCHEMA))
+    _replace(out / SUMMARY, to_parquet(summary, summaries.SCHEMA))
+    _replace(out / ITEMS, to_parquet(items_table(items)))
     _replace(out / REJECTED, "".join(f"{one.model_dump_json()}\n" for one in rejected).encode())
     return Leaderboard(runs, summary, tuple(rejected), len(read), len(seen))
 
@@ -134,10 +137,19 @@ def is_built(folder: Path) -> bool:
     return (folder / RUNS).is_file() and (folder / SUMMARY).is_file()
 
 
-def _items(runs: pd.DataFrame, seen: Sequence[Seen], path: Path, rejected: list[Rejected]) -> Items:
+def open_items(folder: Path) -> Items:
+    """The values by question of a built leaderboard.
+
+    Raises:
+        HubinitError: they are damaged, or a newer hubinit wrote them.
+    """
+    return read_table(_read(folder / ITEMS)) if (folder / ITEMS).exists() else {}
+
+
+def _items(runs: pd.DataFrame, seen: Sequence[Seen], brought: Items, path: Path, rejected: list[Rejected]) -> Items:
     """The values behind the scores that rank, those of the last build from its file."""
     try:
-        known = read_table(_read(path)) if path.exists() else {}
+        known = open_items(path.parent)
     except HubinitError:  # then they are read anew
         known = {}
     places = {name: place for one in seen for name, place in one.records.items()}
@@ -145,7 +157,9 @@ def _items(runs: pd.DataFrame, seen: Sequence[Seen], path: Path, rejected: list[
     def on_problem(place: str, reason: str) -> None:
         rejected.append(Rejected(source="item records", place=place, reason=reason))
 
-    return read_items(places, runs_table.ranked_items(runs), known, on_problem)
+    wanted = runs_table.ranked_items(runs)
+    here = {line: values for line, values in brought.items() if line in wanted and line[0] not in places}
+    return here | read_items(places, wanted, known, on_problem)
 
 
 def _read(path: Path) -> pa.Table:
@@ -159,12 +173,9 @@ def _read(path: Path) -> pa.Table:
     return table
 
 
-def _arrow(rows: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    """Equal tables give equal bytes: only the version is kept beside the columns."""
+def to_parquet(rows: pd.DataFrame | pa.Table, schema: pa.Schema | None = None) -> bytes:
+    """Equal rows give equal bytes: only the version is kept beside the columns."""
+    table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({VERSION_KEY: str(VERSION)}), buffer, compression="zstd")
     return buffer.getvalue()

@@ -68,53 +68,53 @@ class RunRow(Row):
 
     key: str = Field(pattern=r"^[0-9a-f]{16}$")
     status: Literal["ok", "partial", "failed", "diverged"]
-    reason: Text | None = None
-    model: Name
-    revision: Name | None = None
+    reason: Text | None = Field(default=None, description="of a run without a score, or with some")
+    model: Name = Field(description="Hub id of the base")
+    revision: Name | None = Field(default=None, description="commit of the base")
     kind: ModelKind | None = None
     dtype: Name | None = Field(default=None, description="of the base's weights; null: hubinit 0.1 did not say")
-    method: Name
+    method: Name = Field(description="initialisation, as in `hubinit methods`")
     method_version: Count | None = None
-    options: JsonObject
-    rank: Count
-    alpha: Amount
+    options: JsonObject = Field(description="of the method, JSON")
+    rank: Count = Field(description="of the adapter")
+    alpha: Amount = Field(description="LoRA's")
     rslora: bool | None = None
     target_modules: Text | None = None
-    lr: Amount
+    lr: Amount = Field(description="learning rate")
     seed: int = Field(ge=-(2**63), lt=2**63)
     data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: `seed`; so the next two")
     init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     train_data: Text | None = Field(default=None, description='task names joined by "+"')
-    train_samples: Count | None = None
+    train_samples: Count | None = Field(default=None, description="examples it was trained on")
     validation_samples: Count | None = None
     recipe: Annotated[Text, AfterValidator(_recipe)] | None = Field(
         default=None, description="JSON, without what changes no number and without defaults"
     )
     optimiser: Text | None = Field(default=None, description="with its settings; `recipe` says it too")
-    steps: Count | None = None
+    steps: Count | None = Field(default=None, description="of the optimiser")
     calibration_samples: Count | None = Field(
         default=None, description="examples the pass saw; hubinit 0.1: that were asked for"
     )
     calibration: JsonObject | None = Field(default=None, description="its other settings, without defaults")
     unadapted: Count | None = Field(default=None, description="target modules that the method left without an adapter")
-    task: Name | None = None
-    data_revision: Name | None = None
-    limit: Count | None = None
-    shots: Count | None = None
+    task: Name | None = Field(default=None, description="that was scored; null: none was")
+    data_revision: Name | None = Field(default=None, description="commit of the task's data set")
+    limit: Count | None = Field(default=None, description="first questions of the test split; null: all")
+    shots: Count | None = Field(default=None, description="solved examples in the prompt")
     judge: Name | None = Field(default=None, description="model that rated the answers")
-    metric: Name | None = None
-    primary: bool | None = None
-    value: Number | None = None
+    metric: Name | None = Field(default=None, description="as the task names it")
+    primary: bool | None = Field(default=None, description="whether it is the metric that ranks the task")
+    value: Number | None = Field(default=None, description="0 to 1 for shares")
     n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
-    stderr: Amount | None = None
-    invalid_rate: Share | None = None
+    stderr: Amount | None = Field(default=None, description="s/√n over the questions")
+    invalid_rate: Share | None = Field(default=None, description="share of answers without a usable one")
     items: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         default=None, description="sha256 of the item records behind the score"
     )
     judge_version: Text | None = Field(default=None, description="that the judge reported about itself")
     contaminated: Count | None = Field(default=None, description="test items that are in the training data")
-    validation_loss: Number | None = None
+    validation_loss: Number | None = Field(default=None, description="at the end of training")
     forgetting: Number | None = Field(
         default=None, description="cross-entropy on neutral text, after − before, in nats"
     )
@@ -122,17 +122,17 @@ class RunRow(Row):
     seconds_load: Amount | None = None
     seconds_calibrate: Amount | None = None
     seconds_initialise: Amount | None = None
-    seconds_train: Amount | None = None
+    seconds_train: Amount | None = Field(default=None, description="of training alone")
     seconds_evaluate: Amount | None = None
-    peak_memory_bytes: Count | None = None
-    trainable_parameters: Count | None = None
+    peak_memory_bytes: Count | None = Field(default=None, description="the highest of all stages")
+    trainable_parameters: Count | None = Field(default=None, description="of the adapter")
     adapter_bytes: Count | None = None
     adapter_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    versions: JsonObject | None = None
-    hardware: JsonObject | None = None
-    git_sha: Name | None = None
+    versions: JsonObject | None = Field(default=None, description="of libraries, JSON")
+    hardware: JsonObject | None = Field(default=None, description="of the machine, JSON")
+    git_sha: Name | None = Field(default=None, description="of hubinit's code")
     git_dirty: bool | None = None
-    command: Text | None = None
+    command: Text | None = Field(default=None, description="that made it")
     created: Created
 
     @model_validator(mode="after")

@@ -20,13 +20,13 @@ class SummaryRow(Row):
     model: Name = Field(description="Hub id; of a reported row, that of the alias the paper's name stands for")
     revision: Name | None = None
     dtype: Name | None = None
-    task: Name
+    task: Name = Field(description="that was scored")
     data_revision: Name | None = None
     limit: Count | None = None
     shots: Count | None = None
     judge: Name | None = None
-    metric: Name
-    rank: Count | None = None
+    metric: Name = Field(description="that ranks the task")
+    rank: Count | None = Field(default=None, description="of the adapter")
     alpha: Amount | None = None
     rslora: bool | None = None
     target_modules: Text | None = None
@@ -34,29 +34,29 @@ class SummaryRow(Row):
     train_samples: Count | None = None
     validation_samples: Count | None = None
     recipe: Text | None = None
-    method: Name
+    method: Name = Field(description="initialisation")
     optimiser: Text | None = None
     method_version: Count | None = None
     options: JsonObject | None = None
     calibration_samples: Count | None = None
     calibration: JsonObject | None = None
-    default_lr: Amount | None = None
+    default_lr: Amount | None = Field(default=None, description="that most methods of the table share")
     default: Number | None = Field(default=None, description="median over seeds at the default learning rate")
     lr: Amount | None = Field(default=None, description="chosen by validation loss")
     value: Number = Field(description="median over seeds; 0 to 1 for shares, as papers print it where it is reported")
-    mean: Number | None = None
-    std: Amount | None = None
-    seeds: Count | None = None
-    n: Count | None = None
-    stderr: Amount | None = None
-    validation_loss: Number | None = None
+    mean: Number | None = Field(default=None, description="over seeds")
+    std: Amount | None = Field(default=None, description="over seeds")
+    seeds: Count | None = Field(default=None, description="that were scored at this rate")
+    n: Count | None = Field(default=None, description="questions")
+    stderr: Amount | None = Field(default=None, description="of the questions, median over seeds")
+    validation_loss: Number | None = Field(default=None, description="median over seeds")
     delta: Number | None = Field(default=None, description="mean difference to plain LoRA")
-    delta_stderr: Amount | None = None
+    delta_stderr: Amount | None = Field(default=None, description="of both seeds and questions")
     delta_low: Number | None = Field(default=None, description="of the 95 % interval")
     delta_high: Number | None = None
     pairs: Count | None = Field(default=None, description="seeds that both have")
     paired: bool | None = Field(default=None, description="question by question; false: by seed only")
-    p: Chance | None = None
+    p: Chance | None = Field(default=None, description="of the difference by itself")
     p_corrected: Chance | None = Field(default=None, description="Holm, over the methods of one table")
     mark: Literal["better", "worse"] | None = Field(default=None, description="than LoRA, at 5 % after correction")
     items_needed: Count | None = None
@@ -66,19 +66,19 @@ class SummaryRow(Row):
     loss_delta: Number | None = Field(default=None, description="of the validation loss; below 0 is better")
     loss_low: Number | None = None
     loss_high: Number | None = None
-    reach_steps: Amount | None = None
-    reach_seconds: Amount | None = None
-    default_delta: Number | None = None
+    reach_steps: Amount | None = Field(default=None, description="until the training loss is that of LoRA's end")
+    reach_seconds: Amount | None = Field(default=None, description="the same, with initialisation")
+    default_delta: Number | None = Field(default=None, description="the difference at the default rate")
     default_low: Number | None = None
     default_high: Number | None = None
-    init_seconds: Amount | None = None
-    train_seconds: Amount | None = None
+    init_seconds: Amount | None = Field(default=None, description="calibration and initialisation")
+    train_seconds: Amount | None = Field(default=None, description="of training alone")
     peak_memory_bytes: Amount | None = None
-    forgetting: Number | None = None
+    forgetting: Number | None = Field(default=None, description="nats on neutral text, after − before")
     unadapted: Count | None = None
     contaminated: Count | None = None
-    failed: Count | None = None
-    best: bool | None = None
+    failed: Count | None = Field(default=None, description="runs without a score")
+    best: bool | None = Field(default=None, description="leads the next by more than its uncertainty")
     keys: Text | None = Field(default=None, description="of the runs behind it, with spaces between")
 
 

@@ -22,7 +22,7 @@ def test_serving_at_a_terminal(tmp_path):
     command = [sys.executable, "-c", SERVE, str(tmp_path / "a hub")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        lines = [process.stdout.readline() for _ in range(8)]
+        lines = [process.stdout.readline() for _ in range(9)]
         exports = [line.strip() for line in lines if line.startswith("  export ")]
         client = "from huggingface_hub import HfApi; api = HfApi(); print(api.create_repo('x').repo_id, api.whoami()['name'])"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}

@@ -139,11 +139,24 @@ def test_a_table_cell_cannot_leave_its_cell():
 
 
 def test_leaderboard_card_names_its_file():
-    card = leaderboard_card("alice/board", "| a |", runs=1, rows=2, models=["m"], path="data/r.parquet")
+    card = leaderboard_card(
+        "alice/board",
+        "| a |",
+        runs=1,
+        rows=2,
+        models=["m"],
+        paths={"summary": "data/s.parquet", "runs": "data/r.parquet"},
+    )
     data, body = header_and_body(card)
-    assert data["configs"][0]["data_files"] == [{"split": "train", "path": "data/r.parquet"}]
+    assert {one["config_name"]: one["data_files"][0]["path"] for one in data["configs"]} == {
+        "summary": "data/s.parquet",
+        "runs": "data/r.parquet",
+    }
+    assert [one["config_name"] for one in data["configs"] if one.get("default")] == ["runs"]
     assert "| a |" in body
-    assert 'load_dataset("alice/board"' in body
+    assert 'load_dataset("alice/board", "summary"' in body
+    assert '"hf://datasets/alice/board/data/s.parquet"' in body
+    assert "| `delta_low` | double | of the 95 % interval |" in body
 
 
 def test_names_are_stable_valid_and_shared_by_the_runs_that_share_a_start(tmp_path):

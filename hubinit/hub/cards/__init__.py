@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import BaseModel
 
 from hubinit.adapters.freezing import frozen_by
 from hubinit.adapters.lines import start_lines
+from hubinit.leaderboard.rows import RunRow, schema_of
+from hubinit.leaderboard.summary import SummaryRow
 from hubinit.models.kinds import KINDS
 from hubinit.records import AdapterKind, Manifest, RunResult, Score
 from hubinit.specs import LM_EVAL_PREFIX, RunSpec
@@ -130,7 +133,14 @@ def loading_snippet(manifest: Manifest, repo_id: str, *, num_labels: int | None 
 
 
 def leaderboard_card(
-    repo_id: str, table: str, *, runs: int, rows: int, models: list[str], path: str, quarantined: int = 0
+    repo_id: str,
+    table: str,
+    *,
+    runs: int,
+    rows: int,
+    models: list[str],
+    paths: Mapping[str, str],
+    quarantined: int = 0,
 ) -> str:
     """The card of the leaderboard dataset.
 
@@ -140,16 +150,28 @@ def leaderboard_card(
         runs: number of runs.
         rows: number of rows.
         models: base models that were compared.
-        path: the parquet file in the repo.
+        paths: configuration ─► its parquet file in the repo; `summary` and `runs` at least.
         quarantined: rows that could not stay in the table.
     """
     data = DatasetCardData(
         pretty_name="hubinit leaderboard",
         tags=["hubinit", "leaderboard", "lora"],
-        configs=[{"config_name": "runs", "default": True, "data_files": [{"split": "train", "path": path}]}],
+        configs=[
+            {"config_name": name, "data_files": [{"split": "train", "path": path}]}
+            | ({"default": True} if name == "runs" else {})
+            for name, path in paths.items()
+        ],
     )
+    columns = {"runs": columns_of(RunRow), "summary": columns_of(SummaryRow)}
     counts = {"runs": runs, "rows": rows, "models": models, "quarantined": quarantined}
-    return _render("leaderboard.md.j2", data, repo_id=repo_id, table=Markup(table), **counts)  # noqa: S704
+    table = Markup(table)  # noqa: S704
+    return _render("leaderboard.md.j2", data, repo_id=repo_id, table=table, paths=paths, columns=columns, **counts)
+
+
+def columns_of(row: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Name, type and meaning of each column of a table of such rows."""
+    types = {field.name: str(field.type) for field in schema_of(row)}
+    return [(name, types[name], info.description or "") for name, info in row.model_fields.items()]
 
 
 def catalogue_card(repo_id: str, rows: list[dict[str, Any]], *, path: str, quarantined: int = 0) -> str:
