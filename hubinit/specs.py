@@ -299,7 +299,15 @@ class Protocol(Spec):
         default_factory=dict, description="trained on: scored on, where neither --tasks nor --eval-tasks says it"
     )
     revisions: dict[str, Commit] = Field(default_factory=dict, description="commits of data sets by Hub id")
-    models: tuple[str, ...] = Field(default=(), description="base models of the source; --models chooses")
+    models: tuple[str, ...] = Field(
+        default=(), description="base models, of the source or of a sweep, without --models"
+    )
+    compare: tuple[str, ...] = Field(
+        default=(), description="methods without --methods; in a file also `methods: [lora, pissa]`. Default: all"
+    )
+    budget: Annotated[str, Field(pattern=r"^\s*\d+(\.\d+)?\s*[smhd]\s*$")] | None = Field(
+        default=None, description="time for all trainings and their scores, such as 8h, without --budget"
+    )
     dtype: Dtype = Field(default="auto", description="of the base without --dtype")
     assumed: tuple[str, ...] = Field(default=(), description="what the source does not say, or is done otherwise here")
 

@@ -114,8 +114,15 @@ def test_an_unreachable_hub_is_named():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        message = the_one_sentence(hubinit(*BENCH, "--hub", url))
+        message = the_one_sentence(hubinit(*BENCH[:-1], "--hub", url))
     assert url in message
+
+
+def test_a_dry_run_of_a_registered_model_needs_no_hub(tmp_path):
+    looked = hubinit(*BENCH, "--hub", "offline", "--out", str(tmp_path), HF_HOME=str(tmp_path))
+    assert looked.returncode == 0, looked.stderr
+    assert "Not checked: access to hubinit/SmolLM2" in looked.stderr
+    assert "4.88 M" in looked.stdout, "what LoRA trains is known without a Hub"
 
 
 def test_a_port_in_use_is_named(tmp_path):

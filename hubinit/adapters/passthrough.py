@@ -38,15 +38,9 @@ def attach_config(
     Raises:
         InitialisationError: PEFT refuses this configuration on this model, or changed a weight by more than rank r.
     """
-    assert method.peft_config is not None
-    config = method.peft_config(rank=rank, alpha=alpha, rslora=rslora, target_modules=list(layers), options=options)
-    config.task_type, config.revision = task_type(model), base_revision(model)
-    if dropout:
-        if not hasattr(config, "lora_dropout"):
-            raise InitialisationError(f"{method.name} has no dropout of LoRA's kind: leave lora_dropout at 0.")
-        config.lora_dropout = dropout
-    if modules_to_save:
-        config.modules_to_save = list(modules_to_save)
+    config = configure(
+        model, method, options, layers, modules_to_save, rank=rank, alpha=alpha, rslora=rslora, dropout=dropout
+    )
     remember_trainable(model)
 
     def attach() -> PeftModel:
@@ -63,6 +57,35 @@ def attach_config(
         detach(model)
         reason = first_line(error)
         raise InitialisationError(f"PEFT cannot attach {method.name} to this model: {reason}.") from error
+
+
+def configure(
+    model: nn.Module,
+    method: Method,
+    options: MethodOptions,
+    layers: dict[str, nn.Module],
+    modules_to_save: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    rslora: bool,
+    dropout: float,
+) -> Any:
+    """The configuration that `method.peft_config` gives, as it is attached.
+
+    Raises:
+        InitialisationError: dropout where the method has none.
+    """
+    assert method.peft_config is not None
+    config = method.peft_config(rank=rank, alpha=alpha, rslora=rslora, target_modules=list(layers), options=options)
+    config.task_type, config.revision = task_type(model), base_revision(model)
+    if dropout:
+        if not hasattr(config, "lora_dropout"):
+            raise InitialisationError(f"{method.name} has no dropout of LoRA's kind: leave lora_dropout at 0.")
+        config.lora_dropout = dropout
+    if modules_to_save:
+        config.modules_to_save = list(modules_to_save)
+    return config
 
 
 def rewrites_base(config: Any) -> bool:

@@ -14,6 +14,7 @@ from hubinit.models.base import Loaded
 from hubinit.numerics.statistics import Statistic
 from hubinit.specs import CalibrationSpec
 
+BATCH_SIZE = 8  # examples of a forward pass
 Pool = Sequence[Example | TokenExample] | Sequence[ImageExample]
 
 
@@ -67,7 +68,7 @@ def calibrate_shared(
         }
 
         def compute(missing: frozenset[Statistic], segment: Pool = segment) -> Calibration:
-            batches = encode.batches(segment, loaded.processor, batch_size=8, max_length=settings.max_length)
+            batches = encode.batches(segment, loaded.processor, batch_size=BATCH_SIZE, max_length=settings.max_length)
             return calibrate(
                 loaded.model,
                 batches,

@@ -119,17 +119,6 @@ def run_cells(run: PlannedRun) -> list[str]:
     ]
 
 
-def plan_table(planned: Sequence[PlannedRun], estimates: Sequence[float | None]) -> Table:
-    """The table of `--dry-run`: every run, whether it is cached, and its estimated time."""
-    table = Table(title="Planned runs", title_justify="left")
-    for column in ("key", "model", "method", "trains on", "lr", "seed", "evaluated on", "state", "about"):
-        table.add_column(column, overflow="fold")
-    for run, seconds in zip(planned, estimates, strict=True):
-        tasks = ", ".join(e.task for e in run.evaluations)
-        table.add_row(run.spec.key, *run_cells(run), tasks, run.state, "-" if seconds is None else duration(seconds))
-    return table
-
-
 def duration(seconds: float) -> str:
     """Seconds in the unit a person would use."""
     if seconds < 100:

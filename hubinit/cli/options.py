@@ -11,13 +11,14 @@ import typer
 
 from hubinit.errors import HubinitError
 
-Models = Annotated[str, typer.Option(help="Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`).")]
-Methods = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
-    ),
-]
+_MODELS = "Comma-separated aliases (`llama3-8b`) or Hub ids (`org/name`)."
+_METHODS = (
+    "Comma-separated methods, `none` (the base; of an image model the head alone is trained), `all`, or `peft:<type>`."
+)
+Models = Annotated[str, typer.Option(help=_MODELS)]
+Methods = Annotated[str, typer.Option(help=_METHODS)]
+SweepModels = Annotated[str | None, typer.Option("--models", help=f"{_MODELS} Default: the protocol's.")]
+SweepMethods = Annotated[str | None, typer.Option("--methods", help=f"{_METHODS} Default: the protocol's, else all.")]
 Tasks = Annotated[
     str | None,
     typer.Option(
@@ -89,7 +90,15 @@ Optimizers = Annotated[
     ),
 ]
 Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
-Protocol = Annotated[str, typer.Option(help="Name of a protocol (see `hubinit protocols`), or a YAML file.")]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        "--config",
+        help="Name of a protocol (see `hubinit protocols`), or a YAML file, which may say a whole sweep: models, methods, tasks, "
+        "seeds, and in `extends` the protocol that it changes.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. recipe.steps=40 or lora-da.preset=paper. Repeatable.")
 ]
@@ -120,7 +129,8 @@ Force = Annotated[bool, typer.Option("--force", help="Do finished runs again.")]
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Time for all runs of a protocol that searches, such as 90m, 8h or 2d; what does not fit is left out, and said."
+        help="Time for all trainings and their scores, such as 90m, 8h or 2d; what does not fit is left out, and said. "
+        "Default: the protocol's, else none."
     ),
 ]
 Diagnostics = Annotated[

@@ -31,6 +31,9 @@ SAID = {
 @app.command("protocols")
 def list_protocols(
     name: Annotated[str | None, typer.Argument(help="Show one in full: a name, or a YAML file.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a protocol's file, for editors.")
+    ] = False,
     hub: Hub = None,
     json_: Json = False,
 ) -> None:
@@ -42,9 +45,12 @@ def list_protocols(
     Example: `hubinit protocols llm-adapters`
     """
     with connect(hub):
-        from hubinit.runs.protocol import protocol_names, read_protocol
+        from hubinit.runs.protocol import file_schema, protocol_names, read_protocol
         from hubinit.training.optimisers import OPTIMISERS
 
+        if schema:
+            say_json(file_schema())
+            return
         if name is not None:
             show_protocol(name, json_)
             return

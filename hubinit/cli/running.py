@@ -11,9 +11,10 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import SweepDisplay, duration, plan_table
+from hubinit.cli.display import SweepDisplay, duration, name
+from hubinit.cli.options import read_duration
+from hubinit.cli.planning import plan_aloud, print_plan
 from hubinit.cli.rounds import Rounds
-from hubinit.cli.scoring import warn_unpinned
 from hubinit.cli.searching import print_decisions
 from hubinit.errors import HubinitError
 from hubinit.hub.access import check_write
@@ -23,15 +24,16 @@ from hubinit.leaderboard.render import Terminal
 from hubinit.leaderboard.sources import items_of
 from hubinit.leaderboard.table import failures, table
 from hubinit.records import ResultStore, RunResult
+from hubinit.runs.budget import run_within
 from hubinit.runs.disk import check_room
-from hubinit.runs.estimate import estimate, full_memory
+from hubinit.runs.effective import write_sweep
 from hubinit.runs.executors.local import Places, local_executor
 from hubinit.runs.full import WEIGHTS
-from hubinit.runs.plan import PlannedRun, Request, plan
-from hubinit.runs.preflight import check_processes, check_runs
+from hubinit.runs.plan import PlannedRun, Request
+from hubinit.runs.preflight import check_processes
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
-from hubinit.runs.sweep import sweep
+from hubinit.runs.sweep import command_line, sweep
 from hubinit.runs.tracking import check_trackers
 from hubinit.runs.training import cut_note
 from hubinit.scoring.engines import vllm_version
@@ -65,10 +67,8 @@ def run_bench(
     """
     store = ResultStore(out)
     protocol = request.read_protocol()
-    if budget is not None and protocol.search is None:
-        raise HubinitError(
-            f"--budget is for a protocol that searches; '{request.protocol}' does not. Add --protocol fair."
-        )
+    if budget is None and protocol.budget is not None:
+        budget = read_duration(protocol.budget, "budget")
     if engine == "vllm" and request.quantize is not None:
         raise HubinitError("vLLM would answer with the unquantised base; leave out --engine or --quantize.")
     check_trackers(report_to)
@@ -78,7 +78,7 @@ def run_bench(
         check_write(HfApi(), push_to)
     searching = protocol.search is not None
     asked = template_request(request, protocol) if searching else request
-    planned, lost = plan_aloud(asked, store, force=force, what="searches" if searching else "runs")
+    planned, lost = plan_aloud(asked, store, force=force, dry_run=dry_run, what="searches" if searching else "runs")
     check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     for task in {evaluation.task for run in planned if run.state != "cached" for evaluation in run.evaluations}:
         check_scorable(task)
@@ -89,10 +89,15 @@ def run_bench(
             require_hub_id(model)
     if dry_run:
         print_plan(
-            longest_search(planned, protocol, store) if searching else planned, store, as_json, at_most=searching
+            longest_search(planned, protocol, store) if searching else planned,
+            store,
+            as_json,
+            at_most=searching,
+            budget=budget,
         )
         return len(lost)
     check_room((run.spec for run in planned if run.state == "run"), out)
+    write_sweep(store, request, planned, command_line(), budget_seconds=budget, engine=engine)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
     rounds = Rounds(
@@ -109,10 +114,13 @@ def run_bench(
         report_to=report_to,
     )
     decided = Searched([], [], [])
+    left_out: list[PlannedRun] = []
     with closing(rounds):
         if searching:
             decided = run_search(planned, protocol, store, rounds, budget=budget, force=force)
             results = decided.results
+        elif budget is not None:
+            results, left_out = run_within(budget, planned, store, rounds)
         else:
             results = rounds(planned)
     if publisher:
@@ -120,10 +128,14 @@ def run_bench(
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
     warn_cut(results)
     if as_json:
-        print_json(results, out, published, [*lost, *unpublished], decided)
+        print_json(results, out, published, [*lost, *unpublished], decided, left_out)
     else:
         print_ranking(results, out, published, decided.default_rate)
         print_decisions(decided, results)
+    if left_out:
+        warn(f"Left out, for they did not fit into the budget of {duration(budget or 0)}: {len(left_out)} runs:")
+        for run in left_out:
+            warn(f"  {name(run)}")
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
     return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
@@ -134,24 +146,13 @@ def say_stopping() -> None:
     warn("Stopping: trainings finish their step and keep a checkpoint. Ctrl-C again ends at once.")
 
 
-def plan_aloud(
-    request: Request, store: ResultStore, *, force: bool, what: str = "runs"
-) -> tuple[list[PlannedRun], list[str]]:
-    """The plan, and why models cannot be had; says these and what the runs are computed in on standard error."""
-    lost: list[str] = []
-    planned = plan(request, store, force=force, on_lost=lost.append, on_note=warn)
-    for reason in lost:
-        warn(reason)
-    warn_unpinned(evaluation for run in planned for evaluation in run.evaluations)
-    check_runs((run.spec for run in planned if run.state == "run"), request.read_protocol().calibration_samples)
-    types = {f"{run.spec.model.id} in {run.spec.model.stored_in}" for run in planned}
-    todo = f", {sum(run.state != 'cached' for run in planned)} to do" if what == "runs" else ""
-    warn(f"{len(planned)} {what}{todo}: {', '.join(sorted(types))}")
-    return planned, lost
-
-
 def print_json(
-    results: Sequence[RunResult], out: Path, published: Sequence[str], problems: Sequence[str], decided: Searched
+    results: Sequence[RunResult],
+    out: Path,
+    published: Sequence[str],
+    problems: Sequence[str],
+    decided: Searched,
+    left_out: Sequence[PlannedRun],
 ) -> None:
     """Prints everything that a script may want of a benchmark."""
     runs = table(results)
@@ -160,6 +161,7 @@ def print_json(
         "results": [json.loads(result.model_dump_json()) for result in results],
         "ranking": json.loads(ranking.to_json(orient="records")),
         "search": [json.loads(one.model_dump_json()) for one in decided.decisions],
+        "left_out": [run.spec.key for run in left_out],
         "published": list(published),
         "errors": list(problems),
     }
@@ -206,7 +208,7 @@ def run_train(
             f"Protocol '{request.protocol}' searches the learning rate, which bench does; train wants --lr."
         )
     check_trackers(report_to)
-    planned, _ = plan_aloud(request, store, force=force)
+    planned, _ = plan_aloud(request, store, force=force, dry_run=dry_run)
     check_processes([run.spec for run in planned], places.processes, fsdp=places.fsdp)
     planned = [replace(run, evaluations=()) for run in planned]
     if dry_run:
@@ -256,32 +258,3 @@ def warn_cut(results: Sequence[RunResult]) -> None:
         )
     for line in said.values():
         warn(line)
-
-
-def print_plan(planned: Sequence[PlannedRun], store: ResultStore, as_json: bool, *, at_most: bool = False) -> None:
-    """Prints the table (or JSON) of `--dry-run`; `at_most`: which of the runs there will be is decided on the way."""
-    seconds = estimate(planned, store)
-    if as_json:
-        rows: list[dict[str, Any]] = [
-            {
-                "key": run.spec.key,
-                "state": run.state,
-                "estimated_seconds": about,
-                "memory_bytes": full_memory(run.spec),
-                "spec": json.loads(run.spec.model_dump_json()),
-                "evaluations": [json.loads(e.model_dump_json()) for e in run.evaluations],
-            }
-            for run, about in zip(planned, seconds, strict=True)
-        ]
-        say_json(rows)
-        return
-    console.print(plan_table(planned, seconds))
-    todo = [run for run in planned if run.state != "cached"]
-    total = sum(second or 0 for second in seconds)
-    count = f"At most {len(planned)}" if at_most else str(len(planned))
-    say(f"{count} runs, {len(planned) - len(todo)} cached, about {duration(total)} on this machine.")
-    for model, needed in {run.spec.model.id: needed for run in todo if (needed := full_memory(run.spec))}.items():
-        say(
-            f"full: {model} needs {needed / 2**30:.1f} GiB for weights, gradients and Adam's moments, beside activations."
-        )
-    say("Next: the same command without --dry-run.")

@@ -23,8 +23,6 @@ from hubinit.cli.options import (
     Json,
     JudgeModel,
     JudgeUrl,
-    Methods,
-    Models,
     Optimizers,
     Out,
     Overrides,
@@ -40,6 +38,8 @@ from hubinit.cli.options import (
     Samples,
     Seeds,
     SuggestRate,
+    SweepMethods,
+    SweepModels,
     Tasks,
     Workers,
     WorkersPerDevice,
@@ -56,8 +56,8 @@ app = typer.Typer()
 
 @app.command()
 def bench(
-    models: Models,
-    methods: Methods = "all",
+    models: SweepModels = None,
+    methods: SweepMethods = None,
     tasks: Tasks = None,
     eval_tasks: EvalTasks = None,
     seeds: Seeds = None,
@@ -97,8 +97,8 @@ def bench(
     Example: `hubinit bench --models llama3-8b --methods all --dry-run`
     """
     wanted: dict[str, Any] = {
-        "models": names(models, "--models"),
-        "methods": names(methods, "--methods"),
+        "models": () if models is None else names(models, "--models"),
+        "methods": () if methods is None else names(methods, "--methods"),
         "tasks": None if tasks is None else names(tasks, "--tasks"),
         "eval_tasks": None if eval_tasks is None else names(eval_tasks, "--eval-tasks"),
         "seeds": None if seeds is None else whole_numbers(seeds, "--seeds", 0),

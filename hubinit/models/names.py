@@ -5,6 +5,7 @@ import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import HfApi
@@ -21,10 +22,24 @@ UNREADABLE: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError, KeyError, Ty
 
 
 @cache
+def entries() -> dict[str, dict[str, Any]]:
+    """What `registry/models.yaml` says, by short name."""
+    text = (files("hubinit") / "registry" / "models.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+@cache
 def registry() -> dict[str, ModelSpec]:
     """The short names of `registry/models.yaml`."""
-    text = (files("hubinit") / "registry" / "models.yaml").read_text(encoding="utf-8")
-    return {alias: ModelSpec(**entry) for alias, entry in yaml.safe_load(text).items()}
+    return {
+        alias: ModelSpec.model_validate({name: value for name, value in entry.items() if name != "config"})
+        for alias, entry in entries().items()
+    }
+
+
+def known_config(repo_id: str) -> dict[str, Any] | None:
+    """What the shapes of a registered model depend on, as in its `config.json`; None for any other model."""
+    return next((entry["config"] for entry in entries().values() if entry["id"] == repo_id), None)
 
 
 def resolve(name: str) -> ModelSpec:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from hubinit.records import ResultStore, RunResult, Stage
+from hubinit.runs.budget import spent
 from hubinit.runs.decisions import path_of
 from hubinit.runs.fair import Tried, Walk, ladder, shorten, walk
 from hubinit.runs.plan import PlannedRun
@@ -80,14 +81,7 @@ class Board:
 
     def spent(self) -> float:
         """Seconds of all known runs, without loading; a method's calibration, which its runs share, counts once."""
-        total, calibrations = 0.0, dict[int, float]()
-        for key, result in self.known.items():
-            costs = {} if result is None else result.costs
-            total += sum(costs[s].seconds for s in ("initialise", "train", "evaluate") if s in costs)
-            if "calibrate" in costs:
-                who = self.length[key][0]
-                calibrations[who] = max(calibrations.get(who, 0.0), costs["calibrate"].seconds)
-        return total + sum(calibrations.values())
+        return spent((self.length[key][0], result) for key, result in self.known.items() if result is not None)
 
     def share(self, who: int, spec: RunSpec) -> float:
         """Which share of the whole training a run of a method is."""

@@ -13,6 +13,7 @@ from hubinit.runs.fair import Decision
 from hubinit.specs import DEFAULT_OPTIMISER, Protocol, RunSpec, canonical, key_of
 
 FOLDER = "fair"  # in a store
+UNSAID = {"methods", "compare", "budget", "description", "source"}  # what of a protocol is not part of its setting
 
 
 class TriedRate(Record):
@@ -118,7 +119,7 @@ def path_of(root: Path, spec: RunSpec, group: str, protocol: Protocol) -> Path:
         protocol: that all of them follow.
     """
     data = spec.data.model_dump(mode="json") if spec.data is not None else None
-    setting = protocol.model_dump(mode="json", exclude_defaults=True, exclude={"methods", "description", "source"})
+    setting = protocol.model_dump(mode="json", exclude_defaults=True, exclude=UNSAID)
     key = key_of(canonical({"model": spec.model.model_dump(mode="json"), "data": data, "protocol": setting}))
     name = f"{spec.model.id.rstrip('/').split('/')[-1]}-{group}-r{protocol.rank}-{key[:8]}.json"
     return root / FOLDER / name.replace("/", "-").replace(":", "-")

@@ -1,55 +1,88 @@
 """How long the planned runs will take: from what earlier runs of the same model took here, else from counted FLOPs.
 
-An estimate to decide by, not a promise: the FLOP count assumes half-filled sequences and a fixed share of the matmul speed.
+An estimate to decide by, not a promise: the FLOP count assumes half-filled sequences and a fixed share of the matmul speed. A
+method that has not run here yet is taken to cost what another one of the same model did.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
-from huggingface_hub import HfApi
 
+from hubinit.errors import HubError
 from hubinit.models.dtype import choose_dtype, default_device
+from hubinit.models.shapes import outline
 from hubinit.records import ResultStore, RunResult
-from hubinit.remote import DATA_ERRORS
 from hubinit.runs.costs import hardware
-from hubinit.runs.full import MEMORY
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import FULL, ModelSpec, RunSpec
+from hubinit.specs import FULL, NO_ADAPTER, ModelSpec, RunSpec
 
 EFFICIENCY = 0.35  # of the probed matmul speed that training and scoring reach
 EVALUATED = 1000  # test examples of a task without a limit
 SCORED_TOKENS = 400  # tokens of one scored example, all its answers together
 
 
-def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> list[float | None]:
-    """Seconds for each planned run; 0 for cached ones, None where even the model's size is unknown."""
+@dataclass(frozen=True)
+class Estimate:
+    """How long each planned run takes, and what that is known from.
+
+    Attributes:
+        seconds: of each run; 0 for cached ones, None where even the model's size is unknown.
+        measured: runs that are estimated from earlier ones.
+        counted: runs that are estimated from FLOPs.
+        speed: FLOP/s of a matrix product here; None where nothing was counted.
+    """
+
+    seconds: list[float | None]
+    measured: int
+    counted: int
+    speed: float | None
+
+    def __str__(self) -> str:
+        """Where the numbers come from, in words."""
+        words = [f"{self.measured} from earlier runs on this hardware"] if self.measured else []
+        if self.counted and self.speed:
+            rate = f"{EFFICIENCY:.0%} of the {self.speed / 1e12:.3g} TFLOP/s of a matrix product here"
+            words.append(f"{self.counted} from FLOPs at {rate}")
+        if unknown := sum(one is None for one in self.seconds):
+            words.append(f"{unknown} unknown")
+        return ", ".join(words)
+
+
+def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> Estimate:
+    """Estimates the seconds of each planned run."""
     here = hardware()
     history = latest(result for result in store.results() if result.provenance.hardware == here)
     speed: float | None = None
     seconds: list[float | None] = []
+    measured = counted = 0
     for run in planned:
         if run.state == "cached":
             seconds.append(0.0)
             continue
         known = from_history(run, history)
+        measured += known is not None
         if known is None and (size := parameters(run.spec.model)) is not None:
             speed = speed or matmul_speed()
             known = flops(run, size) / (EFFICIENCY * speed)
+            counted += 1
         seconds.append(known)
-    return seconds
+    return Estimate(seconds, measured, counted, speed)
 
 
 def latest(results: Iterable[RunResult]) -> dict[tuple[str, str], RunResult]:
-    """The newest complete result of each model and method."""
+    """The newest complete result of each model and method; of a model's adapters, also the newest of any, as method ""."""
     complete = sorted((r for r in results if r.status == "ok"), key=lambda result: result.provenance.created)
-    return {(result.spec.model.id, result.spec.method.name): result for result in complete}
+    found = {(r.spec.model.id, ""): r for r in complete if r.spec.method.name not in NO_ADAPTER}
+    return found | {(result.spec.model.id, result.spec.method.name): result for result in complete}
 
 
 def from_history(run: PlannedRun, history: Mapping[tuple[str, str], RunResult]) -> float | None:
-    """What the same method and model took per trained and per scored example, times what is planned."""
-    last = history.get((run.spec.model.id, run.spec.method.name))
+    """What the same method and model, else another adapter of it, took per trained and scored example, for what is planned."""
+    model, method = run.spec.model.id, run.spec.method.name
+    last = history.get((model, method)) or (history.get((model, "")) if method not in NO_ADAPTER else None)
     if last is None:
         return None
     once = ("load", "calibrate", "initialise") if run.state == "run" else ("load",)  # before the first step or answer
@@ -83,20 +116,13 @@ def flops(run: PlannedRun, size: int) -> float:
     return total
 
 
-def full_memory(spec: RunSpec) -> int | None:
-    """Bytes that full fine-tuning holds beside the activations; None for an adapter, or where the model's size is unknown."""
-    size = parameters(spec.model) if spec.method.name == FULL else None
-    return size * MEMORY if size is not None else None
-
-
 @cache
 def parameters(model: ModelSpec) -> int | None:
-    """Parameters of a model, as the Hub counted them in its safetensors files; None when unknown."""
+    """Parameters of a model, by its shapes; None where they cannot be had."""
     try:
-        counted = HfApi().model_info(model.id, revision=model.revision, expand=["safetensors"]).safetensors
-    except DATA_ERRORS:
+        return sum(parameter.numel() for parameter in outline(model)[0].parameters())
+    except HubError:
         return None
-    return counted.total if counted is not None else None
 
 
 def matmul_speed() -> float:

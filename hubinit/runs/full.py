@@ -24,7 +24,6 @@ from hubinit.runs.job import Job
 from hubinit.runs.training import OnProgress, gate_batch, read_data, run_training
 
 WEIGHTS = "weights/model.safetensors"  # in the folder of a run
-MEMORY = 16  # bytes per parameter: the float32 weight, its gradient, and two moments of Adam
 
 
 def train_weights(

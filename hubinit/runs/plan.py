@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from huggingface_hub import is_offline_mode
@@ -16,6 +16,7 @@ from hubinit.models.dtype import choose_dtype
 from hubinit.models.kinds import KINDS
 from hubinit.models.quantising import check_quantisation
 from hubinit.records import ResultStore
+from hubinit.remote import is_transient
 from hubinit.runs.pairs import check_settings, fit_quantised, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.runs.stored import Stored, StoredIndex
@@ -44,8 +45,8 @@ Tell = Callable[[str], None]
 class Request:
     """What the user asked for; None means the default that `plan` documents."""
 
-    models: tuple[str, ...]
-    methods: tuple[str, ...] = ("all",)
+    models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     eval_tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
@@ -75,6 +76,19 @@ class Request:
         }
         values = {name: value for name, value in changed.items() if value is not None}
         return check_protocol(protocol.for_all(values).model_dump(exclude_unset=True) | values, "the command")
+
+    def completed(self) -> "Request":
+        """The request with the models and methods that it leaves to the protocol.
+
+        Raises:
+            HubinitError: as `read_protocol`, or there is no model.
+        """
+        if self.models and self.methods:
+            return self
+        protocol = self.read_protocol()
+        if not (models := self.models or protocol.models):
+            raise HubinitError(f"Protocol '{self.protocol}' names no base model; add --models, such as llama3-8b.")
+        return replace(self, models=models, methods=self.methods or protocol.compare or ("all",))
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,7 @@ def plan(
     store: ResultStore,
     *,
     force: bool = False,
+    unasked: bool = False,
     on_lost: Tell = lambda reason: None,
     on_note: Tell = lambda note: None,
 ) -> list[PlannedRun]:
@@ -126,6 +141,7 @@ def plan(
         request: what the user asked for.
         store: what is done already.
         force: plan what is done as if it were not.
+        unasked: for looking only: a registered model, and data, that no Hub can be asked for are planned without a revision.
         on_lost: told why a model or training data cannot be had, which costs the runs with them only.
         on_note: told of each optimiser that is left out for a method of `all`, of each stored result that cannot be read (its
             run is planned again), and of each commit of a data set that the protocol pins and this Hub does not have.
@@ -134,6 +150,7 @@ def plan(
         HubinitError: an unknown or malformed name, protocol or option, an optimiser that does not fit a named method, or
             nothing that can be had.
     """
+    request = request.completed()
     protocol = request.read_protocol()
     methods = expand_methods(request.methods)
     check_options(protocol, methods)
@@ -147,7 +164,10 @@ def plan(
         raise HubinitError(
             f"That is {runs:,} runs for each task; a plan holds {MOST_RUNS:,} at most. Ask for fewer seeds."
         )
+    unreachable: list[HubError] = []
     pin_task = pinning(protocol, on_note)
+    if unasked:
+        pin_task = lenient(pin_task, unreachable, on_note)
     dtype = request.dtype if request.dtype != "auto" else protocol.dtype
     planned: list[PlannedRun] = []
     index = StoredIndex(store)
@@ -155,11 +175,18 @@ def plan(
     for name in request.models:
         model = names.resolve(name)
         try:
+            if unreachable and names.known_config(model.id):
+                raise unreachable[0]
             model = chosen_model(name, dtype, request.quantize)
         except HubError as error:  # gated, missing, unreachable: the other models go on
-            lost = error
-            on_lost(str(error))
-            continue
+            if not (unasked and names.known_config(model.id)):
+                lost = error
+                on_lost(str(error))
+                continue
+            if is_transient(error.__cause__):
+                unreachable.append(error)
+            model = chosen_model(name, dtype, request.quantize, pin=lambda spec: spec)
+            on_note(f"Not checked: access to {model.id}, its newest commit, and so what is done already. {error}")
         for group in task_groups(request, model, protocol):
             evaluations = evaluations_of(group, request, model, protocol, pin_task)
             try:
@@ -178,13 +205,18 @@ def plan(
     return merge_same_key(planned)
 
 
-def chosen_model(name: str, dtype: Dtype = "auto", quantize: Quantisation | None = None) -> ModelSpec:
+def chosen_model(
+    name: str,
+    dtype: Dtype = "auto",
+    quantize: Quantisation | None = None,
+    pin: Callable[[ModelSpec], ModelSpec] | None = None,
+) -> ModelSpec:
     """The model that a name means, at one revision, in one floating-point type, and perhaps quantised.
 
     Raises:
         HubinitError: an unknown name, or a Hub that does not answer.
     """
-    model = names.pin(names.resolve(name))
+    model = (pin or names.pin)(names.resolve(name))
     if dtype != "auto":
         model = model.model_copy(update={"dtype": dtype})
     if quantize is not None:
@@ -213,6 +245,30 @@ def pinning(protocol: Protocol, on_note: Tell = lambda note: None) -> PinTask:
             f"The protocol pins {dataset} at {wanted[:12]}, which is not here; {str(found)[:12]} is used, and results say so."
         )
         return found
+
+    return pin
+
+
+def lenient(pin_task: PinTask, unreachable: list[HubError], on_note: Tell) -> PinTask:
+    """As `pin_task`, but data that cannot be had have no commit, and that is said.
+
+    Args:
+        pin_task: what asks.
+        unreachable: why the Hub cannot be reached, once that is known: then it is not asked again. What is found is added.
+        on_note: told.
+    """
+
+    @cache
+    def pin(name: str) -> str | None:
+        if unreachable:
+            return None
+        try:
+            return pin_task(name)
+        except HubError as error:
+            if is_transient(error.__cause__):
+                unreachable.append(error)
+            on_note(f"Not checked: the data of {name}. {error}")
+            return None
 
     return pin
 

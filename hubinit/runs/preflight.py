@@ -15,7 +15,7 @@ from hubinit.adapters.passthrough import attach_config
 from hubinit.errors import HubError, HubinitError, InitialisationError
 from hubinit.models.kinds import KINDS
 from hubinit.models.layers import target_layers
-from hubinit.models.shapes import empty_model
+from hubinit.models.shapes import outline
 from hubinit.specs import FULL, NO_ADAPTER, DataSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training.ranks import split_batch
 from hubinit.training.sharding import find_blocks
@@ -30,7 +30,7 @@ def check_targets(spec: RunSpec) -> None:
     """
     if spec.method.name in NO_ADAPTER:
         return
-    model = empty_model(spec.model)
+    model = outline(spec.model)[0]
     layers = target_layers(model, spec.target_modules)
     check_rank(spec.rank, spec.alpha, layers)
     if methods.get(spec.method.name).peft_config is not None:
@@ -64,7 +64,7 @@ def check_lengths(spec: RunSpec) -> None:
     wanted = {"recipe": spec.recipe, "calibration": spec.calibration}
     if KINDS[spec.model.kind].labelled or not any(wanted.values()):
         return
-    config: Any = empty_model(spec.model).config
+    config: Any = outline(spec.model)[0].config
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     for name, part in wanted.items():
         if part is not None and context is not None and part.max_length > context:
@@ -151,7 +151,7 @@ def _check_sharding(specs: Sequence[RunSpec], processes: int) -> None:
         if spec.model.key not in looked_at:
             looked_at.add(spec.model.key)
             with suppress(HubError):  # that costs its own runs later
-                find_blocks(empty_model(spec.model))
+                find_blocks(outline(spec.model)[0])
 
 
 def attached(recipe: Recipe | None) -> Recipe | None:

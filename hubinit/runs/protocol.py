@@ -1,4 +1,8 @@
-"""Protocols: named recipes for many runs, shipped as YAML or the user's own, with `key=value` overrides."""
+"""Protocols: named recipes for many runs, shipped as YAML or the user's own, with `key=value` overrides.
+
+A file of the user's may say a whole sweep: its `models`, `methods` and `tasks` as lists, and in `extends` another protocol, by
+name or by path, of which it says only what is different.
+"""
 
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -12,6 +16,7 @@ from hubinit.specs import Protocol
 from hubinit.yamlsafe import load_untrusted_yaml
 
 DEFAULT = "default"
+EXTENDS = "extends"  # in a file: the protocol below it
 FOLDER = files("hubinit") / "registry" / "protocols"
 
 
@@ -56,7 +61,8 @@ def check_protocol(values: dict[str, Any], whose: str) -> Protocol:
         raise HubinitError(f"{setting} is wrong: {message}. {hint}".strip()) from error
 
 
-def _read_yaml(name: str) -> dict[str, Any]:
+def _read_yaml(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a protocol says, with what it takes from those that it extends; `below`: the files that extend it."""
     if name in protocol_names():
         text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     elif Path(name).suffix in {".yaml", ".yml"} and Path(name).is_file():
@@ -72,7 +78,70 @@ def _read_yaml(name: str) -> dict[str, Any]:
         raise HubinitError(f"Protocol '{name}' cannot be read: {error}.") from error
     if not isinstance(values, dict):
         raise HubinitError(f"Protocol '{name}' is not a mapping; write lines such as 'rank: 16'.")
-    return values
+    if isinstance(values.get("methods"), list):
+        values["compare"] = values.pop("methods")
+    if isinstance(values.get("tasks"), list):
+        values["tasks"] = {str(task): [] for task in values["tasks"]}
+    if EXTENDS not in values:
+        return values
+    parent = values.pop(EXTENDS)
+    if not isinstance(parent, str):
+        raise HubinitError(f"Protocol '{name}' extends {parent!r}; name one protocol or YAML file.")
+    if Path(parent).suffix in {".yaml", ".yml"}:
+        parent = str(Path(name).parent / parent)
+    if parent in (*below, name):
+        raise HubinitError(f"Protocol '{name}' extends itself, through {' and '.join((*below, name))}; remove one.")
+    return inherit(_read_yaml(parent, (*below, name)), values, parent)
+
+
+def inherit(parent: dict[str, Any], own: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a protocol that extends another one.
+
+    Mappings are merged key by key, but for `tasks`; everything else replaces what was there. What is set for all methods holds
+    for those too for which the parent says something else.
+
+    Args:
+        parent: what it extends.
+        own: what it says itself.
+        name: of the parent.
+    """
+    general = {*own, *(own["recipe"] if isinstance(own.get("recipe"), dict) else ())}
+    parents = parent.get("per_method") or {}
+    kept = {
+        method: {field: value for field, value in settings.items() if field not in general}
+        for method, settings in parents.items()
+    }
+    source = {"description": f"extends {name}", "source": f"{name}, with changes"}
+    return _merge(parent | source | ({"per_method": kept} if kept else {}), own)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict) and key != "tasks"
+        merged[key] = _merge(below[key], value) if both else value
+    return merged
+
+
+def file_schema() -> dict[str, Any]:
+    """The JSON schema of a protocol's file, for editors."""
+    schema = Protocol.model_json_schema()
+    own = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hubinit protocol or sweep",
+        "description": "What `hubinit bench --config FILE` runs; `hubinit protocols NAME` shows one with all its settings.",
+    }
+    properties = schema["properties"]
+    names: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+    for listed in ("methods", "tasks"):
+        properties[listed] = {"anyOf": [names, properties[listed]], "title": listed.title()}
+    extends = {
+        "type": "string",
+        "title": "Extends",
+        "description": "a protocol, or a YAML file beside this one, whose settings hold where this file does not say another",
+        "examples": protocol_names(),
+    }
+    return schema | own | {"properties": {EXTENDS: extends, **properties}}
 
 
 def _fields_at(path: Sequence[int | str]) -> list[str]:
@@ -81,7 +150,7 @@ def _fields_at(path: Sequence[int | str]) -> list[str]:
     for part in map(str, path):
         if part in model.model_fields:  # else a name of the user's: a method, a data set
             model = next((m for m in _models(model.model_fields[part].annotation)), model)
-    return list(model.model_fields)
+    return [*model.model_fields, *([] if path else [EXTENDS])]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

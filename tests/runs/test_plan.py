@@ -9,7 +9,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.methods import METHODS
 from hubinit.models import dtype, names
 from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
-from hubinit.runs.estimate import from_history, full_memory, latest
+from hubinit.runs.estimate import from_history, latest
 from hubinit.runs.plan import MOST_RUNS, Request, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
 from hubinit.runs.sweep import command_line
@@ -55,10 +55,27 @@ def test_full_fine_tuning_is_planned_on_request_without_what_concerns_adapters(s
     assert again.spec.key == full.spec.key
 
 
-def test_what_full_fine_tuning_holds_in_memory_is_known_before(store, monkeypatch):
-    monkeypatch.setattr("hubinit.runs.estimate.parameters", lambda model: 1000)
-    full, lora = plan(Request(models=("smollm2-135m",), methods=("full", "lora"), tasks=("arc-easy",)), store)
-    assert (full_memory(full.spec), full_memory(lora.spec)) == (16_000, None)
+def gone(spec, *rest):
+    raise HubError("Cannot find it: the Hub could not be reached.") from ConnectionError()
+
+
+def test_a_registered_model_is_planned_without_a_hub_to_look_only(store, monkeypatch):
+    monkeypatch.setattr(names, "pin", gone)
+    asked, notes = [], []
+    monkeypatch.setattr(tasks, "pin", lambda name, revision=None: asked.append(name) or gone(name))
+    request = Request(models=("llama3-8b", "mistral-7b"), methods=("lora", "filet"))
+    with pytest.raises(HubError, match="could not be reached"):
+        plan(request, store)
+    planned = plan(request, store, unasked=True, on_note=notes.append)
+    assert [(run.spec.model.revision, run.spec.method.name) for run in planned] == [(None, "lora"), (None, "filet")] * 2
+    assert all(len(run.evaluations) == 8 for run in planned)
+    assert not asked, "a Hub that cannot be reached is not asked eight times more"
+    assert [note.split(",")[0] for note in notes] == [
+        "Not checked: access to meta-llama/Meta-Llama-3-8B",
+        "Not checked: access to mistralai/Mistral-7B-v0.1",
+    ]
+    with pytest.raises(HubError, match="could not be reached"):
+        plan(replace(request, models=("org/unknown",)), store, unasked=True)
 
 
 def test_vision_models_default_to_one_run_per_image_task(store):

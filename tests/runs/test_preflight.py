@@ -67,9 +67,9 @@ def test_what_cannot_be_had_for_checking_does_not_stop_the_others(model, monkeyp
         seen.append(asked.id)
         if asked.id == "org/gone":
             raise HubError("Cannot read the configuration of org/gone.")
-        return empty_model(asked)
+        return empty_model(asked), None
 
-    monkeypatch.setattr(preflight, "empty_model", shapes)
+    monkeypatch.setattr(preflight, "outline", shapes)
     preflight.check_runs([gone, spec(model), spec(model, learning_rate=0.5)], None)
     assert seen == ["org/gone", model.id], "each shape is looked at once"
     with pytest.raises(HubinitError, match="rank 17 is above"):
