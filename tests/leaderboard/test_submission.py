@@ -20,6 +20,7 @@ from hubinit.leaderboard.submission import RESULT_BYTES, read_submission, settle
 from hubinit.leaderboard.table import frame, table
 from hubinit.records import Item, Provenance, Score, items_name, write_items
 from hubinit.specs import EvalSpec
+from tests.bombs import write_bomb
 from tests.leaderboard.handed_in import EVALUATION, answered, hand_in
 from tests.texts import save_arc
 
@@ -217,7 +218,7 @@ def test_bombs_are_rejected_within_two_gigabytes_and_in_seconds(tmp_path):
         hand_in(tmp_path, seed=seed)
     folders = sorted((tmp_path / "runs").iterdir())
     paths = [folder / "items" / items_name(EVALUATION) for folder in folders]
-    write_items(paths[0], [Item(id="0", outputs=("x" * 60_000_000,))] * 1000)
+    write_bomb(paths[0], 1000, "outputs", "x" * 60_000_000)
     schema = pq.read_schema(paths[1])
     nulls = pa.table({name: pa.nulls(10**7, kind) for name, kind in zip(schema.names, schema.types, strict=True)})
     pq.write_table(nulls.cast(schema), paths[1], compression="zstd")
