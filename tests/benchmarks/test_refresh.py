@@ -1,4 +1,4 @@
-"""The scheduled refresh, and its files: three refreshes in this process, and what the workflows may do."""
+"""The scheduled refresh: what its script does (`make refresh-local` plays it whole), and what the workflows may do."""
 
 import importlib.util
 import re
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import refresh
-import refresh_local
 import yaml
 
 GITHUB = Path(__file__).resolve().parents[2] / ".github"
@@ -22,25 +21,6 @@ def submissions():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def run_here(arguments):
-    from typer.testing import CliRunner
-
-    from hubinit.cli import app
-
-    done = CliRunner().invoke(app, list(arguments))
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    print(done.output)
-    return done.exit_code
-
-
-@pytest.mark.slow
-def test_a_second_refresh_changes_nothing_and_one_more_method_adds_only_that(hub, tmp_path, monkeypatch):
-    monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))
-    refresh_local.seed(hub.store, tmp_path)
-    refresh_local.play(hub.store, tmp_path / "refresh", run=run_here, owner=hub.user)
 
 
 @pytest.mark.parametrize(("bench", "compare", "code"), [(0, 0, 0), (2, 0, 1), (0, 3, 3), (2, 3, 3), (0, 1, 1)])
