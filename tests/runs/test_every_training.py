@@ -21,7 +21,7 @@ from hubinit.runs.full import WEIGHTS
 from hubinit.runs.job import Event, Job, Progress
 from hubinit.runs.training import shrink
 from hubinit.runs.worker import Worker
-from hubinit.specs import FULL, CalibrationSpec, DataSpec, Dtype, MethodSpec, ModelSpec, Recipe, RunSpec
+from hubinit.specs import FULL, CalibrationSpec, DataSpec, Dtype, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from hubinit.training import trainer as training
 from tests import texts
 
@@ -155,7 +155,7 @@ def test_stored_weights_are_scored_further_unless_they_were_changed(folder: Path
     assert done(full).adapter_sha256 == first.adapter_sha256
     assert path.stat().st_mtime_ns == before, "it was loaded, not trained again"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
-    Worker(lambda event: None).do(full)
+    Worker(lambda event: None).do(full.model_copy(update={"evaluations": (EvalSpec(task="arc-easy"),)}))
     result = ResultStore(tmp_path).readable(full.spec.key)
     assert result is not None
     assert result.status == "partial"
