@@ -136,7 +136,7 @@ def task_facts(task: "Task") -> dict[str, Any]:
         "test rows": scored_rows(task) if task.test_split else None,
         "metric": task.primary.removesuffix(",none"),
         "scorer": task.scorer,
-        "how": SCORERS[task.scorer].title,
+        "how": SCORERS[task.scorer].title if task.primary else "is for training only",
         "definition": task.definition or None,
         "decoding": asdict(task.generative.decoding) if task.generative else None,
         "rules": {rule.name: rule.source for rule in task.rules},
