@@ -20,7 +20,8 @@ DATA = Path("data") / "hub"  # in the carried folder: data sets as <org>/<name>/
 ARC = Path("allenai") / "ai2_arc"
 # What the embedded Hub and its seeds import.
 HUB_NEEDS = (
-    "anyio gguf h11 jinja2 markdown_it markupsafe nh3 numpy pathspec pyarrow pydantic re2 rich starlette tokenizers torch typer uvicorn yaml"
+    "anyio gguf h11 jinja2 markdown_it markupsafe nh3 numpy pathspec pyarrow pydantic re2 rich starlette "
+    "tokenizers torch typer uvicorn yaml"
 )
 
 
