@@ -94,12 +94,13 @@ def test_eval_counts_what_an_adapter_was_trained_on(
     if manifest is not None:
         (tmp_path / "a" / "hubinit.json").write_text(json.dumps({"result": {"spec": {"data": manifest}}}))
     found = Target(str(tmp_path / "a"), ModelSpec(id="m"), adapter=True, engine="transformers")
-    monkeypatch.setattr(command, "load_found", lambda *arguments: (None, None))
     monkeypatch.setattr(
         command, "evaluate_one", lambda *_, **__: answered("openbookqa", {str(i): row for i, row in enumerate(TEST)}, 2)
     )
     data = command.training_data(asked) if asked else None
-    outcome = command.score_target(found, ["openbookqa"], EvalSpec(task=""), 1, data)
+    outcome = command.score_target(
+        found, ["openbookqa"], EvalSpec(task=""), 1, data, load=lambda found, wanted: (None, None)
+    )
     assert outcome.scores[0].contaminated == count
     assert len(outcome.scores) == (1 if count is None else 2)
 
