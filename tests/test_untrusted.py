@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hubinit.adapters.mark import mark_in
@@ -118,6 +118,7 @@ class Benchmarks:
 
 
 @fuzzed
+@example('{"tasks":true}')
 @given(YAMLS | mutated({"tasks": [{"id": "arc"}]}).map(written))
 def test_benchmarks(folder, text):
     (folder / "eval.yaml").write_bytes(text.encode(errors="surrogatepass"))

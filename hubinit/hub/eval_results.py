@@ -71,7 +71,9 @@ def _task_ids(api: HfApi, dataset: str) -> tuple[str, ...]:
     except _UNREADABLE:  # a repo without this extra is better than none
         return ()
     tasks = content.get("tasks") if isinstance(content, Mapping) else None
-    return tuple(str(task["id"]) for task in tasks or [] if isinstance(task, Mapping) and "id" in task)
+    if not isinstance(tasks, list):
+        return ()
+    return tuple(str(task["id"]) for task in tasks if isinstance(task, Mapping) and "id" in task)
 
 
 def _plain(name: str) -> str:
