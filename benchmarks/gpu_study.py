@@ -8,13 +8,14 @@ in `--work`, and only until their run is scored.
 
 import argparse
 import json
-import shutil
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from studies.rounds import drop_weights, in_order, rounds, say
 
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore, RunResult
@@ -26,7 +27,6 @@ from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.sweep import jobs, store_death
 
 PROTOCOL = Path(__file__).with_name("gpu_study.yaml")
-WEIGHTS = ("adapter", "init", "checkpoints")  # of a run, in its folder
 REHEARSAL = (
     "samples=16 validation_samples=4 limit=4 calibration_samples=4 rank=4 seeds=[0] learning_rates=[5e-4,2e-4] eval_batch_size=4 "
     "recipe.steps=2 recipe.batch_size=2 recipe.micro_batch_size=2"
@@ -107,22 +107,6 @@ def request(rehearse: bool) -> Request:
     return Request(("smollm2-135m",), methods, ("arc-easy",), protocol=str(PROTOCOL), overrides=overrides)
 
 
-def rounds(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs by seed, then learning rate, then method, each in the order of the plan; the base comes first."""
-    seeds = list(dict.fromkeys(run.spec.seed for run in planned))
-    rates = list(dict.fromkeys(run.spec.learning_rate for run in planned))
-    return sorted(
-        planned,
-        key=lambda run: (run.spec.recipe is not None, seeds.index(run.spec.seed), rates.index(run.spec.learning_rate)),
-    )
-
-
-def in_order(found: Sequence[Job], planned: Sequence[PlannedRun]) -> list[Job]:
-    """The jobs in the order of the plan."""
-    place = {run.spec.key: index for index, run in enumerate(planned)}
-    return sorted(found, key=lambda job: place[job.spec.key])
-
-
 def take_over(kept: ResultStore, store: ResultStore) -> None:
     """Makes what an earlier call finished count as done here, also on another machine, and the other way round.
 
@@ -194,9 +178,7 @@ def serve(line: Line, executor: Slot, store: ResultStore, kept: ResultStore, don
 def keep(result: RunResult, store: ResultStore, kept: ResultStore) -> None:
     """Copies a result to where the next call looks for it, and drops the weights of a run that is finished."""
     kept.write(result)
-    if result.status == "ok":
-        for name in WEIGHTS:
-            shutil.rmtree(store.folder(result.key) / name, ignore_errors=True)
+    drop_weights(result, store)
 
 
 def told(result: RunResult) -> str:
@@ -220,11 +202,6 @@ def write_record(
     (options.out / "gpu-study-progress.json").write_text(json.dumps(record, indent=1) + "\n")
     counts = ", ".join(f"{count} {status}" for status, count in now.items()) or "none"
     print(f"{len(planned)} runs planned, {before} finished before, now: {counts}")
-
-
-def say(line: str) -> None:
-    """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ with like. Results and item records lie in `--runs`; weights are dropped as soon
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+
+from rounds import drop_weights, in_order, rounds, say
 
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore, RunResult
@@ -23,7 +24,6 @@ from hubinit.runs.sweep import jobs, store_death
 PROTOCOL = Path(__file__).with_suffix(".yaml")
 METHODS = ("lora", "pissa", "milora", "eva", "lora-ga", "lora-one", "filet", "lora-da")
 FROZEN_A = ("lora", "lora-da")
-WEIGHTS = ("adapter", "init", "checkpoints")  # of a run, in its folder
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True)
     store = ResultStore(parser.parse_args().runs)
     try:
-        planned = in_rounds(plan_study(store))
+        planned = rounds(plan_study(store))
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -57,19 +57,10 @@ def plan_study(store: ResultStore) -> list[PlannedRun]:
     return part(("none", *METHODS), "adamw") + part(FROZEN_A, "frozen-a")
 
 
-def in_rounds(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs by seed, then learning rate, each round in the order of the plan; the base comes first."""
-    rates = list(dict.fromkeys(run.spec.learning_rate for run in planned))
-    return sorted(
-        planned, key=lambda run: (run.spec.recipe is not None, run.spec.seed, rates.index(run.spec.learning_rate))
-    )
-
-
 def run_all(planned: Sequence[PlannedRun], store: ResultStore) -> None:
     """Does what is missing, in this order, in one worker that keeps the base."""
     batch = Request((), protocol=str(PROTOCOL)).read_protocol().eval_batch_size
-    place = {run.spec.key: number for number, run in enumerate(planned)}
-    todo = sorted(jobs(planned, store, eval_batch_size=batch, force=False), key=lambda job: place[job.spec.key])
+    todo = in_order(jobs(planned, store, eval_batch_size=batch, force=False), planned)
     say(f"{len(planned)} runs, {len(planned) - len(todo)} finished before")
     with closing(WorkerProcess()) as worker:
         for number, job in enumerate(todo, start=1):
@@ -78,13 +69,6 @@ def run_all(planned: Sequence[PlannedRun], store: ResultStore) -> None:
                 if isinstance(event, Finished) and (result := store.readable(event.key)) is not None:
                     say(f"{number:4d} of {len(todo)}: {told(result)}")
                     drop_weights(result, store)
-
-
-def drop_weights(result: RunResult, store: ResultStore) -> None:
-    """Deletes what a finished run needs no more."""
-    if result.status == "ok":
-        for name in WEIGHTS:
-            shutil.rmtree(store.folder(result.key) / name, ignore_errors=True)
 
 
 def told(result: RunResult) -> str:
@@ -98,11 +82,6 @@ def told(result: RunResult) -> str:
         f"{spec.method.name} {optimiser} lr {spec.learning_rate:g} seed {spec.seed}: {result.status}, validation loss"
     )
     return f"{words} {loss}, {score}, {seconds:.0f} s" + (f" ({result.reason})" if result.reason else "")
-
-
-def say(line: str) -> None:
-    """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def run_build(sources: Sequence[str], out: Path, *, as_json: bool) -> None:
 
 def run_export(sources: Sequence[str], form: Format, to: Path | None) -> None:
     """Prints the leaderboard, or writes it to a file."""
-    text = export(open_board(sources), form)
+    with opened(sources) as (board, _):
+        text = export(board, form)
     if to is None:
         print(text, end="")
         return
@@ -54,7 +56,8 @@ def run_recommend(
     sources: Sequence[str], model: str, task: str, seconds: float | None, memory: float | None, *, as_json: bool
 ) -> None:
     """Prints what to take."""
-    found = recommend(open_board(sources).summary, resolve(model).id, task, seconds, memory)
+    with opened(sources) as (board, _):
+        found = recommend(board.summary, resolve(model).id, task, seconds, memory)
     command = command_of(found, model)
     if as_json:
         say_json(json.loads(json.dumps(asdict(found), default=float)) | {"command": command})
@@ -79,12 +82,15 @@ def command_of(found: Recommendation, model: str) -> str:
     return " ".join([*parts, *([f"--optimizer {optimiser}"] if optimiser not in ("", "adamw") else [])])
 
 
-def open_board(sources: Sequence[str]) -> Leaderboard:
-    """A leaderboard that was built, or one built now and kept nowhere."""
-    if len(sources) == 1 and is_built(Path(sources[0])):
-        return open_leaderboard(Path(sources[0]))
-    with tempfile.TemporaryDirectory() as folder:
-        return build_from(sources, Path(folder))
+@contextmanager
+def opened(sources: Sequence[str]) -> Iterator[tuple[Leaderboard, Path]]:
+    """A leaderboard that was built, or one built now that is kept inside the block only; and the folder with its files."""
+    folder = Path(sources[0])
+    if len(sources) == 1 and is_built(folder):
+        yield open_leaderboard(folder), folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield build_from(sources, Path(place)), Path(place)
 
 
 def build_from(sources: Sequence[str], out: Path) -> Leaderboard:
@@ -96,8 +102,7 @@ def build_from(sources: Sequence[str], out: Path) -> Leaderboard:
     folders = [(source, Path(source)) for source in sources if Path(source).is_dir()]
     repos = [source for source in sources if not Path(source).is_dir()]
     for source in repos:
-        if source.count("/") != 1 or source.startswith((".", "/", "~")):
-            raise HubinitError(f"{source} is neither a folder of results nor a data set on the Hub (owner/name).")
+        check_repo(source)
     warn(f"Reading {', '.join(sources)} …")
     board = build(folders, [claims for repo in repos for claims in _claims(repo)], out)
     if board.runs.empty:
@@ -106,6 +111,16 @@ def build_from(sources: Sequence[str], out: Path) -> Leaderboard:
             f"{', '.join(sources)}: there are no results; give a folder that `hubinit bench --out` wrote.{reason}"
         )
     return board
+
+
+def check_repo(source: str) -> None:
+    """Checks that what is not a folder may be a data set on the Hub.
+
+    Raises:
+        HubinitError: it cannot be.
+    """
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise HubinitError(f"{source} is neither a folder of results nor a data set on the Hub (owner/name).")
 
 
 def _claims(repo: str) -> Iterator[Claims]:

@@ -13,8 +13,9 @@ from hubinit.cli.scoring import warn_unpinned
 from hubinit.models.shapes import outline
 from hubinit.records import ResultStore
 from hubinit.runs.budget import by_priority, choose, spent_on
+from hubinit.runs.costs import GIB, device_words
 from hubinit.runs.estimate import Estimate, estimate
-from hubinit.runs.memory import GIB, Memory, device_words, fits, memory_of, what_helps
+from hubinit.runs.memory import Memory, fits, memory_of, what_helps
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
 from hubinit.specs import ModelSpec

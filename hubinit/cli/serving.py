@@ -1,14 +1,11 @@
 """What `hubinit leaderboard serve` does."""
 
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
-from hubinit.cli.boards import build_from
+from hubinit.cli.boards import opened
 from hubinit.cli.console import say, say_json
 from hubinit.errors import HubinitError
-from hubinit.leaderboard.build import is_built, open_leaderboard
 
 NEEDED = ("gradio", "matplotlib")
 
@@ -21,12 +18,7 @@ def run_serve(sources: Sequence[str], port: int | None, *, as_json: bool) -> Non
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise HubinitError(f"`hubinit leaderboard serve` needs {', '.join(missing)}: pip install 'hubinit[app]'")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(sources[0])
-        if len(sources) == 1 and is_built(folder):
-            board = open_leaderboard(folder)
-        else:
-            folder, board = Path(place), build_from(sources, Path(place))
+    with opened(sources) as (board, folder):
         from hubinit.leaderboard.app.data import Data
         from hubinit.leaderboard.app.server import launch, wait
 

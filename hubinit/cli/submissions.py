@@ -10,7 +10,7 @@ import pandas as pd
 import typer
 from huggingface_hub import HfApi
 
-from hubinit.cli.boards import build_from
+from hubinit.cli.boards import check_repo, opened
 from hubinit.cli.console import say, say_json, warn
 from hubinit.errors import HubinitError
 from hubinit.hub.checking import check_submission, merged_claims
@@ -20,7 +20,7 @@ from hubinit.hub.proposals import fetch_proposal, find_proposal
 from hubinit.hub.tables import LEADERBOARD, claims_of, publish_rows, read
 from hubinit.leaderboard import table as runs_table
 from hubinit.leaderboard import watch_text
-from hubinit.leaderboard.build import is_built, open_items, open_leaderboard, to_parquet
+from hubinit.leaderboard.build import open_items, to_parquet
 from hubinit.leaderboard.items import Answered, Items
 from hubinit.leaderboard.verdict import lines, markdown
 from hubinit.leaderboard.watch import watch
@@ -65,8 +65,8 @@ def run_validate(
     api, local = HfApi(), Path(source).is_dir()
     if local and number is not None:
         raise HubinitError("--pr is of a data set on the Hub; a folder has none.")
-    if not local and source.count("/") != 1:
-        raise HubinitError(f"{source} is neither a folder of results nor a data set on the Hub (owner/name).")
+    if not local:
+        check_repo(source)
     board = against or (None if local else source)
     standing = _standing(api, board) if board else runs_table.frame([])
     with tempfile.TemporaryDirectory() as name:
@@ -108,10 +108,8 @@ def run_compare(old: str, new: str, report: Path | None, *, as_json: bool) -> No
 
 def _rows_and_values(sources: Sequence[str]) -> tuple[pd.DataFrame, Items]:
     """The rows of a leaderboard that was built, or of what `build` takes, and their values by question."""
-    if len(sources) == 1 and is_built(Path(sources[0])):
-        return open_leaderboard(Path(sources[0])).runs, open_items(Path(sources[0]))
-    with tempfile.TemporaryDirectory() as folder:
-        return build_from(sources, Path(folder)).runs, open_items(Path(folder))
+    with opened(sources) as (board, folder):
+        return board.runs, open_items(folder)
 
 
 def _standing(api: HfApi, board: str) -> pd.DataFrame:

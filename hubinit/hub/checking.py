@@ -1,23 +1,20 @@
 """The whole check of a submission, and what merged ones bring to a leaderboard."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import HfApi
 
-from hubinit.errors import HubinitError
 from hubinit.hub.claims import published_runs
 from hubinit.hub.proposals import fetch_proposal, find_proposal
 from hubinit.hub.rescoring import rescore
 from hubinit.hub.spot_check import spot_check
 from hubinit.leaderboard.build import Claims
-from hubinit.leaderboard.items import Items, read_answered
-from hubinit.leaderboard.sources import Rejected
+from hubinit.leaderboard.sources import Rejected, items_of
 from hubinit.leaderboard.submission import Submitted, read_submission, settle
 from hubinit.leaderboard.verdict import Verdict, judge
 from hubinit.paths import open_regular, sha256_of
-from hubinit.records import ITEMS, items_name
 
 WEIGHTS = "adapter_model.safetensors"
 Say = Callable[[str], None]
@@ -108,24 +105,8 @@ def merged_claims(api: HfApi, repo_id: str, standing: pd.DataFrame, folder: Path
     fetch_proposal(api, repo_id, type(proposal)(proposal.revision, fresh), folder)
     runs = read_submission(folder, lambda run: run.items.clear())
     rows = settle(runs, standing)
+    results = [run.result for run in runs if run.result is not None and not run.wrong]
     wrong += [
         Rejected(source=repo_id, place=f"runs/{run.key}", reason=reason) for run in runs for reason in run.wrong[:1]
     ]
-    return Claims(repo_id, rows, tuple(wrong), values=_values(folder, (run for run in runs if not run.wrong)))
-
-
-def _values(folder: Path, runs: Iterable[Submitted]) -> Items:
-    """The values by question behind the scores that rank."""
-    values: Items = {}
-    for run in runs:
-        for score in run.result.scores if run.result else ():
-            if not score.primary or score.items is None:
-                continue
-            try:
-                path = folder / "runs" / run.key / ITEMS / items_name(score.eval)
-                answered = read_answered(path, score.items, score.metric)
-            except HubinitError:  # then the score stays unpaired
-                continue
-            if answered is not None:
-                values[score.items, score.metric] = answered
-    return values
+    return Claims(repo_id, rows, tuple(wrong), values=items_of(rows, results, folder, lambda problem: None))

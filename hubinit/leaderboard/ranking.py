@@ -15,17 +15,15 @@ from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.paired import NOTHING_IN_COMMON
 from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, OF_OPTIMISER, canonical
 
-EVALUATION = [
-    "model",
-    "revision",
-    "dtype",
+SCORED_ON = [
     "task",
     "data_revision",
     "limit",
     "shots",
     "judge",
     "metric",
-]  # what one ranking compares
+]  # what differs between the tasks of one method
+EVALUATION = ["model", "revision", "dtype", *SCORED_ON]  # what one ranking compares
 OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]  # null: the run's
 TRAINING = [
     "rank",

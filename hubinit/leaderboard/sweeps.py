@@ -11,20 +11,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.curves import Curve, read_curve
-from hubinit.leaderboard.ranking import EVALUATION, METHOD, TRAINING, without_optimiser
+from hubinit.leaderboard.ranking import EVALUATION, METHOD, SCORED_ON, TRAINING, without_optimiser
 
-Row = dict[str, Any]
 BOARD = (*EVALUATION, *TRAINING)
 LINE = (*BOARD, *METHOD)
-ELSEWHERE = (
-    "task",
-    "data_revision",
-    "limit",
-    "shots",
-    "judge",
-    "metric",
-)  # what differs between the tasks of one method
 
 
 def name_of(row: Mapping[str, Any], columns: Iterable[str] = LINE) -> str:
@@ -38,7 +30,7 @@ def name_of(row: Mapping[str, Any], columns: Iterable[str] = LINE) -> str:
 
 def method_name(row: Mapping[str, Any]) -> str:
     """The name of a method in a setting, whatever it is scored on."""
-    return name_of(row, (name for name in LINE if name not in ELSEWHERE))
+    return name_of(row, (name for name in LINE if name not in SCORED_ON))
 
 
 def records(rows: pd.DataFrame) -> list[Row]:
@@ -83,7 +75,7 @@ class Runs:
     def behind(self, line: Row) -> list[Row]:
         """The runs at a line's chosen learning rate, one for each seed."""
         found = [row for key in (line["keys"] or "").split() for row in self.by_key.get(key, ())]
-        return [row for row in found if row["primary"] and all(row[name] == line[name] for name in ELSEWHERE)]
+        return [row for row in found if row["primary"] and all(row[name] == line[name] for name in SCORED_ON)]
 
     def sweep(self, line: Row) -> list[Rate]:
         """A line's runs at all of its learning rates, the lowest first."""

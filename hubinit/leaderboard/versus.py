@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hubinit.errors import HubinitError
-from hubinit.leaderboard.comparison import by_seed, compare
+from hubinit.leaderboard.comparison import Row, by_seed, compare
 from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.paired import Difference
-from hubinit.leaderboard.sweeps import ELSEWHERE, Row, Runs, method_name
+from hubinit.leaderboard.ranking import SCORED_ON
+from hubinit.leaderboard.sweeps import Runs, method_name
 from hubinit.records import Item, read_items
 
 Find = Callable[[str], Path | None]  # sha256 of item records ─► their file
@@ -68,7 +69,7 @@ def wanted(a: Row, b: Row, lines: list[Row], runs: Runs) -> set[tuple[str, str]]
 
 def _by_task(line: Row, lines: list[Row]) -> dict[tuple[Any, ...], Row]:
     mine = method_name(line)
-    return {tuple(one[name] for name in ELSEWHERE): one for one in lines if method_name(one) == mine}
+    return {tuple(one[name] for name in SCORED_ON): one for one in lines if method_name(one) == mine}
 
 
 def differing(a: Row, b: Row, runs: Runs, find: Find) -> Iterator[Answers]:

@@ -36,13 +36,16 @@ def run_within(
     waiting = [run for run in by_priority(planned) if run.state != "cached"]
     if cached:
         found |= {result.key: result for result in do(cached, "")}
-    if waiting and not estimate(waiting, store).measured:
+    expected = estimate(waiting, store)
+    if waiting and not expected.measured:
         first = waiting.pop(0)
         found |= {result.key: result for result in do([first], "First, one run to measure.")}
-    while granted := choose(waiting, estimate(waiting, store).seconds, budget - spent_on(planned, found)):
+        expected = estimate(waiting, store)
+    while granted := choose(waiting, expected.seconds, budget - spent_on(planned, found)):
         title = f"Next: {len(granted)} runs that fit into the budget."
         found |= {result.key: result for result in do(granted, title)}
         waiting = [run for run in waiting if run not in granted]
+        expected = estimate(waiting, store)
     return list(found.values()), waiting
 
 

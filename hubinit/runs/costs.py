@@ -15,6 +15,7 @@ import torch
 
 from hubinit.records import Cost, Provenance, Stage
 
+GIB = 2**30
 PACKAGES = ("hubinit", "torch", "transformers", "peft", "huggingface-hub", "datasets", "accelerate", "lm-eval")
 
 
@@ -47,6 +48,18 @@ class Stopwatch:
             shared: what the work took that it shares with other runs.
         """
         self.costs[name] = self.costs[name].model_copy(update={"seconds": seconds, "shared_seconds": shared})
+
+
+def device_memory() -> int:
+    """Bytes of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def device_words() -> str:
+    """`this GPU has 80 GiB`."""
+    return f"this {'GPU' if torch.cuda.is_available() else 'machine'} has {device_memory() / GIB:.0f} GiB"
 
 
 def reset_peak_memory() -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
@@ -40,10 +39,10 @@ from hubinit.errors import HubinitError, InitialisationError
 from hubinit.models.kinds import KINDS
 from hubinit.models.layers import base_of, linear_layers, output_heads, shape_of, target_layers
 from hubinit.models.shapes import outline
+from hubinit.runs.costs import GIB, device_memory
 from hubinit.specs import FULL, NO_ADAPTER, MethodSpec, RunSpec, canonical
 from hubinit.training import optimisers
 
-GIB = 2**30
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: 4 bits, an 8-bit scale for 64, a float32 for 256 of these
 REST = 3 * GIB // 4  # libraries in a process on the CPU (half of it), CUDA's context and its allocator's gaps on a GPU
 FUSED = "hubinit-fused"
@@ -347,18 +346,6 @@ def calibration_bytes(spec: RunSpec, base: nn.Module, seen: Seen, tokens: int) -
     if not wanted & BACKWARD:
         return sums
     return sums + seen.kept * batch // tokens + logit_bytes(base, batch)
-
-
-def device_memory() -> int:
-    """Bytes of the GPU where there is one, else of the machine."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    return int(psutil.virtual_memory().total)
-
-
-def device_words() -> str:
-    """`this GPU has 80 GiB`."""
-    return f"this {'GPU' if torch.cuda.is_available() else 'machine'} has {device_memory() / GIB:.0f} GiB"
 
 
 def fits(memory: Memory) -> bool:

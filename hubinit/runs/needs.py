@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
-import psutil
 import torch
 from huggingface_hub import HfApi, is_offline_mode
 
 from hubinit import tasks
 from hubinit.errors import HubinitError
 from hubinit.remote import cached_sha
+from hubinit.runs.costs import device_memory, device_words
 from hubinit.scoring import captions
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import URL
@@ -43,15 +43,13 @@ def named(group: str) -> tuple[str, ...]:
 
 def lacking_memory(protocol: Protocol) -> Iterator[str]:
     """Base models whose weights alone do not fit, or that only a GPU trains in sensible time; sizes are those in the names."""
-    gpu = torch.cuda.is_available()
-    memory = torch.cuda.get_device_properties(0).total_memory if gpu else psutil.virtual_memory().total
-    where = f"this {'GPU' if gpu else 'machine'} has {memory / 2**30:.0f} GiB"
+    memory = device_memory()
     sizes = {model: size * BYTES[protocol.dtype] for model in protocol.models if (size := size_in_name(model))}
     for model, size in sizes.items():
         if size > memory:
-            yield f"memory for {model}: its weights take {size / 2**30:.0f} GiB in {protocol.dtype}, and {where}"
+            yield f"memory for {model}: its weights take {size / 2**30:.0f} GiB in {protocol.dtype}, and {device_words()}"
     slow = [model for model, size in sizes.items() if LARGE < size <= memory]
-    if slow and not gpu:
+    if slow and not torch.cuda.is_available():
         yield f"a GPU for {', '.join(slow)}, too large to train on the processor"
 
 

@@ -192,7 +192,7 @@ def own_files(name: str) -> Iterator[Path]:
         candidates = [ROOT.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts) + 1)]
         candidates.append(ROOT.joinpath(*parts).with_suffix(".py"))
     else:
-        candidates = [ROOT / "benchmarks" / f"{name}.py"]
+        candidates = [(ROOT / "benchmarks").joinpath(*parts).with_suffix(".py")]
     yield from (path for path in candidates if path.is_file())
 
 

@@ -15,7 +15,7 @@ from hubinit.errors import HubError, HubinitError
 from hubinit.methods import METHODS
 from hubinit.models import names
 from hubinit.records import ResultStore
-from hubinit.runs import needs
+from hubinit.runs import costs, needs
 from hubinit.runs.plan import Request, pinning, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
 from hubinit.specs import MethodSettings, Protocol, RunSpec
@@ -165,7 +165,7 @@ def test_new_settings_are_not_in_the_key_of_a_run_that_has_none(store):
 
 def test_what_a_machine_lacks(monkeypatch):
     monkeypatch.setattr(needs.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(needs.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 14 << 30}))
+    monkeypatch.setattr(costs.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 14 << 30}))
     monkeypatch.setattr(needs.captions, "java", lambda: (_ for _ in ()).throw(HubinitError("Needs Java.")))
     monkeypatch.setattr(
         needs, "cached_sha", lambda name, kind, sha: None if name == "openai/gsm8k" else sha or "newest"

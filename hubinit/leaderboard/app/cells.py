@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.reported import PERCENT
 from hubinit.leaderboard.rows import RATING
 
-Row = dict[str, Any]
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
 BETTER, WORSE = "▲ better", "▼ worse"

@@ -2,12 +2,10 @@
 
 import json
 import shlex
-from typing import Any
 
+from hubinit.leaderboard.comparison import Row
 from hubinit.models.kinds import KINDS
 from hubinit.specs import DEFAULT_OPTIMISER
-
-Row = dict[str, Any]
 
 
 def recorded(command: str | None) -> str | None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from hubinit.leaderboard.app.query import FILTERS, Query
 from hubinit.leaderboard.build import CACHE, Leaderboard, open_items
+from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.families import family_of
 from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.sources import read_cache
-from hubinit.leaderboard.sweeps import BOARD, Row, Runs, name_of, records
+from hubinit.leaderboard.sweeps import BOARD, Runs, name_of, records
 
 YES, NO = "yes", "no"
 UNKNOWN = "–"

@@ -12,8 +12,8 @@ from hubinit.leaderboard import versus
 from hubinit.leaderboard.app import cells, commands, figures
 from hubinit.leaderboard.app.data import Data
 from hubinit.leaderboard.app.query import Query
+from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.recommend import recommend
-from hubinit.leaderboard.sweeps import Row
 from hubinit.leaderboard.tradeoffs import pareto
 
 Context = dict[str, Any]
