@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test test-lowest bench bench-init bench-hub bench-gpu study-gpu refresh-local space clean
+.PHONY: install lint types test test-lowest test-browser bench bench-init bench-hub bench-gpu study-gpu refresh-local space clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,11 @@ test-lowest:
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement .venv-lowest/lowest.txt --no-deps --editable .
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --requirement tests/oracles.txt --no-deps
 	.venv-lowest/bin/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not index'
+
+# The leaderboard's app in headless Chromium, which must be there; axe-core comes from npm or HUBINIT_AXE.
+test-browser: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,test]' 'playwright>=1.50'
+	$(BIN)/pytest tests/leaderboard_app
 
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.
 bench: install
