@@ -54,8 +54,23 @@ ProcessesPerRun = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Runs at once. Default: one for each GPU; without a GPU, one.")
+    int | None,
+    typer.Option(
+        min=1, help="Runs at once. Default: one for each GPU; without a GPU, one; on a cluster, as many as fit."
+    ),
 ]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help="What does the runs: `local`, this machine; `ray`, a Ray cluster whose nodes all see --out. Needs `pip install "
+        '"hubinit[ray]"`.'
+    ),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(help="Of the Ray cluster: HOST:PORT, ray://HOST:PORT, or `auto`: the one that this machine is in."),
+]
+CpusPerRun = Annotated[int, typer.Option(min=1, help="Processor cores that a cluster sets aside for each run.")]
 WorkersPerDevice = Annotated[int, typer.Option(min=1, help="Runs that may share one GPU, where they are small.")]
 Retries = Annotated[
     int, typer.Option(min=0, help="How often a run that failed is tried again, when all others are done.")

@@ -1,37 +1,17 @@
 """The executor of this machine: one worker process for each device, several that share one, or groups that train together."""
 
 import os
-from dataclasses import dataclass
 
 import torch
 
 from hubinit.errors import HubinitError
 from hubinit.runs.executors.process import WorkerProcess
 from hubinit.runs.executors.slots import SlotExecutor
-from hubinit.runs.executors.spec import Slot
+from hubinit.runs.executors.spec import HERE, Places, Slot
 from hubinit.runs.executors.together import WorkerGroup, see_gpu
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where runs are done on this machine.
-
-    Attributes:
-        workers: runs at once. None: `per_device` for each GPU or, without one, for the processor.
-        per_device: runs that may share a GPU.
-        processes: that train each run together, one on each GPU.
-        fsdp: the base is cut over them while they train.
-        hang_after: minutes without an event after which a worker counts as hung; 0: never.
-    """
-
-    workers: int | None = None
-    per_device: int = 1
-    processes: int = 1
-    fsdp: bool = False
-    hang_after: float = 0.0
-
-
-def local_executor(places: Places = Places()) -> SlotExecutor:
+def local_executor(places: Places = HERE) -> SlotExecutor:
     """What does runs on this machine.
 
     Raises:
