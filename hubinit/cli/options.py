@@ -68,7 +68,7 @@ Executor = Annotated[
 ]
 RayAddress = Annotated[
     str,
-    typer.Option(help="Of the Ray cluster: HOST:PORT, ray://HOST:PORT, or `auto`: the one that this machine is in."),
+    typer.Option(help="HOST:PORT of the Ray cluster that this machine is a node of; or `auto`, which finds it."),
 ]
 CpusPerRun = Annotated[int, typer.Option(min=1, help="Processor cores that a cluster sets aside for each run.")]
 WorkersPerDevice = Annotated[int, typer.Option(min=1, help="Runs that may share one GPU, where they are small.")]

@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason='needs pip install "hubinit[ray]"')
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore
 from hubinit.runs.executors.process import WorkerProcess
-from hubinit.runs.executors.ray import LOSSES, RayExecutor, ray_executor
+from hubinit.runs.executors.ray import LOSSES, RayExecutor, connect, ray_executor
 from hubinit.runs.executors.spec import Places
 from hubinit.runs.job import Busy, Event, Finished, Loading, Progress
 from hubinit.runs.plan import PlannedRun
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 # Takes half a second for a run, under its lease as the real worker does, and notes which runs it takes to the end.
 SCRIPT = """
-import sys, time
+import os, signal, sys, time
 from hubinit.runs.costs import provenance
 from hubinit.runs.lease import leased
 from hubinit.records import ResultStore, RunResult
@@ -44,6 +44,9 @@ for line in sys.stdin:
                 base = spec.model.id
                 emit(Loading(key=key, model=base))
             emit(Progress(key=key, stage="train"))
+            if spec.seed == 99:
+                os.kill(os.getppid(), signal.SIGKILL)  # the actor
+                sys.exit(1)
             time.sleep(0.5)
             loss = spec.seed / 8
             result = RunResult(key=key, spec=spec, status="ok", validation_loss=loss, provenance=provenance("x"))
@@ -56,13 +59,17 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
+    import ray
     from ray.cluster_utils import Cluster
 
     store = 80_000_000  # bytes, the least that Ray takes
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": store}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.others = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
-    yield cluster
+    node = {"num_cpus": 1, "object_store_memory": store}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.others = [cluster.add_node(**node) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)  # is what `auto` finds
+        yield cluster
+    ray.shutdown()
     cluster.shutdown()
 
 
@@ -70,9 +77,7 @@ def cluster() -> Iterator[Any]:
 def executor(cluster: Any, tmp_path: Path) -> Iterator[RayExecutor]:
     script = tmp_path / "worker.py"
     script.write_text(SCRIPT)
-    with closing(
-        RayExecutor(Places(address=cluster.address), partial(WorkerProcess, (sys.executable, str(script))))
-    ) as made:
+    with closing(RayExecutor(Places(), partial(WorkerProcess, (sys.executable, str(script))))) as made:
         yield made
 
 
@@ -98,10 +103,45 @@ def test_a_node_killed_in_the_middle_costs_no_run(cluster: Any, executor: RayExe
                 cluster.others.clear()
 
     results = sweep(runs, store, executor=executor, on_event=watch)
-    assert not cluster.others, "no node was killed"
+    assert not cluster.others, [r.reason for r in results]
     assert [event for event in events if isinstance(event, Busy) and "was lost" in event.holder]
     assert [(r.status, r.validation_loss) for r in results] == [("ok", run.spec.seed / 8) for run in runs]
     assert set(Counter((store.root / "notes").read_text().split()).values()) == {1}
     assert len([event for event in events if isinstance(event, Finished)]) == 16
     assert sum(isinstance(event, Loading) for event in events) <= 5, "a worker keeps to its base"
     assert not list(store.root.glob(".seen-*"))
+
+
+def test_a_run_that_loses_worker_after_worker_fails_and_the_others_do_not(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    bad = RunSpec(model=ModelSpec(id="org/a"), method=MethodSpec(name="lora"), rank=4, alpha=8, seed=99)
+    results = sweep([PlannedRun(bad, "x", ()), *planned(2)], ResultStore(tmp_path / "runs"), executor=executor)
+    assert [r.status for r in results] == ["failed", "ok", "ok"]
+    assert results[0].reason == f"{LOSSES} workers were lost during this run"
+
+
+def test_a_folder_that_no_node_sees_is_said(executor: RayExecutor, tmp_path: Path) -> None:
+    executor.crew.mark = tmp_path / "gone"  # as it is where the nodes have a folder of the same name
+    with pytest.raises(
+        HubinitError, match=r"does not see .*/runs of this machine; give --out a folder that all nodes share"
+    ):
+        sweep(planned(2), ResultStore(tmp_path / "runs"), executor=executor)
+
+
+def test_a_cluster_without_room_is_said(cluster: Any) -> None:
+    with pytest.raises(HubinitError, match="No node of the Ray cluster has 64 cores, which each run wants"):
+        ray_executor(Places(cpus=64))
+
+
+def test_no_cluster_is_said_at_once() -> None:
+    with pytest.raises(
+        HubinitError, match=r"No Ray cluster at 127\.0\.0\.1:1 .*refused.*; start one with `ray start --head`"
+    ):
+        connect("127.0.0.1:1")
+
+
+def test_ray_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(HubinitError, match=r'--executor ray needs Ray: pip install "hubinit\[ray\]"'):
+        connect("auto")

@@ -271,15 +271,15 @@ def connect(address: str) -> None:
         import ray
     except ImportError:
         raise HubinitError('--executor ray needs Ray: pip install "hubinit[ray]"') from None
-    if ray.is_initialized():
-        return
+    where = "on this machine" if address == "auto" else f"at {address}"
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit():  # Ray itself knocks for two minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # of many kinds: no cluster, another version of Ray or Python, a name that is unknown
-        where = "on this machine" if address == "auto" else f"at {address}"
-        raise HubinitError(
-            f"No Ray cluster {where} ({first_line(error)}); start one with `ray start --head`, or give --ray-address."
-        ) from error
+    except Exception as error:  # of many kinds: nobody there, another version of Ray or Python, a name that is unknown
+        hint = "start one with `ray start --head`, or run hubinit on one of its nodes"
+        raise HubinitError(f"No Ray cluster {where} ({first_line(error)}); {hint}.") from error
 
 
 def size_up(places: Places) -> tuple[dict[str, float], int]:

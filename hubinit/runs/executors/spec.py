@@ -20,7 +20,7 @@ class Places:
         hang_after: minutes without an event after which a worker counts as hung; 0: never.
         executor: a key of `EXECUTORS`: what does them.
         cpus: processor cores that a cluster sets aside for each run.
-        address: of a Ray cluster: `auto`, `HOST:PORT` or `ray://HOST:PORT`.
+        address: HOST:PORT of the Ray cluster that this machine is in; or `auto`.
         slurm: further options of sbatch, by name.
     """
 
