@@ -62,13 +62,20 @@ Workers = Annotated[
 Executor = Annotated[
     str,
     typer.Option(
-        help="What does the runs: `local`, this machine; `ray`, a Ray cluster whose nodes all see --out. Needs `pip install "
-        '"hubinit[ray]"`.'
+        help="What does the runs: `local`, this machine; `ray` or `slurm`, a cluster whose nodes all see --out: `pip install "
+        '"hubinit[ray]"` or `"hubinit[slurm]"`.'
     ),
 ]
 RayAddress = Annotated[
     str,
     typer.Option(help="HOST:PORT of the Ray cluster that this machine is a node of; or `auto`, which finds it."),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        help="Options of sbatch, e.g. partition=gpu,gres=gpu:1,time=8h. A task that reaches its time limit (default: 4h) is "
+        "requeued, and goes on."
+    ),
 ]
 CpusPerRun = Annotated[int, typer.Option(min=1, help="Processor cores that a cluster sets aside for each run.")]
 WorkersPerDevice = Annotated[int, typer.Option(min=1, help="Runs that may share one GPU, where they are small.")]

@@ -40,6 +40,7 @@ from hubinit.cli.options import (
     Retries,
     Samples,
     Seeds,
+    Slurm,
     SuggestRate,
     SweepMethods,
     SweepModels,
@@ -49,6 +50,7 @@ from hubinit.cli.options import (
     learning_rate,
     names,
     numbers,
+    pairs,
     read_duration,
     whole_numbers,
 )
@@ -83,6 +85,7 @@ def bench(
     workers_per_device: WorkersPerDevice = 1,
     executor: Executor = "local",
     ray_address: RayAddress = "auto",
+    slurm: Slurm = None,
     cpus_per_run: CpusPerRun = 1,
     retries: Retries = 1,
     hang_after: HangAfter = 60.0,
@@ -147,6 +150,7 @@ def bench(
             executor=executor,
             cpus=cpus_per_run,
             address=ray_address,
+            slurm={} if slurm is None else pairs(slurm, "--slurm"),
         )
         failed = run_bench(
             request,

@@ -6,10 +6,11 @@ time: its runs go back to the line, and are done elsewhere from their last check
 
 import os
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,8 @@ class RayExecutor(SlotExecutor):
         connect(places.address)
         need, room = size_up(places)
         self.crew = Crew(make, need, places.workers or room)
+        self.aside = ExitStack()
+        self.aside.enter_context(redirect_stdout(sys.stderr))  # on which Ray prints what its nodes complain of
         super().__init__([RaySlot(self.crew, f"Ray, place {number + 1}") for number in range(self.crew.size)])
 
     def close(self) -> None:
@@ -69,6 +72,7 @@ class RayExecutor(SlotExecutor):
         super().close()
         self.crew.close()
         ray.shutdown()
+        self.aside.close()
 
 
 class Host:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from hubinit.errors import HubinitError
 from hubinit.runs.executors.local import local_executor
 from hubinit.runs.executors.ray import ray_executor
+from hubinit.runs.executors.slurm import slurm_executor
 from hubinit.runs.executors.spec import Executor, Places
 
 EXECUTORS: dict[str, Callable[[Places], Executor]] = {
     "local": local_executor,
     "ray": ray_executor,
+    "slurm": slurm_executor,
 }
 
 
