@@ -58,7 +58,7 @@ def test_a_task_that_is_requeued_goes_on_and_one_that_is_killed_costs_no_run(
     workers.check_undisturbed(results, runs, store)
     said = next(event.stage for event in events if isinstance(event, Progress))
     folder = store.root / said.split("whose logs are in ")[1]
-    assert said.startswith("queued as Slurm job ")
+    assert said.startswith("16 runs are queued as Slurm job ")
     assert "Requeued job" in "".join(log.read_text() for log in folder.glob("*_log.*"))
     assert {event.place.split(", ")[0] for event in events if isinstance(event, Started)} == {socket.gethostname()}
 

@@ -90,8 +90,8 @@ class SlurmExecutor:
         folder = store / "slurm" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
         self._submit(folder, [job.model_copy(update={"store": store}) for job in jobs.values()])
         number = self.tasks[0].job_id.split("_")[0]
-        for key in jobs:
-            yield Progress(key=key, stage=f"queued as Slurm job {number}, whose logs are in slurm/{folder.name}")
+        said = f"{len(jobs)} runs are queued as Slurm job {number}, whose logs are in slurm/{folder.name}"
+        yield Progress(key=next(iter(jobs)), stage=said)
         left, elsewhere, read = dict(jobs), dict[str, Event](), dict[Path, int]()
         at_work = True
         while left and at_work:
