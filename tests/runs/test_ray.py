@@ -93,6 +93,12 @@ def test_a_folder_that_no_node_sees_is_said(executor: RayExecutor, tmp_path: Pat
         sweep(workers.planned(2), ResultStore(tmp_path / "runs"), executor=executor)
 
 
+def test_nodes_on_which_no_worker_starts_are_said(cluster: Any, tmp_path: Path) -> None:
+    executor = RayExecutor(Places(), partial(WorkerProcess, no_such_option=1))  # as where hubinit is another or missing
+    with pytest.raises(HubinitError, match=r"A worker on the Ray cluster cannot start: TypeError: .*no_such_option"):
+        sweep(workers.planned(2), ResultStore(tmp_path / "runs"), executor=executor)
+
+
 def test_a_cluster_without_room_is_said(cluster: Any) -> None:
     with pytest.raises(HubinitError, match="No node of the Ray cluster has 64 cores, which each run wants"):
         ray_executor(Places(cpus=64))

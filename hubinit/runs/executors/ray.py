@@ -119,13 +119,13 @@ class Crew:
         self.lent = self.wanting = 0
         self.losses: Counter[str] = Counter()  # of workers, by the run that they were in
         self.mark: Path | None = None  # a file by which nodes are known to see the folder of results
-        self.blind = ""  # what is said of a node that does not
+        self.complaint = ""  # why there are fewer workers than there might be
 
     def borrow(self, job: Job) -> Member | None:
         """A worker for a job, when one is free; None when all is to end.
 
         Raises:
-            HubinitError: no node sees the folder of results, or hubinit cannot be started there.
+            HubinitError: no worker can start, or sees the folder of results.
         """
         base = in_memory(job.spec)
         with self.lock:
@@ -150,7 +150,7 @@ class Crew:
         import ray
 
         if not self.size:
-            raise HubinitError(self.blind)
+            raise HubinitError(self.complaint)
         if self.mark is None:
             store.mkdir(parents=True, exist_ok=True)
             self.mark = store.absolute() / f".seen-{uuid4().hex}"
@@ -182,18 +182,26 @@ class Crew:
             try:
                 node, sees = ray.get(answer)
             except ray.exceptions.RayActorError as error:
-                if isinstance(getattr(error, "cause", None), Exception) or "import" in str(error):
-                    raise HubinitError(f"A worker cannot be started on the Ray cluster: {reason_of(error)}.") from error
-                continue  # its node was lost meanwhile; another one is asked for
-            with self.lock:
-                if sees:
+                if "creation task" in str(error):  # else its node was lost meanwhile, and another worker is asked for
+                    said = str(error).strip().splitlines()[-1].strip().rstrip(".")
+                    self._go_without(
+                        f"A worker on the Ray cluster cannot start: {said}; is hubinit installed on each node?"
+                    )
+                continue
+            if sees:
+                with self.lock:
                     self.idle.append(Member(actor, node))
-                    continue
-                self.size -= 1
-                self.blind = (
+            else:
+                dismiss(actor)
+                self._go_without(
                     f"{node} does not see {store.resolve()} of this machine; give --out a folder that all nodes share."
                 )
-            ray.kill(actor)
+
+    def _go_without(self, reason: str) -> None:
+        """Does with one worker less."""
+        with self.lock:
+            self.size -= 1
+            self.complaint = reason
 
     def give_back(self, member: Member, job: Job) -> None:
         """Takes back a worker that has done a job."""
@@ -234,7 +242,8 @@ class RaySlot:
             yield Died(key=key, reason="the sweep has ended", loading=False)
             return
         self.member = member
-        yield Progress(key=key, stage=f"on {member.node}")
+        complaint = self.crew.complaint and f" (not all places are used: {self.crew.complaint})"
+        yield Progress(key=key, stage=f"on {member.node}{complaint}")
         order = job.model_copy(update={"store": job.store.absolute()}).model_dump_json()
         try:
             for answer in member.actor.do.options(num_returns="streaming").remote(order):
@@ -312,8 +321,3 @@ def dismiss(actor: Any) -> None:
 
     with suppress(Exception):  # it, or the cluster, is gone
         ray.kill(actor)
-
-
-def reason_of(error: Exception) -> str:
-    """The last line of what Ray tells of an error: the cause, below its traceback."""
-    return str(error).strip().splitlines()[-1].strip().rstrip(".")
