@@ -30,6 +30,7 @@ from hubinit.runs.line import Line
 TASKS = 16  # of an array at most, where --workers does not say
 HOURS = 4  # time limit of a task, where --slurm does not say
 TIMEOUTS = 100  # how often a task may reach its time limit and go on
+NOTICE = 90  # seconds before its time limit at which a task is asked to end
 POLL, LOOK = 1.0, 30.0  # seconds between two looks at what the tasks have written, and at the queue
 # Before the time limit, Slurm sends USR2 to all processes of a task; the first one answers it, and workers are to live on.
 UNDISTURBED = ("/bin/sh", "-c", 'trap "" USR2; exec "$0" "$@"', *WORKER)
@@ -66,6 +67,7 @@ class SlurmExecutor:
             "name": "hubinit",
             "timeout_min": minutes(options.pop("time", f"{60 * HOURS}")),
             "cpus_per_task": places.cpus,
+            "slurm_signal_delay_s": NOTICE,
             "slurm_srun_args": [f"--cpus-per-task={places.cpus}"],  # which srun does not take over from sbatch
             "slurm_additional_parameters": options,
         }
@@ -201,6 +203,7 @@ class Task:
         first = self.number * len(jobs) // self.count
         signal.signal(signal.SIGTERM, lambda number, frame: self._end())
         with closing(local_executor(self.places, self.command)) as self.executor:
+            self.executor.grace = NOTICE - 15.0
             for event in self.executor.run(Share(jobs[first:] + jobs[:first])):
                 self._tell(event)
         self.executor = None
