@@ -14,8 +14,9 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event as Flag
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +30,7 @@ from hubinit.runs.executors.together import WorkerGroup
 from hubinit.runs.job import EVENT, LAST, Busy, Died, Event, Job, Progress, in_memory
 
 LOSSES = 3  # workers that may be lost in the middle of one run; after that it fails
+PATIENCE = 60  # seconds for a cluster to answer
 POLL = 0.2  # seconds between two looks at whether a worker is free
 CARRIED = ("HF_", "HUBINIT_", "WANDB_", "TRACKIO_", "PYTHONPATH")  # what of this process's environment workers need
 
@@ -281,7 +283,7 @@ def connect(address: str) -> None:
         HubinitError: Ray is not installed, or nobody answers there.
     """
     try:
-        import ray
+        import ray  # noqa: F401
     except ImportError:
         raise HubinitError('--executor ray needs Ray: pip install "hubinit[ray]"') from None
     where = "on this machine" if address == "auto" else f"at {address}"
@@ -289,10 +291,37 @@ def connect(address: str) -> None:
     try:
         if port.isdigit():  # Ray itself knocks for two minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        join_cluster(address)
     except Exception as error:  # of many kinds: nobody there, another version of Ray or Python, a name that is unknown
         hint = "start one with `ray start --head`, or run hubinit on one of its nodes"
         raise HubinitError(f"No Ray cluster {where} ({first_line(error)}); {hint}.") from error
+
+
+def join_cluster(address: str) -> None:
+    """Calls `ray.init`, which tries for ever where a cluster was and is no more.
+
+    Raises:
+        TimeoutError: nobody answers.
+        Exception: of many kinds; see `connect`.
+    """
+    import ray
+
+    ends: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def join() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ends.put(None)
+        except Exception as error:  # for the thread that waits
+            ends.put(error)
+
+    Thread(target=join, daemon=True).start()
+    try:
+        end = ends.get(timeout=PATIENCE)
+    except Empty:
+        raise TimeoutError(f"nobody answers for {PATIENCE} seconds") from None
+    if end is not None:
+        raise end
 
 
 def size_up(places: Places) -> tuple[dict[str, float], int]:
