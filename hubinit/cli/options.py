@@ -89,7 +89,14 @@ Optimizers = Annotated[
         help="Comma-separated optimizers (see `hubinit protocols`); each trains every method. Default: adamw."
     ),
 ]
-Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="LoRA rank. Default: the protocol's. Under `fair` it is plain LoRA's, and a method of another size has the rank "
+        "that trains about as much (`--set match_parameters=false`: one rank for all).",
+    ),
+]
 Protocol = Annotated[
     str,
     typer.Option(

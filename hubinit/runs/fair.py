@@ -17,10 +17,11 @@ The learning rate decides the ranking of initialisations, so every method gets t
   fit waits while something else does. Then a method that has begun ends its search with the best rate so far; one that has not
   is left out. Times are those of the runs so far; the first run, which nothing is known before, is one that is needed anyway.
 
-- **Parameters.** All methods have one rank. What they train is counted after training and shown as a ratio to plain LoRA's; ranks
-  are not changed to bring it nearer. For DoRA, KaSA and LoRA-Dash a whole rank is more than the difference. EVA deals the same
-  sum of ranks out to layers of other sizes, which only its calibration knows. A frozen A halves the count, but twice the rank is
-  another start and another adapter to serve: who wants that comparison asks for it with `--rank`.
+- **Parameters.** All methods train about as many parameters as plain LoRA at the protocol's rank (`hubinit.runs.matching`): a
+  frozen A has nearly twice the rank, and so has MiCA. What whole ranks cannot equal is shown as a ratio, before the runs as
+  counted and after them as trained: of DoRA, of NEAT, and of EVA, which deals the same sum of ranks out to layers of other sizes.
+  All starts with a frozen A have one rank, so they are compared with each other at it. `--set match_parameters=false` gives all
+  methods one rank, `--set per_method.mica.rank=16` one of them its own.
 
 What comes out depends on the results and on their order only, so a search that was cut off ends as if it had not been.
 """
