@@ -7,12 +7,13 @@ EVA deals the same sum of ranks out to layers of other sizes, which only its cal
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
 
 from hubinit.errors import HubError, HubinitError
 from hubinit.models.layers import shape_of, target_layers
 from hubinit.models.shapes import outline
-from hubinit.runs.observing import as_trained, count_trained, directions, twin_of
+from hubinit.runs.observing import as_trained, directions, twin_of
 from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, ModelSpec, RunSpec
 
 REFUSED = (HubinitError, RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError)
@@ -26,11 +27,19 @@ def count_parameters(spec: RunSpec) -> int:
     Raises:
         HubinitError: the model's shapes cannot be had, or the method does not fit them; also what PEFT raises then.
     """
+    base: Any = outline(spec.model)[0]
     twin = twin_of(spec).model_copy(update={"data": None, "alpha": 1.0, "learning_rate": 0.0, "seed": 0})
-    base = outline(spec.model)[0]
     if twin.key not in _COUNTED:
-        with as_trained(twin, base) as model:
-            _COUNTED[twin.key] = count_trained(model)
+        kinds: dict[Hashable, list[str]] = {}
+        for name, layer in target_layers(base, spec.target_modules).items():
+            kinds.setdefault((type(layer), shape_of(layer)), []).append(name)
+        one_each = tuple(names[0] for names in kinds.values())  # layers of one shape train equally many
+        with as_trained(twin.model_copy(update={"target_modules": one_each}), base) as model:
+            _COUNTED[twin.key] = sum(
+                parameter.numel() * next((len(names) for names in kinds.values() if f".{names[0]}." in path), 1)
+                for path, parameter in model.named_parameters()
+                if parameter.requires_grad
+            )
     return _COUNTED[twin.key] + directions(spec, base)
 
 
