@@ -80,7 +80,8 @@ SuggestRate = Annotated[
     bool,
     typer.Option(
         "--suggest-lr",
-        help="Move the grid, the same for every method, to where the curvature at the methods' starts suggests: minutes.",
+        help="Move the grid to where the curvature at the methods' starts suggests: minutes. It stays the same for every method; "
+        "only the search of a protocol such as `fair` begins for each where its own start suggests, and goes on from there.",
     ),
 ]
 Optimizers = Annotated[

@@ -117,7 +117,9 @@ def run_bench(
     left_out: list[PlannedRun] = []
     with closing(rounds):
         if searching:
-            decided = run_search(planned, protocol, store, rounds, budget=budget, force=force)
+            decided = run_search(
+                planned, protocol, store, rounds, budget=budget, force=force, shifts=request.shifts or {}
+            )
             results = decided.results
         elif budget is not None:
             results, left_out = run_within(budget, planned, store, rounds)

@@ -61,6 +61,7 @@ class Request:
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
     judge: str | None = None
+    shifts: dict[str, int] | None = None  # of a search's grids, by method and optimiser: see `hubinit.runs.fair.ladder`
 
     def read_protocol(self) -> Protocol:
         """The protocol with everything that the request changes in it.
