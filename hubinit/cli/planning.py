@@ -74,7 +74,7 @@ def print_plan(
     count = f"At most {len(planned)}" if at_most else str(len(planned))
     say(f"{count} runs, {len(planned) - todo} cached, about {duration(total)} on this machine.")
     if budget is not None and not at_most:
-        say(in_budget(planned, store, time, budget))
+        say(in_budget(planned, time, budget))
     marks = "".join(times_lora(run, ratio) for run, _, _, ratio in rows)
     if marks:
         dealt = "; ~: at even ranks, which the method deals out after calibration" if "~" in marks else ""
@@ -87,11 +87,11 @@ def print_plan(
     say("Next: the same command without --dry-run.")
 
 
-def in_budget(planned: Sequence[PlannedRun], store: ResultStore, time: Estimate, budget: float) -> str:
+def in_budget(planned: Sequence[PlannedRun], time: Estimate, budget: float) -> str:
     """How many runs fit into a budget; they are listed by priority."""
     waiting = [(run, one) for run, one in zip(planned, time.seconds, strict=True) if run.state != "cached"]
-    stored = (store.readable(run.spec.key) for run in planned if run.state == "cached")
-    left = budget - spent_on(planned, {result.key: result for result in stored if result is not None})
+    cached = {run.spec.key: run.stored for run in planned if run.state == "cached" and run.stored is not None}
+    left = budget - spent_on(planned, {key: stored.work.seconds for key, stored in cached.items()})
     fit = choose([run for run, _ in waiting], [one for _, one in waiting], left)
     last = f", the last of them {name(fit[-1])}" if fit else ""
     return (

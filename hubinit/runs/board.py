@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from hubinit.records import ResultStore, RunResult, Stage
-from hubinit.runs.budget import spent
+from hubinit.runs.budget import seconds_of, spent
 from hubinit.runs.decisions import path_of
 from hubinit.runs.fair import Tried, Walk, ladder, shorten, walk
 from hubinit.runs.pairs import name_of
@@ -91,7 +91,8 @@ class Board:
 
     def spent(self) -> float:
         """Seconds of all known runs, without loading; a method's calibration, which its runs share, counts once."""
-        return spent((self.length[key][0], result) for key, result in self.known.items() if result is not None)
+        known = {key: result for key, result in self.known.items() if result is not None}
+        return spent((self.length[key][0], seconds_of(result)) for key, result in known.items())
 
     def share(self, who: int, spec: RunSpec) -> float:
         """Which share of the whole training a run of a method is."""
