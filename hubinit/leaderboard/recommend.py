@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from hubinit.errors import HubinitError, nearest
-from hubinit.leaderboard.ranking import BASELINE, EVALUATION, TRAINING
+from hubinit.leaderboard.ranking import EVALUATION
+from hubinit.leaderboard.settings import BASELINE, TRAINING, as_trained
 
 Sure = Literal["high", "moderate", "low"]
 SHOWN = [
@@ -110,7 +111,7 @@ def recommend(
         task=task,
         method=chosen["method"],
         lr=chosen["lr"],
-        rank=chosen["rank"],
+        rank=as_trained(chosen)["rank"],
         optimiser=chosen["optimiser"],
         sure=sure,
         reasons=(*reasons, *why),
@@ -163,7 +164,7 @@ def _cost(line: Line) -> float:
 
 
 def _shown(line: Line) -> Line:
-    return {name: line[name] for name in SHOWN}
+    return {name: as_trained(line)[name] for name in SHOWN}
 
 
 def _lines(rows: pd.DataFrame) -> list[Line]:
