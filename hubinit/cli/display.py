@@ -1,34 +1,34 @@
 """What a person sees while runs go on: a live table on a terminal, plain lines elsewhere, always on standard error."""
 
-import time
-from collections import Counter
-from collections.abc import Sequence
-from itertools import chain, islice
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hubinit.runs.job import Busy, Died, Event, Finished, Loading, Progress, Started
-from hubinit.runs.plan import PlannedRun
-from hubinit.specs import DEFAULT_OPTIMISER
+from hubinit.runs.job import Event, Finished
+from hubinit.runs.notes import Pace
+from hubinit.runs.tally import Row, Tally, say_counts
+from hubinit.runs.words import cells_of, clock, describe
 
-STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
+if TYPE_CHECKING:
+    from hubinit.runs.plan import PlannedRun
+
+STYLES = {"running": "cyan", "ok": "green", "partial": "yellow", "failed": "red", "diverged": "red"}
 
 
 class SweepDisplay:
-    """Shows the state of each run of a sweep from the events of the workers."""
+    """Shows a tally while its sweep goes on. It is called with each event, after the tally."""
 
-    def __init__(self, planned: Sequence[PlannedRun], console: Console | None = None) -> None:
+    def __init__(self, tally: Tally, console: Console | None = None) -> None:
+        self.tally = tally
         self.console = console or Console(stderr=True)
-        self._runs = {run.spec.key: run for run in planned}
-        self._states = {run.spec.key: "cached" if run.state == "cached" else "waiting" for run in planned}
-        self._touched: dict[str, float] = {}  # when a run was last heard of
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
-        self._started = time.monotonic()
-        self._last_line: tuple[str, str] | None = None
+        self._started = tally.now()
+        self._pace = Pace(tally.now)
 
     def __enter__(self) -> "SweepDisplay":
         if self.console.is_terminal:
@@ -41,86 +41,65 @@ class SweepDisplay:
 
     def __call__(self, event: Event) -> None:
         """Takes in one event."""
-        if event.key not in self._runs:
+        if self.console.is_terminal or event.key not in self.tally.rows or not self._pace.due(event):
             return
-        state = describe(event)
-        self._states[event.key] = state
-        self._touched[event.key] = time.monotonic()
-        line = (event.key, event.stage if isinstance(event, Progress) else state)
-        if not self.console.is_terminal and line != self._last_line:
-            self._last_line = line
-            self.console.print(self._clock(), name(self._runs[event.key]), state, markup=False, highlight=False)
-
-    def _clock(self) -> str:
-        seconds = int(time.monotonic() - self._started)
-        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+        words = describe(event)
+        if isinstance(event, Finished):
+            words += f" ({say_counts(self.tally.counts(), self.tally.seconds_left())})"
+        spent = clock(self.tally.now() - self._started)
+        line = f"{spent:>7} {event.key[:8]} {self.tally.rows[event.key].name} {words}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> RenderableType:
         """What fits on the screen: the runs that are going on, then those that ended last, then those that wait."""
-        table = Table(box=None, pad_edge=False, caption=self._counts(), caption_justify="left")
-        for column in ("model", "method", "trains on", "lr", "seed", "state"):
-            table.add_column(column)
-        order = sorted(self._touched, key=lambda key: (ended(self._states[key]), -self._touched[key]))
-        waiting = (key for key in self._runs if key not in self._touched and self._states[key] == "waiting")
-        for key in islice(chain(order, waiting), max(3, self.console.height - 4)):
-            state = self._states[key]
-            style = next((STYLES[word] for word in STYLES if state.startswith(word)), "cyan")
-            table.add_row(*run_cells(self._runs[key]), Text(state, style=style))
-        return table
+        table, tally = run_table(), self.tally
+        with tally.lock:  # rich asks from a thread of its own
+            for cells in islice(self._lines(), max(3, self.console.height - 4)):
+                table.add_row(*cells)
+            spent = clock(tally.now() - self._started)
+            return Group(table, Text(f"{spent}: {say_counts(tally.counts(), tally.seconds_left())}", style="bold"))
 
-    def _counts(self) -> str:
-        counts = Counter(state.split(":")[0] if ended(state) else "running" for state in self._states.values())
-        return ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def ended(state: str) -> bool:
-    """Whether nothing goes on in a run with this state (it may not have begun)."""
-    return state.startswith(tuple(STYLES))
-
-
-def describe(event: Event) -> str:
-    """One event in a few words."""
-    if isinstance(event, Started):
-        return f"begins on {event.place}"
-    if isinstance(event, Loading):
-        return f"loading {event.model}"
-    if isinstance(event, Finished):
-        return event.status + (f": {event.reason}" if event.reason else "")
-    if isinstance(event, Died):
-        return event.reason
-    if isinstance(event, Busy):
-        return f"waiting: {event.holder} does it"
-    words = event.stage
-    if event.steps:
-        words += f" {event.step}/{event.steps}"
-    if event.loss is not None:
-        words += f" loss {event.loss:.3f}"
-    return words + (f" {event.task}" if event.task else "")
+    def _lines(self) -> Iterator[list[RenderableType]]:
+        tally, now = self.tally, self.tally.now()
+        for doing in tally.doing.values():
+            yield table_line(tally.rows[doing.key], "running", doing.place, doing.words, now - doing.since)
+        for key, holder in tally.elsewhere.items():
+            yield table_line(tally.rows[key], "elsewhere", "", f"{holder} does it")
+        for ended in reversed(tally.ended.values()):
+            yield table_line(
+                tally.rows[ended.key], ended.status, "", say_end(ended.status, ended.reason), ended.seconds
+            )
+        for key, row in tally.rows.items():
+            if tally.state(key) == "left":
+                yield table_line(row, "left", "", "waits")
 
 
-def name(run: PlannedRun) -> str:
+def run_table() -> Table:
+    """An empty table of runs."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("key", "model", "method", "trains on", "lr", "seed", "where", "state"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    return table
+
+
+def table_line(row: Row, state: str, place: str, words: str, seconds: float | None = None) -> list[RenderableType]:
+    """The cells of one line of it; `state` decides the colour."""
+    *cells, seed = row.cells
+    texts = map(Text, (row.key[:8], *cells, seed.removeprefix("seed "), place))
+    return [*texts, Text(words, style=STYLES.get(state, "dim")), Text(clock(seconds) if seconds is not None else "")]
+
+
+def say_end(status: str, reason: str | None) -> str:
+    """`failed: out of memory`."""
+    return f"{status}: {reason}" if reason else status
+
+
+def name(run: "PlannedRun") -> str:
     """A run in one short line."""
     return " ".join(cell for cell in run_cells(run) if cell != "-")
 
 
-def run_cells(run: PlannedRun) -> list[str]:
-    """Model, method, training data, learning rate and seed of a run, as table cells; an optimiser is named beside the method."""
-    spec = run.spec
-    trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
-    optimiser = spec.recipe.optimiser_label if spec.recipe is not None else DEFAULT_OPTIMISER
-    return [
-        spec.model.id.split("/")[-1],
-        spec.method.name
-        + (f" r{spec.rank}" if spec.rank else "")
-        + (f" {optimiser}" if optimiser != DEFAULT_OPTIMISER else ""),
-        run.group if trained else "-",
-        f"{spec.learning_rate:g}" if trained else "-",
-        f"seed {spec.seed}" if trained else "-",
-    ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit a person would use."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def run_cells(run: "PlannedRun") -> list[str]:
+    """Model, method, training data, learning rate and seed of a run, as table cells."""
+    return cells_of(run.spec, run.group)
