@@ -48,6 +48,8 @@ def the_one_sentence(done, code=1):
             ["pull"],
             ["find"],
             ["show"],
+            ["status"],
+            ["logs"],
             ["sync"],
             ["leaderboard"],
             ["plot"],

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hubinit.cli.console import console
-from hubinit.cli.display import run_table, say_end, table_line
+from hubinit.cli.display import Line, run_table, say_end
 from hubinit.runs.status import RunStatus, Status, SweepStatus, read_status
 from hubinit.runs.tally import NO_SUCCESS, say_counts
 from hubinit.runs.words import clock, duration
@@ -55,12 +55,9 @@ def view(found: Status, folder: Path, height: int | None = None) -> RenderableTy
     parts: list[RenderableType] = [Text(summary(found), style="bold")]
     parts += [Text(one) for sweep in found.sweeps for one in sweep_lines(sweep, now)]
     room = max(3, height - len(parts) - 4) if height is not None else None
-    table = run_table()
-    shown = list(islice(run_lines(found, now, SHOWN if height is None else None), room))
-    for cells in shown:
-        table.add_row(*cells)
-    if shown:
-        parts += [Text(), table]
+    lines = list(islice(run_lines(found, now, SHOWN if height is None else None), room))
+    if lines:
+        parts += [Text(), run_table(lines, [run.row for run in found.runs], cut=height is not None)]
     failed = [run for run in found.runs if run.state in NO_SUCCESS]
     if failed and height is None:
         parts.append(Text(f"\nRead more: hubinit logs {failed[0].row.key[:8]} --out {folder}"))
@@ -86,8 +83,8 @@ def sweep_lines(sweep: SweepStatus, now: float) -> Iterator[str]:
     yield f"  {one.command}"
 
 
-def run_lines(found: Status, now: float, left: int | None) -> Iterator[list[RenderableType]]:
-    """What is going on, then what failed, then what is left (so many of it), then what is partial; the rest is only counted."""
+def run_lines(found: Status, now: float, left: int | None) -> Iterator[Line]:
+    """What is going on, then what failed or is partial, then what is left (so many of it); the rest is only counted."""
     by_state: dict[str, list[RunStatus]] = {}
     for run in found.runs:
         by_state.setdefault(run.state, []).append(run)
@@ -95,18 +92,18 @@ def run_lines(found: Status, now: float, left: int | None) -> Iterator[list[Rend
         yield running_line(run, now)
     for state in (*NO_SUCCESS, "partial"):
         for run in by_state.get(state, []):
-            yield table_line(run.row, state, "", say_end(state, run.reason))
+            yield Line(run.row, state, say_end(state, run.reason))
     for run in by_state.get("left", [])[:left]:
-        yield table_line(run.row, "left", "", "left")
+        yield Line(run.row, "left", "left")
 
 
-def running_line(run: RunStatus, now: float) -> list[RenderableType]:
+def running_line(run: RunStatus, now: float) -> Line:
     """A run that is going on."""
     if run.doing is None:
-        return table_line(run.row, "running", "", f"{run.holder} does it")
+        return Line(run.row, "running", f"{run.holder} does it")
     quiet = now - run.doing.heard
     heard = f" ({clock(quiet)} ago)" if quiet > QUIET else ""
-    return table_line(run.row, "running", run.doing.place, run.doing.words + heard, now - run.doing.since)
+    return Line(run.row, "running", run.doing.words + heard, run.doing.place, now - run.doing.since)
 
 
 def in_json(found: Status, indent: int | None = 1) -> str:

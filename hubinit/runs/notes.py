@@ -9,21 +9,21 @@ from datetime import datetime
 from hubinit.runs.job import Event, Job, Progress
 from hubinit.runs.words import cells_of, describe, group_of
 
-PAUSE = 60.0  # seconds between two lines on one stage
+PAUSE = 10.0  # seconds between two lines of a log on one stage
 
 
 class Pace:
-    """Says which events are worth a line."""
+    """Says which events are worth a line: what is news, and every so many seconds the same stage."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self.now = now
+    def __init__(self, seconds: float, now: Callable[[], float] = time.time) -> None:
+        self.seconds, self.now = seconds, now
         self.said: dict[str, tuple[str, float]] = {}  # by key: the last one, and when that was
 
     def due(self, event: Event) -> bool:
-        """Whether this one is: it is news, or `PAUSE` seconds have passed."""
+        """Whether this one is."""
         what = f"{event.stage} {event.task}" if isinstance(event, Progress) else describe(event)
         said, when = self.said.get(event.key, ("", 0.0))
-        if what == said and self.now() - when < PAUSE:
+        if what == said and self.now() - when < self.seconds:
             return False
         self.said[event.key] = (what, self.now())
         return True
@@ -31,7 +31,7 @@ class Pace:
 
 def noting(emit: Callable[[Event], None]) -> Callable[[Event], None]:
     """Passes events on, and prints those that are worth a line: into the log of the run, where a worker's output goes."""
-    pace = Pace()
+    pace = Pace(PAUSE)
 
     def tell(event: Event) -> None:
         if pace.due(event):
