@@ -50,6 +50,7 @@ def the_one_sentence(done, code=1):
             ["show"],
             ["status"],
             ["logs"],
+            ["doctor"],
             ["sync"],
             ["leaderboard"],
             ["plot"],
