@@ -1,6 +1,7 @@
 """How `hubinit status` shows what it found: tables for people, one object for scripts."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from hubinit.cli.console import console
+from hubinit.cli.console import console, say
 from hubinit.cli.display import Line, run_table, say_end
 from hubinit.runs.status import RunStatus, Status, SweepStatus, read_status
 from hubinit.runs.tally import NO_SUCCESS, say_counts
@@ -20,7 +21,7 @@ from hubinit.runs.words import clock, duration
 
 EVERY = 2.0  # seconds between two looks
 QUIET = 120.0  # seconds after which it is said how long ago something was heard
-SHOWN = 20  # runs that are left, where nobody says how much room there is
+SHOWN = 20  # runs that are left; of more the number
 
 
 def follow(folder: Path, *, as_json: bool, every: float = EVERY) -> None:
@@ -31,11 +32,11 @@ def follow(folder: Path, *, as_json: bool, every: float = EVERY) -> None:
     """
     found = read_status(folder)
     if console.is_terminal and not as_json:
-        with Live(view(found, folder, console.height), console=console, auto_refresh=False) as live:
+        with Live(view(found, console.height), console=console, auto_refresh=False) as live:
             while found.going_on:
                 time.sleep(every)
                 found = read_status(folder)
-                live.update(view(found, folder, console.height), refresh=True)
+                live.update(view(found, console.height), refresh=True)
         return
     before = ""
     while True:
@@ -49,19 +50,30 @@ def follow(folder: Path, *, as_json: bool, every: float = EVERY) -> None:
         found = read_status(folder)
 
 
-def view(found: Status, folder: Path, height: int | None = None) -> RenderableType:
-    """Everything for people; `height` lines at most."""
+def show(found: Status, folder: Path) -> None:
+    """Prints everything for people, in as many lines as it takes."""
+    now = time.time()
+    say(summary(found))
+    for sweep in found.sweeps:
+        for one in sweep_lines(sweep, now):
+            say(one)
+    lines = list(run_lines(found, now, SHOWN))
+    if lines:
+        say("")
+        console.print(run_table(lines, [run.row for run in found.runs], cut=False))
+    if (left := found.counts.get("left", 0)) > SHOWN:
+        say(f"… and {left - SHOWN} more that are left")
+    if failed := [run for run in found.runs if run.state in NO_SUCCESS]:
+        say(f"Read more: hubinit logs {failed[0].row.key[:8]} --out {shlex.quote(str(folder))}")
+
+
+def view(found: Status, height: int) -> RenderableType:
+    """What fits into so many lines of a screen, for people who watch."""
     now = time.time()
     parts: list[RenderableType] = [Text(summary(found), style="bold")]
-    parts += [Text(one) for sweep in found.sweeps for one in sweep_lines(sweep, now)]
-    room = max(3, height - len(parts) - 4) if height is not None else None
-    lines = list(islice(run_lines(found, now, SHOWN if height is None else None), room))
-    if lines:
-        parts += [Text(), run_table(lines, [run.row for run in found.runs], cut=height is not None)]
-    failed = [run for run in found.runs if run.state in NO_SUCCESS]
-    if failed and height is None:
-        parts.append(Text(f"\nRead more: hubinit logs {failed[0].row.key[:8]} --out {folder}"))
-    return Group(*parts)
+    parts += [Text(one, no_wrap=True, overflow="ellipsis") for sweep in found.sweeps for one in sweep_lines(sweep, now)]
+    lines = list(islice(run_lines(found, now), max(3, height - len(parts) - 4)))
+    return Group(*parts, run_table(lines, [run.row for run in found.runs]))
 
 
 def summary(found: Status) -> str:
@@ -83,7 +95,7 @@ def sweep_lines(sweep: SweepStatus, now: float) -> Iterator[str]:
     yield f"  {one.command}"
 
 
-def run_lines(found: Status, now: float, left: int | None) -> Iterator[Line]:
+def run_lines(found: Status, now: float, left: int | None = None) -> Iterator[Line]:
     """What is going on, then what failed or is partial, then what is left (so many of it); the rest is only counted."""
     by_state: dict[str, list[RunStatus]] = {}
     for run in found.runs:

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from hubinit.cli.console import console
 from hubinit.cli.options import Json, Out
 
 app = typer.Typer()
@@ -23,7 +22,7 @@ def status(
 
     Example: `hubinit status runs --watch`
     """
-    from hubinit.cli.status import follow, in_json, view
+    from hubinit.cli.status import follow, in_json, show
     from hubinit.runs.status import read_status
 
     if watch:
@@ -34,7 +33,7 @@ def status(
     elif json_:
         print(in_json(read_status(runs)))
     else:
-        console.print(view(read_status(runs), runs))
+        show(read_status(runs), runs)
 
 
 @app.command()

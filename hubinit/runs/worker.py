@@ -30,7 +30,7 @@ from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.job import Busy, Event, Finished, Job, Loading, Progress, find_done, in_memory
 from hubinit.runs.lease import leased
-from hubinit.runs.notes import note_beginning, noting
+from hubinit.runs.notes import note, note_beginning, noting
 from hubinit.runs.stages import follow, run_stages
 from hubinit.runs.stopping import Stopped
 from hubinit.runs.training import TrainingMemoryError, shrink
@@ -194,6 +194,7 @@ def main() -> None:
             try:
                 worker.do(job)
             except Stopped:
+                note("was asked to stop; the next try goes on from the last checkpoint")
                 sys.exit(128 + signal.SIGTERM)
 
 
