@@ -70,8 +70,10 @@ def rights(me: dict[str, Any]) -> Finding:
     if role != "fineGrained":
         orgs = [org["name"] for org in me.get("orgs", ()) if org.get("roleInOrg") != "read"]
         return Finding("token", "ok", f"{name}, may write to {', '.join([name, *orgs])}")
-    scoped = (token.get("fineGrained") or {}).get("scoped", ())
-    writable = [one["entity"]["name"] for one in scoped if "repo.write" in one.get("permissions", ())]
+    scoped = (token.get("fineGrained") or {}).get("scoped")
+    if scoped is None:
+        return Finding("token", "ok", f"{name}, fine-grained; the Hub does not say what it may do")
+    writable = [one.get("entity", {}).get("name", "?") for one in scoped if "repo.write" in one.get("permissions", ())]
     if not writable:
         return Finding(
             "token", "warn", f"{name}, fine-grained, may write nowhere", "give it write access to a namespace"

@@ -123,6 +123,7 @@ def test_the_hub_answers_and_knows_the_token(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"role": "read"}, (), "warn", "ann, may only read"),
         ({"role": "write"}, ("lab",), "ok", "ann, may write to ann, lab"),
+        ({"role": "fineGrained"}, (), "ok", "ann, fine-grained; the Hub does not say what it may do"),
         ({"role": "fineGrained", "fineGrained": {"scoped": []}}, (), "warn", "ann, fine-grained, may write nowhere"),
         (
             {
