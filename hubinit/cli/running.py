@@ -261,7 +261,7 @@ def say_failures(results: Sequence[RunResult], groups: Mapping[str, str], out: P
         warn(f"  {result.key[:8]} {words}: {result.status}: {result.reason}")
     warn(f"Read more: hubinit logs {results[0].key[:8]} --out {shlex.quote(str(out))}")
     if any(result.status != "diverged" for result in results):
-        warn(f"Try these again, and only these: {same_command()}")
+        warn(f"Try what failed again, and only that: {same_command()}")
     if any(result.status == "diverged" for result in results):
         warn("A run that diverged would diverge again; give it a lower learning rate.")
 
