@@ -93,6 +93,7 @@ class Tally:
         self.doing: dict[str, Doing] = {}
         self.ended: dict[str, Ended] = {}
         self.elsewhere: dict[str, str] = {}  # who does it
+        self.at_once = 0  # runs, at most
         self.add(planned)
 
     def add(self, planned: "Iterable[PlannedRun]") -> None:
@@ -124,6 +125,7 @@ class Tally:
         else:
             self.ended.pop(key, None)  # a failed one is tried again
             self.doing[key] = going_on(event, before, now)
+            self.at_once = max(self.at_once, len(self.doing))
 
     def state(self, key: str) -> str:
         """One of `COUNTED`."""
@@ -158,8 +160,8 @@ class Tally:
             max(0.0, (one.whole() or typical.get(self._kind(key), other)) - (now - one.since))
             for key, one in self.doing.items()
         ]
-        waiting = sum(typical.get(self._kind(key), other) for key in self.rows if self.state(key) == "left")
-        return max([*rest, (waiting + sum(rest)) / max(1, len(self.doing))])
+        waiting = [typical.get(self._kind(key), other) for key in self.rows if self.state(key) == "left"]
+        return max([0.0, *rest, *waiting, (sum(waiting) + sum(rest)) / max(1, self.at_once)])
 
     def _kind(self, key: str) -> tuple[str, str]:
         """Runs that take about as long: of one model, trained or only scored."""

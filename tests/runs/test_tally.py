@@ -53,19 +53,29 @@ def test_a_run_goes_from_left_to_running_to_its_end_and_again() -> None:
 
 
 def test_the_time_left_is_that_of_the_runs_of_each_model_over_what_runs_at_once() -> None:
-    runs, clock = planned("small:0", "small:1", "small:2", "large:0", "large:1"), Clock()
+    runs, clock = planned("large:0", "large:1", *(f"small:{seed}" for seed in range(10))), Clock()
+    large, small, next_small = (runs[place].spec.key for place in (0, 2, 3))
     tally = Tally(runs, now=clock)
     assert tally.seconds_left() is None
-    tally(Started(key=runs[0].spec.key, place="GPU 0"))
-    tally(Started(key=runs[3].spec.key, place="GPU 1"))
+    tally(Started(key=small, place="GPU 0"))
+    tally(Started(key=large, place="GPU 1"))
     clock.time += 10
-    tally(Finished(key=runs[0].spec.key, status="ok"))
-    tally(Started(key=runs[1].spec.key, place="GPU 0"))
-    assert tally.seconds_left() == pytest.approx((10 + 10 + 10 + 0) / 2), "large is taken for small as yet"
-    tally(Progress(key=runs[3].spec.key, stage="train"))
+    tally(Finished(key=small, status="ok"))
+    assert tally.seconds_left() == pytest.approx((9 * 10 + 10 + 0) / 2), "large is taken for small as yet"
+    tally(Started(key=next_small, place="GPU 0"))
+    tally(Progress(key=large, stage="train"))
     clock.time += 20
-    tally(Progress(key=runs[3].spec.key, stage="train", step=1, steps=4))
+    tally(Progress(key=large, stage="train", step=1, steps=4))
     # small: 10 s each, of which one has run for 20 s; large: 10 s and four times 20 s, of which one has run for 30 s
-    assert tally.seconds_left() == pytest.approx((0 + 10 + 60 + 90) / 2)
-    tally(Finished(key=runs[1].spec.key, status="failed"))
-    assert tally.seconds_left() == pytest.approx(60 + 90 + 10), "what failed says nothing of how long one takes"
+    assert tally.seconds_left() == pytest.approx((8 * 10 + 0 + 90 + 60) / 2)
+    tally(Finished(key=next_small, status="failed"))
+    assert tally.seconds_left() == pytest.approx((8 * 10 + 90 + 60) / 2), (
+        "what failed says nothing of how long one takes"
+    )
+    for run in runs[4:]:
+        tally(Started(key=run.spec.key, place="GPU 0"))
+        clock.time += 10
+        tally(Finished(key=run.spec.key, status="ok"))
+    assert tally.seconds_left() == pytest.approx(90), (
+        "the last one takes as long as it takes, however many places are free"
+    )
