@@ -73,7 +73,7 @@ def view(found: Status, height: int) -> RenderableType:
     parts: list[RenderableType] = [Text(summary(found), style="bold")]
     parts += [Text(one, no_wrap=True, overflow="ellipsis") for sweep in found.sweeps for one in sweep_lines(sweep, now)]
     lines = list(islice(run_lines(found, now), max(3, height - len(parts) - 4)))
-    return Group(*parts, run_table(lines, [run.row for run in found.runs]))
+    return Group(*parts, *([run_table(lines, [run.row for run in found.runs])] if lines else []))
 
 
 def summary(found: Status) -> str:
