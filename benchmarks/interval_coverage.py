@@ -20,7 +20,7 @@ PARTS = [(0.0, 0.0, 1.0), (0.0, 0.3, 0.3), (0.02, 0.2, 0.3), (0.05, 0.2, 0.3), (
 
 def main() -> None:
     """Simulates and prints one line for each design."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=2000)
     parser.add_argument("--seeds", default="1,2,3,5,10")
     parser.add_argument("--items", default="30,100,400")

@@ -47,7 +47,7 @@ REPEATS = 5
 
 def main() -> None:
     """Builds the leaderboard if it is not there, measures, and prints JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, required=True, help="where the leaderboard is built and kept")
     parser.add_argument("--out", type=Path, help="file to record the numbers in")

@@ -41,7 +41,7 @@ NEW = 10  # results that are added
 
 def main() -> None:
     """Makes the results, builds three times, and prints JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=200, help="questions of the task")
     parser.add_argument("--folder", type=Path, required=True, help="where the results are made and kept")

@@ -12,13 +12,15 @@ import torch
 from hubinit import cli
 from hubinit.cli.options import learning_rate, numbers, whole_numbers
 from hubinit.errors import HubinitError
+from tests.command_line import run
 
 pytestmark = pytest.mark.slow  # most tests start hubinit anew
 
 BENCH = ("bench", "--models", "smollm2-135m", "--tasks", "arc-easy", "--methods", "lora", "--dry-run")
 
 
-def hubinit(*arguments, **environment):
+def anew(*arguments, **environment):
+    """In a process of its own, as a user starts it."""
     return subprocess.run(
         [sys.executable, "-m", "hubinit.cli", *arguments],
         capture_output=True,
@@ -48,6 +50,9 @@ def the_one_sentence(done, code=1):
             ["pull"],
             ["find"],
             ["show"],
+            ["status"],
+            ["logs"],
+            ["doctor"],
             ["sync"],
             ["leaderboard"],
             ["plot"],
@@ -56,7 +61,7 @@ def the_one_sentence(done, code=1):
     ],
 )
 def test_help_is_quick_and_has_an_example(command):
-    done = hubinit(*command, "--help")
+    done = anew(*command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
     if command and command not in (["hub"], ["methods"], ["models"], ["tasks"]):
@@ -69,7 +74,7 @@ def test_the_command_line_starts_without_torch():
 
 
 def test_version():
-    assert hubinit("--version").stdout.startswith("hubinit ")
+    assert anew("--version").stdout.startswith("hubinit ")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_mistakes_get_one_sentence(hub, api, tmp_path, arguments, message):
         for kind, name in (("model", "hubinit/SmolLM2-135M-Instruct-from-Q4_1"), ("dataset", "allenai/ai2_arc")):
             stand_in(hub, kind, name)
     arguments = [str(tmp_path / "hub") if part == "ROOT" else part for part in arguments]
-    assert message in the_one_sentence(hubinit(*arguments))
+    assert message in the_one_sentence(run(*arguments))
 
 
 def stand_in(hub, kind, name):
@@ -114,12 +119,12 @@ def test_an_unreachable_hub_is_named():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        message = the_one_sentence(hubinit(*BENCH[:-1], "--hub", url))
+        message = the_one_sentence(anew(*BENCH[:-1], "--hub", url))
     assert url in message
 
 
 def test_a_dry_run_of_a_registered_model_needs_no_hub(tmp_path):
-    looked = hubinit(*BENCH, "--hub", "offline", "--out", str(tmp_path), HF_HOME=str(tmp_path))
+    looked = anew(*BENCH, "--hub", "offline", "--out", str(tmp_path), HF_HOME=str(tmp_path))
     assert looked.returncode == 0, looked.stderr
     assert "Not checked: access to hubinit/SmolLM2" in looked.stderr
     assert "4.88 M" in looked.stdout, "what LoRA trains is known without a Hub"
@@ -130,12 +135,12 @@ def test_a_port_in_use_is_named(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        message = the_one_sentence(hubinit("hub", "serve", "--root", str(tmp_path), "--port", port))
+        message = the_one_sentence(anew("hub", "serve", "--root", str(tmp_path), "--port", port))
     assert port in message
 
 
 def test_errors_are_json_for_scripts():
-    done = hubinit(*BENCH, "--models", "smolm2-135m", "--json")
+    done = run(*BENCH, "--models", "smolm2-135m", "--json")
     assert done.returncode == 1
     assert "did you mean" in json.loads(done.stdout)["error"]
 
@@ -143,26 +148,26 @@ def test_errors_are_json_for_scripts():
 def test_a_corrupt_result_is_named(hub, tmp_path):
     for kind, name in (("model", "hubinit/SmolLM2-135M-Instruct-from-Q4_1"), ("dataset", "allenai/ai2_arc")):
         stand_in(hub, kind, name)
-    rows = json.loads(hubinit(*BENCH, "--out", str(tmp_path), "--json").stdout)
+    rows = json.loads(run(*BENCH, "--out", str(tmp_path), "--json").stdout)
     path = tmp_path / "runs" / rows[0]["key"] / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    done = hubinit(*BENCH, "--out", str(tmp_path))  # it is planned to run again
+    done = run(*BENCH, "--out", str(tmp_path))  # it is planned to run again
     assert "result.json is not a readable run result" in done.stderr
     assert done.returncode == 0
 
 
 def test_registries_are_printed():
-    assert "arXiv" in hubinit("methods").stdout
-    methods = json.loads(hubinit("methods", "--json").stdout)
+    assert "arXiv" in run("methods").stdout
+    methods = json.loads(run("methods", "--json").stdout)
     assert methods["filet"]["options"]["selection"]["default"] == "M"
-    assert "allenai/ai2_arc" in hubinit("tasks").stdout
-    tasks = json.loads(hubinit("tasks", "--json").stdout)
+    assert "allenai/ai2_arc" in run("tasks").stdout
+    tasks = json.loads(run("tasks", "--json").stdout)
     assert "commonsense" in tasks["suites"]
     assert all(task["source"] and task["how"] for task in tasks["tasks"].values())
     assert all(bool(task["metric"]) == (task["how"] != "is for training only") for task in tasks["tasks"].values())
-    assert "meta-llama/Meta-Llama-3-8B" in hubinit("models").stdout
-    models = json.loads(hubinit("models", "--json").stdout)
+    assert "meta-llama/Meta-Llama-3-8B" in run("models").stdout
+    models = json.loads(run("models", "--json").stdout)
     assert models["llama3-8b"] == {"id": "meta-llama/Meta-Llama-3-8B", "kind": "language"}
 
 

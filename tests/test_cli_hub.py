@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from hubinit.errors import HubinitError
 from tests import texts
+from tests.command_line import run
+from tests.hub import builders
 
 pytestmark = pytest.mark.slow  # most tests start hubinit anew
 
@@ -87,16 +88,17 @@ def hubinit(*arguments, code=0, **environment):
 
 
 def here(*arguments, code=0):
-    """Runs a command in this process, which has imported everything already; returns what it printed."""
-    from typer.testing import CliRunner
-
-    from hubinit.cli import app
-
-    done = CliRunner().invoke(app, [*map(str, arguments)])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == code, done.output
+    """Runs a command in this process; returns what it printed."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr + done.stdout
     return done.stdout
+
+
+def refusal(*arguments):
+    """The one sentence in which a command is refused."""
+    done = run(*arguments)
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
 
 
 def lines_of(printed):
@@ -174,10 +176,10 @@ def test_weight_only_methods_need_no_data(tmp_path):
     assert run_snippet(lines_of(printed), tmp_path)[0] < 1e-5
     config = json.loads((tmp_path / "start" / "adapter_config.json").read_text())
     assert (config["r"], config["base_model_name_or_path"]) == (2, BASE)
-    from hubinit.errors import HubinitError
 
-    with pytest.raises(HubinitError, match="holds something else"):
-        here("init", BASE, "--method", "pissa", "--rank", "4", "--out", tmp_path / "start")
+    assert "holds something else" in refusal(
+        "init", BASE, "--method", "pissa", "--rank", "4", "--out", tmp_path / "start"
+    )
 
 
 def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
@@ -189,7 +191,6 @@ def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     from hubinit import tasks
-    from hubinit.errors import HubinitError
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
     ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
@@ -207,8 +208,7 @@ def test_an_image_model_in_a_folder(tmp_path, monkeypatch):
     script.write_text(summary["snippet"] + "\nprint(model.config.num_labels)")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == ["3"], done.stderr[-2000:]
-    with pytest.raises(HubinitError, match="is not a model on a Hub"):
-        here(*command, "--push", "alice/vit-init")
+    assert "is not a model on a Hub" in refusal(*command, "--push", "alice/vit-init")
 
 
 def test_init_says_at_once_that_it_began_what_it_computes_in_and_what_to_do_next(tmp_path):
@@ -347,12 +347,7 @@ def test_targets_options_and_settings_reach_the_start_point(chats):
     ],
 )
 def test_mistakes_are_said_in_one_sentence(arguments, message):
-    from hubinit.errors import HubinitError
-
-    with pytest.raises(HubinitError) as caught:
-        here(*arguments)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in refusal(*arguments)
 
 
 def test_a_matrix_is_published_once_with_its_catalogue(home):
@@ -423,13 +418,12 @@ def test_a_benchmark_offline_queues_its_adapters_and_rows(tmp_path, home, monkey
     from hubinit.hub.outbox import sync, waiting
     from hubinit.records import ResultStore
     from hubinit.runs.publishing import Publisher
-    from tests.hub.builders import run, run_folder
 
     monkeypatch.setenv("HUBINIT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(outbox, "is_offline_mode", lambda: True)
-    store, result = ResultStore(tmp_path), run("filet", lr=3e-3)
+    store, result = ResultStore(tmp_path), builders.run("filet", lr=3e-3)
     store.write(result)
-    run_folder(store.folder(result.key))
+    builders.run_folder(store.folder(result.key))
     publisher = Publisher(store, "alice", {}, private=True)
     publisher.finish([result], cached=[result.key])
     assert publisher.failures == []
@@ -459,23 +453,21 @@ def test_catalogue_rows_wait_offline_too(tmp_path):
 
 
 def test_push_replaces_another_start_when_forced(tmp_path):
-    from hubinit.errors import HubError
     from hubinit.hub.publication import describe
-    from tests.hub.builders import run, run_folder
 
     for number in (1, 2):
-        describe(run(seed=number), run_folder(tmp_path / str(number), scale=number) / "init", "initialised")
+        describe(
+            builders.run(seed=number), builders.run_folder(tmp_path / str(number), scale=number) / "init", "initialised"
+        )
     here("push", tmp_path / "1" / "init", "alice/forced")
-    with pytest.raises(HubError, match="replace it with --force"):
-        here("push", tmp_path / "2" / "init", "alice/forced")
+    assert "replace it with --force" in refusal("push", tmp_path / "2" / "init", "alice/forced")
     assert json.loads(here("push", tmp_path / "2" / "init", "alice/forced", "--force", "--json"))["changed"]
 
 
 def test_init_replaces_another_start_in_a_named_repository_when_forced(tmp_path):
     command = ("init", BASE, "--method", "lora", "--rank", "2", "--push", "alice/kept-init", "--json")
     here(*command, "--out", tmp_path / "0")
-    with pytest.raises(HubinitError, match="alice/kept-init holds another start point"):
-        here(*command, "--seed", "1", "--out", tmp_path / "1")
+    assert "alice/kept-init holds another start point" in refusal(*command, "--seed", "1", "--out", tmp_path / "1")
     there = json.loads(here("pull", "alice/kept-init", "--json"))["manifest"]
     assert there["result"]["spec"]["seed"] == 0
     here(*command, "--seed", "1", "--out", tmp_path / "1", "--force")
@@ -485,17 +477,15 @@ def test_init_replaces_another_start_in_a_named_repository_when_forced(tmp_path)
 
 def test_a_benchmark_that_nobody_may_publish_is_refused_before_the_work(tmp_path):
     command = ("bench", "--models", BASE, "--methods", "lora", "--tasks", "arc-easy", "--out", tmp_path, "--dry-run")
-    with pytest.raises(HubinitError, match="alice may publish under alice"):
-        here(*command, "--push-to", "bob")
+    assert "alice may publish under alice" in refusal(*command, "--push-to", "bob")
 
 
 def test_the_leaderboard_of_a_folder(tmp_path):
     from hubinit.records import ResultStore
-    from tests.hub.builders import run
 
     store = ResultStore(tmp_path)
     for method, value in (("filet", 0.5), ("lora", 0.4)):
-        store.write(run(method, value=value))
+        store.write(builders.run(method, value=value))
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "result.json").write_text("{")
     done = hubinit("leaderboard", "--out", tmp_path)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hubinit import methods
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import duration, name, run_cells
+from hubinit.cli.display import name, run_cells
 from hubinit.cli.scoring import warn_unpinned
 from hubinit.models.shapes import outline
 from hubinit.records import ResultStore
@@ -20,6 +20,7 @@ from hubinit.runs.matching import NOTICED
 from hubinit.runs.memory import Memory, fits, memory_of, what_helps
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
+from hubinit.runs.words import duration
 from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, ModelSpec
 
 
