@@ -126,8 +126,12 @@ def generate(
 
 
 def generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:
-    """The decoding as transformers takes it; nothing of what the model's repository prefers but its end-of-sequence tokens."""
-    own = model.generation_config
+    """The decoding as transformers takes it; nothing of what the model's repository prefers but its end-of-sequence tokens.
+
+    Training ends every answer with the tokenizer's, which need not be among them.
+    """
+    own = model.generation_config.eos_token_id
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
     sampled = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -136,7 +140,7 @@ def generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> Generat
         num_return_sequences=decoding.samples,
         length_penalty=decoding.length_penalty,
         repetition_penalty=1.0,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=pad_id(tokenizer),
         **sampled,
     )

@@ -118,6 +118,21 @@ def test_an_answer_ends_before_its_stop_text() -> None:
     assert stopped == free[: free.index(stop)]
 
 
+@pytest.mark.parametrize("own", [None, 1, [1, 2]])
+def test_an_answer_ends_where_training_ends_it(own: int | list[int] | None) -> None:
+    model, tokens = language_model(), tokenizer()
+    asked, ids = tokens(PROMPTS[0])["input_ids"], []
+    with torch.no_grad():
+        for _ in range(8):
+            ids.append(int(model(torch.tensor([[*asked, *ids]])).logits[0, -1].argmax()))
+    model.generation_config.eos_token_id = own
+    last = next(place for place in range(2, len(ids)) if ids[place] not in ids[:place])
+    tokens.eos_token = tokens.convert_ids_to_tokens(ids[last])
+    assert tokens.eos_token_id == ids[last] != 1
+    [[ended]] = generate(model, tokens, PROMPTS[:1], Decoding(max_new_tokens=8), batch_size=1)
+    assert ended == tokens.decode(ids[: last + 1])  # an ordinary token, which is shown
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(beams: int) -> None:
     [[free]] = generate(language_model(), tokenizer(), ["The answer is"], Decoding(8, beams), batch_size=1)
