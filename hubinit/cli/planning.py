@@ -8,7 +8,7 @@ from rich.progress import track
 from rich.table import Table
 
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import duration, name, run_cells
+from hubinit.cli.display import name, run_cells
 from hubinit.cli.scoring import warn_unpinned
 from hubinit.models.shapes import outline
 from hubinit.records import ResultStore
@@ -18,6 +18,7 @@ from hubinit.runs.estimate import Estimate, estimate
 from hubinit.runs.memory import Memory, fits, memory_of, what_helps
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
+from hubinit.runs.words import duration
 from hubinit.specs import ModelSpec
 
 

@@ -6,11 +6,11 @@ from statistics import fmean, median, stdev
 from rich.table import Table
 
 from hubinit.cli.console import console, say
-from hubinit.cli.display import duration
 from hubinit.leaderboard.rows import RATING
 from hubinit.records import RunResult
 from hubinit.runs.decisions import Decisions, FinalRun, MethodDecisions
 from hubinit.runs.search import Searched
+from hubinit.runs.words import duration
 
 
 def print_decisions(searched: Searched, results: Sequence[RunResult]) -> None:
