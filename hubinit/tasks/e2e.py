@@ -49,5 +49,6 @@ TASK = Task(
         group=group,
     ),
     source="Dusek et al. 2020 (arXiv 1901.07931): BLEU, NIST, METEOR, ROUGE-L and CIDEr of tuetschek/e2e-metrics over the 630 "
-    "meaning representations of the test split; attributes and beam search as in microsoft/LoRA (Hu et al. 2021, arXiv 2106.09685)",
+    "meaning representations of the test split; attributes and beam search as in microsoft/LoRA (Hu et al. 2021, arXiv "
+    "2106.09685)",
 )
