@@ -119,9 +119,10 @@ def prepare_problem(model: Any, processor: Any, examples: Examples, recipe: Reci
     However that ends, the model is back in its mode, and trains what it trained.
     """
     device, training, trained = next(model.parameters()).device, model.training, optimisers.trained(model)
+    size, length, loss_on = recipe.micro_batch_size, recipe.max_length, recipe.loss_on
     moved = [
         {name: value.to(device) for name, value in batch.items()}
-        for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length)
+        for batch in batches(examples, processor, batch_size=size, max_length=length, loss_on=loss_on)
     ]
     count = sum(int(label_mask(batch["labels"]).sum()) for batch in moved)
     model.eval()
