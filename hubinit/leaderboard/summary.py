@@ -6,7 +6,7 @@ import pandas as pd
 from pydantic import Field
 
 from hubinit.leaderboard.reported import reported
-from hubinit.leaderboard.rows import Amount, Count, JsonObject, Name, Number, Row, Share, Text, schema_of
+from hubinit.leaderboard.rows import Amount, Count, JsonObject, Name, Number, OwnSeed, Row, Share, Text, schema_of
 from hubinit.leaderboard.table import frame
 
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -34,9 +34,9 @@ class SummaryRow(Row):
     train_samples: Count | None = None
     validation_samples: Count | None = None
     recipe: Text | None = None
-    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: the run's; so the next two")
-    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    data_seed: OwnSeed | None = Field(default=None, description="null: the run's; so the next two")
+    init_seed: OwnSeed | None = None
+    dropout_seed: OwnSeed | None = None
     method: Name = Field(description="initialisation")
     optimiser: Text | None = None
     method_version: Count | None = None
