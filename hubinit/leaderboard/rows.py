@@ -61,6 +61,11 @@ Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def printed(metric: str) -> float:
+    """What a measured score is printed with: shares in percent, as papers print them, and a judge's ratings as they are."""
+    return 1.0 if metric == RATING else 100.0
+
+
 class Row(Record):
     """Base of the rows of a table: what is missing is null, since older versions wrote fewer columns."""
 

@@ -69,6 +69,7 @@ class SummaryRow(Row):
     loss_delta: Number | None = Field(default=None, description="of the validation loss; below 0 is better")
     loss_low: Number | None = None
     loss_high: Number | None = None
+    loss_p: Chance | None = Field(default=None, description="of it, Holm over the methods of one table")
     reach_steps: Amount | None = Field(default=None, description="until the training loss is that of LoRA's end")
     reach_seconds: Amount | None = Field(default=None, description="the same, with initialisation")
     default_delta: Number | None = Field(default=None, description="the difference at the default rate")

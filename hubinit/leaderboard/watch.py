@@ -50,6 +50,7 @@ class Finding(Record):
     worse: bool
     model: str
     task: str | None
+    metric: str | None = None
     method: str
     lr: float | None
     old: float | None = None
@@ -201,6 +202,7 @@ def _found(
         worse=True,
         model=first["model"],
         task=first["task"],
+        metric=first["metric"],
         method=first["method"],
         lr=first["lr"],
         old=means[0],

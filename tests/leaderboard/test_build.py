@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,15 @@ import pytest
 from scipy import stats
 
 from hubinit.cli import main
+from hubinit.cli.boards import command_of
 from hubinit.errors import HubinitError
 from hubinit.leaderboard.build import CACHE, RUNS, SUMMARY, VERSION_KEY, build, open_leaderboard
 from hubinit.leaderboard.curves import Curve, read_curve, steps_to_reach, write_curve
 from hubinit.leaderboard.export import export
 from hubinit.leaderboard.recommend import recommend
 from hubinit.leaderboard.reported import reported
-from hubinit.leaderboard.table import rows
+from hubinit.leaderboard.summary import SCHEMA
+from hubinit.leaderboard.table import frame, rows
 from hubinit.records import Cost, CurvePoint, Diagnostics, Forgetting, Item, Provenance, ResultStore, RunResult, Score
 from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
@@ -162,6 +165,56 @@ def test_it_recommends_what_is_better_beyond_chance_else_what_is_cheap(results, 
         recommend(summary, "org/model", "arc-eazy")
 
 
+def line(method, place, value, seconds=10.0, **more):
+    """A line of the summary over three seeds."""
+    known = {
+        "origin": "measured",
+        "model": "org/model",
+        "task": "mt-bench",
+        "metric": "score",
+        "method": method,
+        "place": place,
+    }
+    known |= {"value": value, "lr": 1e-3, "default_lr": 1e-3, "seeds": 3, "n": 80, "train_seconds": seconds}
+    return known | {"keys": "0" * 16} | more
+
+
+def test_a_recommendation_is_not_surer_than_the_tests_behind_it():
+    """Places are tested against the method that leads them; where that one is too dear, nobody tested the others."""
+    told = [line("eva", 1, 7.0, 99), line("pissa", 2, 6.1, 99), line("lora", 2, 6.0), line("olora", 4, 5.9)]
+    found = recommend(frame(told, SCHEMA), "org/model", "mt-bench", seconds=50)
+    assert (found.method, found.sure) == ("lora", "low")
+    assert "others may be as good" in " ".join(found.reasons)
+    base = line("none", 1, 7.0, lr=None, default_lr=None, seeds=1)
+    assert (
+        recommend(frame([base, line("lora", 1, 6.9), line("eva", 3, 1.0)], SCHEMA), "org/model", "mt-bench").sure
+        == "low"
+    )
+    alone = recommend(frame([line("lora", 1, 6.9), line("eva", 2, 1.0)], SCHEMA), "org/model", "mt-bench")
+    assert (alone.method, alone.sure) == ("lora", "high")
+
+
+def test_a_loss_is_lower_beyond_chance_after_correction_only():
+    low = {"loss_delta": -0.1, "loss_low": -0.19, "loss_high": -0.01, "validation_loss": 1.0}
+    for loss_p, sure in ((0.2, "low"), (0.01, "moderate")):
+        told = [line("lora", 1, 6.0), line("eva", 1, 6.1, 20.0, loss_p=loss_p, **low)]
+        found = recommend(frame(told, SCHEMA), "org/model", "mt-bench")
+        assert (found.method, found.sure) == (("eva" if sure == "moderate" else "lora"), sure)
+
+
+def test_ratings_are_told_on_their_own_scale():
+    better = line("eva", 1, 6.5, mark="better", delta=0.6, delta_low=0.5, delta_high=0.8)
+    found = recommend(frame([better, line("lora", 2, 5.9)], SCHEMA), "org/model", "mt-bench")
+    assert "+0.5 to +0.8 points" in found.reasons[-1]
+
+
+def test_the_recommended_command_is_one_of_words_whatever_the_method_is_called(tmp_path):
+    write(tmp_path / "results", "lora; touch /tmp/x", 0, answers(0, 0.5))
+    board = build([("results", tmp_path / "results")], [], tmp_path / "board")
+    command = command_of(recommend(board.summary, "org/model", "arc-easy"), "org/other", board)
+    assert shlex.split(command)[2:5] == ["org/other", "--method", "lora; touch /tmp/x"]
+
+
 def test_exports_hold_reported_rows_apart_and_no_formulas(tmp_path):
     for seed in range(2):
         write(tmp_path / "results", "lora", seed, answers(seed, 0.5), model="meta-llama/Meta-Llama-3-8B")
@@ -215,7 +268,8 @@ def test_the_commands_build_export_and_recommend(results, tmp_path, capsys, monk
     code, printed = hubinit("recommend", out, "--model", "org/model", "--task", "arc-easy", "--json")
     found = json.loads(printed.out)
     assert (code, found["method"], found["sure"]) == (0, "filet", "high")
-    assert found["command"] == "hubinit train org/model --method filet --task arc-easy --lr 0.001 --rank 8"
+    words = "hubinit train org/model --method filet --task arc-easy --lr 0.001 --seed 0 --rank 8 --dtype float32"
+    assert found["command"].startswith(f"{words} --set recipe.steps=10 "), "as it was measured"
     code, printed = hubinit("export", results, "--format", "md")
     assert code == 0 and "| filet |" in printed.out
     code, printed = hubinit("--out", results)

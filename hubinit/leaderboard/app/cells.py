@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.reported import PERCENT
-from hubinit.leaderboard.rows import RATING
+from hubinit.leaderboard.rows import printed
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -37,7 +37,7 @@ def scale(line: Row) -> float:
     """What a score is printed with: shares in percent, as papers print them."""
     if line["origin"] == "reported":
         return 100.0 if line["metric"] in PERCENT else 1.0
-    return 1.0 if line["metric"] == RATING else 100.0
+    return printed(line["metric"])
 
 
 def number(value: float | None, form: str = ".1f") -> str:
