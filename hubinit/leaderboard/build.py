@@ -121,8 +121,8 @@ def open_leaderboard(folder: Path) -> Leaderboard:
     Raises:
         HubinitError: they are not there, are damaged, or a newer hubinit wrote them.
     """
-    runs = runs_table.frame(_read(folder / RUNS).to_pylist())
-    summary = runs_table.frame(_read(folder / SUMMARY).to_pylist(), summaries.SCHEMA)
+    runs = _read_rows(folder / RUNS, runs_table.SCHEMA, "key")
+    summary = _read_rows(folder / SUMMARY, summaries.SCHEMA, "method")
     try:
         lines = (folder / REJECTED).read_text("utf-8").splitlines()
         return Leaderboard(runs, summary, tuple(map(Rejected.model_validate_json, lines)))
@@ -180,6 +180,17 @@ def _read(path: Path, filters: list[tuple[str, str, list[str]]] | None = None) -
     if version > VERSION:
         raise HubinitError(f"A newer hubinit wrote {path}: update hubinit, or build the leaderboard again.")
     return table
+
+
+def _read_rows(path: Path, schema: pa.Schema, needed: str) -> pd.DataFrame:
+    """The rows of a file that somebody may have written over."""
+    table = _read(path)
+    try:
+        if needed not in table.column_names:
+            raise ValueError(f"it has no column {needed}")
+        return runs_table.frame(table.to_pylist(), schema)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise HubinitError(f"{path} is not a leaderboard's ({first_line(error)}); build it again.") from error
 
 
 def to_parquet(rows: pd.DataFrame | pa.Table, schema: pa.Schema | None = None) -> bytes:

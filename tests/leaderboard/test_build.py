@@ -149,6 +149,10 @@ def test_older_files_are_read_and_newer_ones_refused(results, tmp_path):
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({VERSION_KEY: b"99"}), out / SUMMARY)
     with pytest.raises(HubinitError, match="newer hubinit"):
         open_leaderboard(out)
+    for other, reason in (({"x": [1]}, "no column key"), ({"key": [1], "task": [2.5]}, "not a leaderboard's")):
+        pq.write_table(pa.table(other), out / RUNS)
+        with pytest.raises(HubinitError, match=reason):
+            open_leaderboard(out)
 
 
 def test_it_recommends_what_is_better_beyond_chance_else_what_is_cheap(results, tmp_path):
