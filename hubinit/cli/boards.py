@@ -16,7 +16,7 @@ from hubinit.hub.tables import claims_of
 from hubinit.leaderboard.app.commands import train_command
 from hubinit.leaderboard.build import Claims, Leaderboard, build, is_built, open_leaderboard
 from hubinit.leaderboard.export import Format, export
-from hubinit.leaderboard.recommend import Recommendation, recommend
+from hubinit.leaderboard.recommend import Recommendation, label, recommend
 from hubinit.leaderboard.rows import printed
 from hubinit.leaderboard.sweeps import records
 from hubinit.models.names import resolve
@@ -65,13 +65,12 @@ def run_recommend(
     if as_json:
         say_json(json.loads(json.dumps(asdict(found), default=float)) | {"command": command})
         return
-    say(f"{found.method} at learning rate {found.lr:g}, rank {found.rank}; sure: {found.sure}")
+    say(f"{label(found.evidence)} at learning rate {found.lr:g}, rank {found.rank}; sure: {found.sure}")
     for reason in found.reasons:
         say(f"  {reason}")
+    beside = "Not told apart" if found.evidence["place"] is None else "As good within chance"
     for line in found.alternatives:
-        say(
-            f"  As good within chance: {line['method']} at {line['lr']:g}, {printed(line['metric']) * line['value']:.1f}"
-        )
+        say(f"  {beside}: {label(line)} at {line['lr']:g}, {printed(line['metric']) * line['value']:.1f}")
     for method, why in found.left_out.items():
         say(f"  Over the budget: {method} ({why})")
     for line in found.reported:

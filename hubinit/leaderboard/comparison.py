@@ -134,12 +134,15 @@ def _values(rows: Sequence[Row], items: Items) -> Array | None:
     return values if np.allclose(means, [row["value"] for row in rows], rtol=0, atol=1e-6) else None
 
 
-def _places(methods: Sequence[list[Row]], items: Items) -> list[int]:
+def _places(methods: Sequence[list[Row]], items: Items) -> list[int | None]:
+    """Places by `places`; None for a method that could be tested against no other, such as one with a single seed."""
     p = np.full((len(methods), len(methods)), math.nan)
     for first, second in combinations(range(len(methods)), 2):
         found = compare(methods[first], methods[second], items)
         p[first, second] = p[second, first] = found.p if found.seeds > 1 else math.nan
-    return places(p)
+    tested = [one for one in range(len(methods)) if len(methods) == 1 or not np.isnan(p[one]).all()]
+    known = dict(zip(tested, places(p[np.ix_(tested, tested)]), strict=True))
+    return [known.get(one) for one in range(len(methods))]
 
 
 def _shares(methods: Sequence[list[Row]], items: Items) -> list[float | None]:

@@ -64,7 +64,9 @@ class SummaryRow(Row):
     mark: Literal["better", "worse"] | None = Field(default=None, description="than LoRA, at 5 % after correction")
     items_needed: Count | None = None
     seeds_needed: Count | None = None
-    place: Count | None = Field(default=None, description="with ties; 1: not significantly worse than the leader")
+    place: Count | None = Field(
+        default=None, description="with ties; 1: not significantly worse than the leader; null: not tested"
+    )
     best_share: Share | None = Field(default=None, description="of bootstrap samples in which it is the best")
     loss_delta: Number | None = Field(default=None, description="of the validation loss; below 0 is better")
     loss_low: Number | None = None

@@ -124,7 +124,9 @@ def watch(old: pd.DataFrame, new: pd.DataFrame, old_items: Items, new_items: Ite
 
 def _lines(runs: pd.DataFrame) -> dict[tuple[Any, ...], list[Row]]:
     """The scored rows of each line, one per seed: of several the newest."""
-    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values("created")
+    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values(
+        "created", kind="stable"
+    )
     lines: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in _plain(scored):
         lines.setdefault(tuple(row[name] for name in LINE), {})[row["seed"]] = row

@@ -21,28 +21,30 @@ from hubinit.leaderboard.export import export
 from hubinit.leaderboard.recommend import recommend
 from hubinit.leaderboard.reported import reported
 from hubinit.leaderboard.summary import SCHEMA
+from hubinit.leaderboard.sweeps import Runs, name_of, records
 from hubinit.leaderboard.table import frame, rows
 from hubinit.records import Cost, CurvePoint, Diagnostics, Forgetting, Item, Provenance, ResultStore, RunResult, Score
 from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
 QUESTIONS = 60
 EVALUATION = EvalSpec(task="arc-easy", revision="d" * 40)
+TEN_STEPS = Recipe(steps=10)
 
 
 def answers(seed, chance):
     return (np.random.default_rng(seed).random(QUESTIONS) < chance).astype(float)
 
 
-def write(root, method, seed, right, *, loss=1.0, lr=1e-3, seconds=10.0, model="org/model"):
+def write(root, method, seed, right, *, loss=1.0, lr=1e-3, seconds=10.0, model="org/model", recipe=TEN_STEPS):
     """A finished run with item records; its training loss falls from 3 to `loss`."""
     spec = RunSpec(
         model=ModelSpec(id=model, revision="a" * 40, dtype="float32"),
         method=MethodSpec(name=method),
-        rank=8,
-        alpha=16,
-        data=DataSpec(tasks=("arc-easy",)),
-        recipe=Recipe(steps=10),
-        learning_rate=lr,
+        rank=8 if recipe else 0,
+        alpha=16 if recipe else 0,
+        data=DataSpec(tasks=("arc-easy",)) if recipe else None,
+        recipe=recipe,
+        learning_rate=lr if recipe else 0.0,
         seed=seed,
     )
     store = ResultStore(root)
@@ -101,6 +103,19 @@ def test_methods_are_paired_question_by_question_and_marked(results, tmp_path):
     assert filet["reach_steps"] == 10 and filet["reach_seconds"] == pytest.approx(1 + 20)
     assert lora["reach_steps"] == 10 and math.isnan(pissa["reach_steps"])
     assert set(filet["keys"].split()) == set(board.runs[board.runs["method"] == "filet"]["key"])
+
+
+def test_a_line_of_the_summary_keeps_its_optimiser(results, tmp_path):
+    for seed in range(3):
+        write(results, "lora", seed, answers(seed, 0.4), recipe=Recipe(steps=10, optimiser="lora+"))
+    write(results, "none", 0, answers(0, 0.2), recipe=None)
+    board = build([("results", results)], [], tmp_path / "board")
+    for summary in (board.summary, open_leaderboard(tmp_path / "board").summary):
+        lines = summary[summary["origin"] == "measured"]
+        assert sorted(lines.loc[lines["method"] == "lora", "optimiser"]) == ["adamw", "lora+"]
+        assert lines.loc[lines["method"] == "none", "optimiser"].isna().all()
+    runs = Runs(records(board.runs))
+    assert all(len(runs.by_line[name_of(line)]) == 3 for line in records(lines[lines["method"] == "lora"]))
 
 
 def test_a_rebuild_is_byte_equal_whatever_came_before_and_reads_only_what_is_new(results, tmp_path):
@@ -198,6 +213,19 @@ def test_a_recommendation_is_not_surer_than_the_tests_behind_it():
     assert (alone.method, alone.sure) == ("lora", "high")
 
 
+def test_a_single_seed_has_no_place_and_is_not_taken_for_as_good(results, tmp_path):
+    write(results, "olora", 0, answers(0, 0.0), seconds=1.0)
+    board = build([("results", results)], [], tmp_path / "board")
+    assert pd.isna(measured(board, "olora")["place"]) and measured(board, "filet")["place"] == 1
+    assert recommend(board.summary, "org/model", "arc-easy").method == "filet"
+    write(tmp_path / "single", "lora", 0, answers(0, 0.5))
+    write(tmp_path / "single", "eva", 0, answers(1, 0.5), seconds=20)
+    alone = build([("single", tmp_path / "single")], [], tmp_path / "alone")
+    assert measured(alone, "lora")[["place", "mark"]].isna().all()
+    found = recommend(alone.summary, "org/model", "arc-easy")
+    assert (found.method, found.sure) == ("lora", "low") and "No score was tested" in " ".join(found.reasons)
+
+
 def test_a_loss_is_lower_beyond_chance_after_correction_only():
     low = {"loss_delta": -0.1, "loss_low": -0.19, "loss_high": -0.01, "validation_loss": 1.0}
     for loss_p, sure in ((0.2, "low"), (0.01, "moderate")):
@@ -272,6 +300,7 @@ def test_the_commands_build_export_and_recommend(results, tmp_path, capsys, monk
     code, printed = hubinit("recommend", out, "--model", "org/model", "--task", "arc-easy", "--json")
     found = json.loads(printed.out)
     assert (code, found["method"], found["sure"]) == (0, "filet", "high")
+    assert found["rank"] == 8 and isinstance(found["rank"], int)
     words = "hubinit train org/model --method filet --task arc-easy --lr 0.001 --seed 0 --rank 8 --dtype float32"
     assert found["command"].startswith(f"{words} --set recipe.steps=10 "), "as it was measured"
     code, printed = hubinit("export", results, "--format", "md")

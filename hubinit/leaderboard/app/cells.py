@@ -108,7 +108,7 @@ def _number(name: str, form: str) -> Callable[[Row], str]:
 
 
 COLUMNS = (
-    Column("place", "Place", _text("place"), "those that share one differ within chance", usual=True),
+    Column("place", "Place", _text("place"), "those that share one differ within chance; needs two seeds", usual=True),
     Column("model", "Model", _text("model"), usual=True, number=False),
     Column("task", "Task", _text("task"), usual=True, number=False),
     Column("value", "Score ±", _score, "median over seeds ± their deviation, or the error of sampling", usual=True),
