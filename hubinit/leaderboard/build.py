@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from hubinit.errors import HubinitError, first_line
 from hubinit.leaderboard import summary as summaries
 from hubinit.leaderboard import table as runs_table
+from hubinit.leaderboard.items import SCHEMA as ITEMS_SCHEMA
 from hubinit.leaderboard.items import Items, items_table, read_table
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.sources import Rejected, Seen, read_cache, read_folder, read_items, write_cache
@@ -149,10 +150,11 @@ def open_items(folder: Path, wanted: set[tuple[str, str]] | None = None) -> Item
     """
     if not (folder / ITEMS).exists() or (wanted is not None and not wanted):
         return {}
-    if wanted is None:
-        return read_table(_read(folder / ITEMS))
-    found = read_table(_read(folder / ITEMS, [("items", "in", sorted({name for name, _ in wanted}))]))
-    return {line: answered for line, answered in found.items() if line in wanted}
+    filters = None if wanted is None else [("items", "in", sorted({name for name, _ in wanted}))]
+    table = _read(folder / ITEMS, filters)
+    if not table.schema.remove_metadata().equals(ITEMS_SCHEMA):
+        raise HubinitError(f"{folder / ITEMS} is not a leaderboard's (it has other columns); build it again.")
+    return {line: answered for line, answered in read_table(table).items() if wanted is None or line in wanted}
 
 
 def _items(runs: pd.DataFrame, seen: Sequence[Seen], brought: Items, path: Path, rejected: list[Rejected]) -> Items:

@@ -15,7 +15,7 @@ from scipy import stats
 from hubinit.cli import main
 from hubinit.cli.boards import command_of
 from hubinit.errors import HubinitError
-from hubinit.leaderboard.build import CACHE, RUNS, SUMMARY, VERSION_KEY, build, open_leaderboard
+from hubinit.leaderboard.build import CACHE, ITEMS, RUNS, SUMMARY, VERSION_KEY, build, open_items, open_leaderboard
 from hubinit.leaderboard.curves import Curve, read_curve, steps_to_reach, write_curve
 from hubinit.leaderboard.export import export
 from hubinit.leaderboard.recommend import recommend
@@ -168,6 +168,9 @@ def test_older_files_are_read_and_newer_ones_refused(results, tmp_path):
         pq.write_table(pa.table(other), out / RUNS)
         with pytest.raises(HubinitError, match=reason):
             open_leaderboard(out)
+        pq.write_table(pa.table(other), out / ITEMS)
+        with pytest.raises(HubinitError, match="other columns"):
+            open_items(out)
 
 
 def test_it_recommends_what_is_better_beyond_chance_else_what_is_cheap(results, tmp_path):
