@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from hubinit.errors import HubinitError, nearest
-from hubinit.leaderboard.ranking import BASELINE, EVALUATION, TRAINING
+from hubinit.leaderboard.ranking import EVALUATION
 from hubinit.leaderboard.rows import printed
+from hubinit.leaderboard.settings import BASELINE, TRAINING, as_trained
 from hubinit.leaderboard.statistics import ALPHA
 from hubinit.leaderboard.sweeps import records
 from hubinit.specs import DEFAULT_OPTIMISER
@@ -117,7 +118,7 @@ def recommend(
         task=task,
         method=chosen["method"],
         lr=chosen["lr"],
-        rank=chosen["rank"],
+        rank=as_trained(chosen)["rank"],
         optimiser=chosen["optimiser"],
         sure=sure,
         reasons=(*reasons, *why),
@@ -182,4 +183,4 @@ def _cost(line: Line) -> float:
 
 
 def _shown(line: Line) -> Line:
-    return {name: line[name] for name in SHOWN}
+    return {name: as_trained(line)[name] for name in SHOWN}

@@ -26,7 +26,7 @@ class SummaryRow(Row):
     shots: Count | None = None
     judge: Name | None = None
     metric: Name = Field(description="that ranks the task")
-    rank: Count | None = Field(default=None, description="of the adapter")
+    rank: Count | None = Field(default=None, description="of the table; so alpha")
     alpha: Amount | None = None
     rslora: bool | None = None
     target_modules: Text | None = None
@@ -43,6 +43,10 @@ class SummaryRow(Row):
     options: JsonObject | None = None
     calibration_samples: Count | None = None
     calibration: JsonObject | None = None
+    own_rank: Count | None = Field(
+        default=None, description="of the adapter, where it is not the table's: see `settings`"
+    )
+    own_alpha: Amount | None = Field(default=None, description="likewise")
     default_lr: Amount | None = Field(default=None, description="that most methods of the table share")
     default: Number | None = Field(default=None, description="median over seeds at the default learning rate")
     lr: Amount | None = Field(default=None, description="chosen by validation loss")

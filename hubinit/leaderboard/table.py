@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from hubinit.leaderboard.curves import write_curve
-from hubinit.leaderboard.ranking import OWN_SEEDS
 from hubinit.leaderboard.rows import RunRow, schema_of
+from hubinit.leaderboard.settings import OWN_SEEDS
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
 

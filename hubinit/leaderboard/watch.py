@@ -17,7 +17,8 @@ import pandas as pd
 from hubinit.leaderboard.comparison import Row, by_seed, compare, compare_losses, init_seconds
 from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.paired import Difference, two_way
-from hubinit.leaderboard.ranking import EVALUATION, METHOD, TRAINING
+from hubinit.leaderboard.ranking import EVALUATION, METHOD
+from hubinit.leaderboard.settings import TRAINING
 from hubinit.leaderboard.statistics import ALPHA, holm
 from hubinit.records import Record
 

@@ -21,7 +21,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from hubinit.data.encode import IGNORED, Example, ImageExample, batches
+from hubinit.data.encode import IGNORED, Example, ImageExample, TokenExample, batches
 from hubinit.errors import HubinitError
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
@@ -31,6 +31,7 @@ TOLERANCE = 0.05  # of the eigenvalue, relative
 MOST_PRODUCTS = 24
 
 Batch = dict[str, Tensor]
+Examples = Sequence[Example | TokenExample] | Sequence[ImageExample]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Suggestion:
 def suggest_learning_rate(
     model: Any,
     processor: Any,
-    examples: Sequence[Example] | Sequence[ImageExample],
+    examples: Examples,
     recipe: Recipe,
     *,
     with_eigenvalue: bool = False,
@@ -112,9 +113,7 @@ def suggest_learning_rate(
 
 
 @contextmanager
-def prepare_problem(
-    model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
-) -> Iterator[Problem]:
+def prepare_problem(model: Any, processor: Any, examples: Examples, recipe: Recipe) -> Iterator[Problem]:
     """The loss of examples, with attention that can be differentiated twice (torch's fused kernels cannot) and no dropout.
 
     However that ends, the model is back in its mode, and trains what it trained.

@@ -14,6 +14,7 @@ from hubinit.leaderboard.app.data import Data
 from hubinit.leaderboard.app.query import Query
 from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.recommend import label, recommend
+from hubinit.leaderboard.settings import NO_GUEST
 from hubinit.leaderboard.tradeoffs import pareto
 
 Context = dict[str, Any]
@@ -193,7 +194,7 @@ def _table(data: Data, query: Query) -> tuple[list[Row], Context]:
 
 def _title(line: Row) -> str:
     rank = f"rank {line['rank']}" if line["rank"] else ""
-    return ", ".join(part for part in (line["model"], line["task"], rank, cells.setting(line)) if part)
+    return ", ".join(part for part in (line["model"], line["task"], rank, cells.setting(line | NO_GUEST)) if part)
 
 
 def _names(lines: list[Row]) -> list[str]:
