@@ -51,6 +51,7 @@ class Finding(Record):
     worse: bool
     model: str
     task: str | None
+    metric: str | None = None
     method: str
     lr: float | None
     old: float | None = None
@@ -124,7 +125,9 @@ def watch(old: pd.DataFrame, new: pd.DataFrame, old_items: Items, new_items: Ite
 
 def _lines(runs: pd.DataFrame) -> dict[tuple[Any, ...], list[Row]]:
     """The scored rows of each line, one per seed: of several the newest."""
-    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values("created")
+    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values(
+        "created", kind="stable"
+    )
     lines: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in _plain(scored):
         lines.setdefault(tuple(row[name] for name in LINE), {})[row["seed"]] = row
@@ -202,6 +205,7 @@ def _found(
         worse=True,
         model=first["model"],
         task=first["task"],
+        metric=first["metric"],
         method=first["method"],
         lr=first["lr"],
         old=means[0],

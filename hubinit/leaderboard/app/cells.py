@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.reported import PERCENT
-from hubinit.leaderboard.rows import RATING
+from hubinit.leaderboard.rows import printed
 from hubinit.leaderboard.settings import as_trained
 
 NOTHING = "–"
@@ -38,7 +38,7 @@ def scale(line: Row) -> float:
     """What a score is printed with: shares in percent, as papers print them."""
     if line["origin"] == "reported":
         return 100.0 if line["metric"] in PERCENT else 1.0
-    return 1.0 if line["metric"] == RATING else 100.0
+    return printed(line["metric"])
 
 
 def number(value: float | None, form: str = ".1f") -> str:
@@ -109,7 +109,7 @@ def _number(name: str, form: str) -> Callable[[Row], str]:
 
 
 COLUMNS = (
-    Column("place", "Place", _text("place"), "those that share one differ within chance", usual=True),
+    Column("place", "Place", _text("place"), "those that share one differ within chance; needs two seeds", usual=True),
     Column("model", "Model", _text("model"), usual=True, number=False),
     Column("task", "Task", _text("task"), usual=True, number=False),
     Column("value", "Score ±", _score, "median over seeds ± their deviation, or the error of sampling", usual=True),
