@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # for long halves that of parallel test workers.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: install lint types test test-lowest test-browser bench bench-init bench-hub bench-gpu study-gpu refresh-local space clean
+.PHONY: install lint types test test-lowest test-browser test-clusters bench bench-init bench-hub bench-gpu study-gpu refresh-local space clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,11 @@ test-lowest:
 test-browser: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,test]' 'playwright>=1.50'
 	$(BIN)/pytest tests/leaderboard_app
+
+# A Ray cluster of three nodes on this machine, and an array of Slurm played by submitit.
+test-clusters: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hub,ray,slurm,test]'
+	$(BIN)/pytest tests/runs/test_ray.py tests/runs/test_slurm.py
 
 # The quickstart: embedded Hub, a real model, five methods, one task, published adapters, a leaderboard.
 bench: install

@@ -54,8 +54,30 @@ ProcessesPerRun = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Runs at once. Default: one for each GPU; without a GPU, one.")
+    int | None,
+    typer.Option(
+        min=1, help="Runs at once. Default: one for each GPU; without a GPU, one; on a cluster, as many as fit."
+    ),
 ]
+Executor = Annotated[
+    str,
+    typer.Option(
+        help="What does the runs: `local`, this machine; `ray` or `slurm`, a cluster whose nodes all see --out: `pip install "
+        '"hubinit[ray]"` or `"hubinit[slurm]"`.'
+    ),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(help="HOST:PORT of the Ray cluster that this machine is a node of; or `auto`, which finds it."),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        help="Options of sbatch, e.g. partition=gpu,gres=gpu:1,time=8h. A task that reaches its time limit (default: 4h) is "
+        "requeued, and goes on."
+    ),
+]
+CpusPerRun = Annotated[int, typer.Option(min=1, help="Processor cores that a cluster sets aside for each run.")]
 WorkersPerDevice = Annotated[int, typer.Option(min=1, help="Runs that may share one GPU, where they are small.")]
 Retries = Annotated[
     int, typer.Option(min=0, help="How often a run that failed is tried again, when all others are done.")

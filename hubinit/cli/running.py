@@ -27,7 +27,8 @@ from hubinit.records import ResultStore, RunResult
 from hubinit.runs.budget import run_within
 from hubinit.runs.disk import check_room
 from hubinit.runs.effective import write_sweep
-from hubinit.runs.executors.local import Places, local_executor
+from hubinit.runs.executors.registry import make_executor
+from hubinit.runs.executors.spec import HERE, Places
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request
 from hubinit.runs.preflight import check_processes
@@ -44,8 +45,6 @@ from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
 from hubinit.specs import FULL, Engine
 
-ONE = Places()
-
 
 def run_bench(
     request: Request,
@@ -53,7 +52,7 @@ def run_bench(
     *,
     engine: Engine = "transformers",
     budget: float | None = None,
-    places: Places = ONE,
+    places: Places = HERE,
     retries: int = 0,
     push_to: str | None,
     public: bool,
@@ -108,7 +107,7 @@ def run_bench(
     with recorded(out) as recorder:
         rounds = Rounds(
             store,
-            local_executor(places),
+            make_executor(places),
             recorder,
             force=force,
             retries=retries,
@@ -195,7 +194,7 @@ def run_train(
     request: Request,
     out: Path,
     *,
-    places: Places = ONE,
+    places: Places = HERE,
     retries: int = 0,
     dry_run: bool,
     force: bool,
@@ -227,7 +226,7 @@ def run_train(
             store,
             recorder,
             force=force,
-            executor=local_executor(places),
+            executor=make_executor(places),
             retries=retries,
             on_stop=say_stopping,
             diagnostics=diagnostics,

@@ -11,11 +11,13 @@ from hubinit.cli.options import (
     AllowCode,
     AllowDrift,
     Budget,
+    CpusPerRun,
     Diagnostics,
     DryRun,
     Dtype,
     Engine,
     EvalTasks,
+    Executor,
     Force,
     Fsdp,
     HangAfter,
@@ -33,10 +35,12 @@ from hubinit.cli.options import (
     Quantize,
     Rank,
     Rates,
+    RayAddress,
     ReportTo,
     Retries,
     Samples,
     Seeds,
+    Slurm,
     SuggestRate,
     SweepMethods,
     SweepModels,
@@ -46,6 +50,7 @@ from hubinit.cli.options import (
     learning_rate,
     names,
     numbers,
+    pairs,
     read_duration,
     whole_numbers,
 )
@@ -78,6 +83,10 @@ def bench(
     fsdp: Fsdp = False,
     workers: Workers = None,
     workers_per_device: WorkersPerDevice = 1,
+    executor: Executor = "local",
+    ray_address: RayAddress = "auto",
+    slurm: Slurm = None,
+    cpus_per_run: CpusPerRun = 1,
     retries: Retries = 1,
     hang_after: HangAfter = 60.0,
     out: Out = Path("runs"),
@@ -112,7 +121,7 @@ def bench(
     warn("Planning: asking the Hub for models and data sets …")
     with connect(hub, judge_url):
         from hubinit.cli.running import run_bench
-        from hubinit.runs.executors.local import Places
+        from hubinit.runs.executors.spec import Places
         from hubinit.runs.plan import Request
         from hubinit.scoring.sandbox import allow_unprotected
 
@@ -132,12 +141,23 @@ def bench(
             from hubinit.cli.suggesting import with_suggested_rates
 
             request = with_suggested_rates(request, out, dry_run=dry_run)
+        places = Places(
+            workers,
+            workers_per_device,
+            processes_per_run,
+            fsdp,
+            hang_after,
+            executor=executor,
+            cpus=cpus_per_run,
+            address=ray_address,
+            slurm={} if slurm is None else pairs(slurm, "--slurm"),
+        )
         failed = run_bench(
             request,
             out,
             engine=engine,
             budget=seconds,
-            places=Places(workers, workers_per_device, processes_per_run, fsdp, hang_after),
+            places=places,
             retries=retries,
             push_to=push_to,
             public=public,
@@ -188,7 +208,7 @@ def train(
     warn("Planning: asking the Hub for the model and the data sets …")
     with connect(hub):
         from hubinit.cli.running import run_train
-        from hubinit.runs.executors.local import Places
+        from hubinit.runs.executors.spec import Places
         from hubinit.runs.plan import Request
 
         request = Request(

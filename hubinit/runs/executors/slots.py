@@ -15,6 +15,8 @@ GRACE = 30.0  # seconds for an optimiser step to end and its checkpoint to be wr
 class SlotExecutor:
     """An executor that is made of slots; see `Executor`."""
 
+    grace = GRACE
+
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = list(slots)
         self.threads: list[Thread] = []
@@ -40,9 +42,9 @@ class SlotExecutor:
                 yield event
 
     def close(self) -> None:
-        """Ends all slots, also in the middle of jobs: gently, and after `GRACE` seconds or a second Ctrl-C at once."""
+        """Ends all slots, also in the middle of jobs: gently, and after `grace` seconds or a second Ctrl-C at once."""
         self.line.stop()
-        end = time.monotonic() + GRACE
+        end = time.monotonic() + self.grace
         try:
             for slot in self.slots:
                 slot.stop()

@@ -1,10 +1,41 @@
 """What an executor is: what takes jobs from a line, as many at once as it has room for, and tells what becomes of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hubinit.runs.job import Event, Job
 from hubinit.runs.line import Line
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs are done.
+
+    Attributes:
+        workers: runs at once. None: as many as there is room for; on this machine `per_device` for each GPU or, without one, one.
+        per_device: runs that may share a GPU.
+        processes: that train each run together, one on each GPU.
+        fsdp: the base is cut over them while they train.
+        hang_after: minutes without an event after which a worker counts as hung; 0: never.
+        executor: a key of `EXECUTORS`: what does them.
+        cpus: processor cores that a cluster sets aside for each run.
+        address: HOST:PORT of the Ray cluster that this machine is in; or `auto`.
+        slurm: further options of sbatch, by name.
+    """
+
+    workers: int | None = None
+    per_device: int = 1
+    processes: int = 1
+    fsdp: bool = False
+    hang_after: float = 0.0
+    executor: str = "local"
+    cpus: int = 1
+    address: str = "auto"
+    slurm: Mapping[str, str] = field(default_factory=dict)
+
+
+HERE = Places()
 
 
 class Executor(Protocol):
