@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PLAN = Path(__file__).with_name("refresh.txt")
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"  # that were validated and merged here
 WORSE = 3  # as `hubinit leaderboard compare` ends
 
 Run = Callable[[Sequence[str]], int]
@@ -47,7 +48,13 @@ def run_hubinit(arguments: Sequence[str]) -> int:
 
 
 def refresh(
-    plan: Sequence[Sequence[str]], owner: str, out: Path, *, public: bool = False, run: Run = run_hubinit
+    plan: Sequence[Sequence[str]],
+    owner: str,
+    out: Path,
+    *,
+    public: bool = False,
+    submissions: Path = SUBMISSIONS,
+    run: Run = run_hubinit,
 ) -> int:
     """Measures what is missing, builds the leaderboard, publishes it and compares it with the last one.
 
@@ -56,6 +63,7 @@ def refresh(
         owner: namespace of what is published.
         out: folder that is kept.
         public: whether repositories are public.
+        submissions: folder with the results of others, each a folder as `bench --out` writes it.
         run: runs `hubinit` with arguments and returns its exit status.
 
     Returns:
@@ -67,7 +75,8 @@ def refresh(
     if board.exists():
         shutil.rmtree(last, ignore_errors=True)
         shutil.copytree(board, last)
-    if run(["leaderboard", "build", str(runs), data_set, "--out", str(board)]):
+    others = [str(path.parent) for path in sorted(submissions.glob("*/runs"))]
+    if run(["leaderboard", "build", str(runs), *others, data_set, "--out", str(board)]):
         return 1
     failed.append(run(["leaderboard", "push", str(board), "--to", data_set, *seen]))
     if last.exists():

@@ -58,7 +58,7 @@ def play(store: "Store", out: Path, run: Run = run_hubinit, owner: str = OWNER) 
     for methods in (FIRST, FIRST, GROWN):
         code = refresh([[*BENCH, "--methods", methods]], owner, out, run=run)
         assert code == 0, f"the refresh ended with {code}"
-        states.append((heads(store, owner), contents(out / "runs"), contents(out / "board")))
+        states.append((heads(store, owner), contents(out / "runs" / "runs"), contents(out / "board")))
     (hub_1, runs_1, board_1), (hub_2, runs_2, board_2), (hub_3, runs_3, board_3) = states
     assert (hub_1, runs_1, board_1) == (hub_2, runs_2, board_2), "the second refresh changed something"
     print(f"The second refresh changed nothing: {len(hub_1)} repositories, {len(runs_1)} files of results.")
@@ -79,7 +79,7 @@ def heads(store: "Store", owner: str) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that is a result, by its path: logs and what only this machine keeps are left out."""
+    """Every file of data, by its path: logs and what only this machine keeps are left out."""
     kept = (".json", ".parquet", ".jsonl", ".safetensors")
     paths = [path for path in folder.rglob("*") if path.suffix in kept and not path.name.startswith(".")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths) if path.is_file()}

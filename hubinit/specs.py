@@ -275,6 +275,11 @@ class Protocol(Spec):
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="None: twice the rank")
     rslora: bool = False
     target_modules: str | tuple[str, ...] = "all-linear"
+    match_parameters: bool = Field(
+        default=False,
+        description="`rank` is plain LoRA's; a method whose trainable parameters another rank brings nearer to LoRA's has that "
+        "rank, at the same scaling. A rank in `per_method` stays",
+    )
     learning_rates: tuple[Rate, ...] = Field(default=(2e-4,), min_length=1)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     optimisers: tuple[str, ...] = Field(default=(DEFAULT_OPTIMISER,), min_length=1)
@@ -340,6 +345,11 @@ class Protocol(Spec):
         if dropout is not None:
             settings["recipe"] = self.recipe.model_copy(update={"lora_dropout": dropout})
         return self.model_copy(update=settings)
+
+    def matches(self, method: str) -> bool:
+        """Whether the rank of a method follows its trainable parameters."""
+        own = self.per_method.get(method, MethodSettings())
+        return self.match_parameters and method not in NO_ADAPTER and own.rank is None
 
     def for_all(self, fields: Iterable[str]) -> "Protocol":
         """This protocol where some fields hold for every method, as a user who sets them means; others are ignored."""

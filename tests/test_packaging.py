@@ -106,6 +106,9 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert {name for name in names if name.startswith("hubinit/")} == package_files()
     assert {name.rpartition("/")[2] for name in names if ".dist-info/" in name} >= {"LICENSE", "entry_points.txt"}
     assert "hubinit/py.typed" in names
+    assert [name for name in names if name.endswith(".dist-info/extra_metadata/constraints.txt")], (
+        "for `hubinit doctor`"
+    )
 
 
 @pytest.mark.slow

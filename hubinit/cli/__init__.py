@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from hubinit.cli import devhub, inits, leaderboard, lists, plotting, protocols, runs, share
+from hubinit.cli import devhub, doctor, inits, leaderboard, lists, plotting, protocols, runs, share, watching
 from hubinit.errors import HubinitError, Interrupted
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(runs.app)
+app.add_typer(watching.app)
 app.add_typer(inits.app)
 app.add_typer(share.app)
 app.add_typer(leaderboard.app, name="leaderboard")
@@ -28,6 +29,7 @@ app.add_typer(plotting.app)
 app.add_typer(lists.app)
 app.add_typer(protocols.app)
 app.add_typer(devhub.app, name="hub")
+app.add_typer(doctor.app)
 
 
 @app.callback(invoke_without_command=True)

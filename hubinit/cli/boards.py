@@ -13,9 +13,12 @@ from hubinit.cli.console import say, say_json, warn
 from hubinit.errors import HubinitError
 from hubinit.hub.checking import merged_claims
 from hubinit.hub.tables import claims_of
+from hubinit.leaderboard.app.commands import train_command
 from hubinit.leaderboard.build import Claims, Leaderboard, build, is_built, open_leaderboard
 from hubinit.leaderboard.export import Format, export
-from hubinit.leaderboard.recommend import Recommendation, recommend
+from hubinit.leaderboard.recommend import Recommendation, label, recommend
+from hubinit.leaderboard.rows import printed
+from hubinit.leaderboard.sweeps import records
 from hubinit.models.names import resolve
 from hubinit.paths import write_atomically
 
@@ -58,28 +61,28 @@ def run_recommend(
     """Prints what to take."""
     with opened(sources) as (board, _):
         found = recommend(board.summary, resolve(model).id, task, seconds, memory)
-    command = command_of(found, model)
+        command = command_of(found, model, board)
     if as_json:
         say_json(json.loads(json.dumps(asdict(found), default=float)) | {"command": command})
         return
-    say(f"{found.method} at learning rate {found.lr:g}, rank {found.rank}; sure: {found.sure}")
+    say(f"{label(found.evidence)} at learning rate {found.lr:g}, rank {found.rank}; sure: {found.sure}")
     for reason in found.reasons:
         say(f"  {reason}")
+    beside = "Not told apart" if found.evidence["place"] is None else "As good within chance"
     for line in found.alternatives:
-        say(f"  As good within chance: {line['method']} at {line['lr']:g}, {100 * line['value']:.1f}")
+        say(f"  {beside}: {label(line)} at {line['lr']:g}, {printed(line['metric']) * line['value']:.1f}")
     for method, why in found.left_out.items():
         say(f"  Over the budget: {method} ({why})")
     for line in found.reported:
         say(f"  Reported, not measured here: {line['method']} {line['metric']} {line['value']:g} ({line['source']})")
-    say(command)
+    if command is not None:
+        say(command)
 
 
-def command_of(found: Recommendation, model: str) -> str:
-    """The command that trains as recommended."""
-    parts = [f"hubinit train {model} --method {found.method} --task {found.task} --lr {found.lr:g}"]
-    parts += [f"--rank {found.rank}"] if found.rank else []
-    optimiser = (found.optimiser or "").split(" ")[0]
-    return " ".join([*parts, *([f"--optimizer {optimiser}"] if optimiser not in ("", "adamw") else [])])
+def command_of(found: Recommendation, model: str, board: Leaderboard) -> str | None:
+    """The command that trains the model as the evidence was; whatever strangers named, a shell sees it as one word."""
+    run = board.runs[board.runs["key"] == found.evidence["keys"].split()[0]].head(1)
+    return train_command(records(run)[0] | {"model": model})
 
 
 @contextmanager

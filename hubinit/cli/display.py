@@ -1,34 +1,48 @@
 """What a person sees while runs go on: a live table on a terminal, plain lines elsewhere, always on standard error."""
 
-import time
-from collections import Counter
-from collections.abc import Sequence
-from itertools import chain, islice
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hubinit.runs.job import Busy, Died, Event, Finished, Loading, Progress, Started
-from hubinit.runs.plan import PlannedRun
-from hubinit.specs import DEFAULT_OPTIMISER
+from hubinit.runs.job import Event, Finished
+from hubinit.runs.notes import Pace
+from hubinit.runs.tally import Row, Tally, say_counts
+from hubinit.runs.words import cells_of, clock, describe
 
-STYLES = {"ok": "green", "cached": "dim", "partial": "yellow", "failed": "red", "diverged": "red", "waiting": "dim"}
+if TYPE_CHECKING:
+    from hubinit.runs.plan import PlannedRun
+
+STYLES = {"running": "cyan", "ok": "green", "partial": "yellow", "failed": "red", "diverged": "red"}
+COLUMNS = ("model", "method", "trains on", "lr", "seed")  # the cells of a row
+PAUSE = 60.0  # seconds between two lines on the same stage of a run, without a terminal
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table of runs; `state` decides its colour."""
+
+    row: Row
+    state: str
+    words: str
+    place: str = ""
+    seconds: float | None = None
 
 
 class SweepDisplay:
-    """Shows the state of each run of a sweep from the events of the workers."""
+    """Shows a tally while its sweep goes on. It is called with each event, after the tally."""
 
-    def __init__(self, planned: Sequence[PlannedRun], console: Console | None = None) -> None:
+    def __init__(self, tally: Tally, console: Console | None = None) -> None:
+        self.tally = tally
         self.console = console or Console(stderr=True)
-        self._runs = {run.spec.key: run for run in planned}
-        self._states = {run.spec.key: "cached" if run.state == "cached" else "waiting" for run in planned}
-        self._touched: dict[str, float] = {}  # when a run was last heard of
+        self._started = tally.now()
+        self._pace = Pace(PAUSE, tally.now)
         self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
-        self._started = time.monotonic()
-        self._last_line: tuple[str, str] | None = None
 
     def __enter__(self) -> "SweepDisplay":
         if self.console.is_terminal:
@@ -41,86 +55,73 @@ class SweepDisplay:
 
     def __call__(self, event: Event) -> None:
         """Takes in one event."""
-        if event.key not in self._runs:
+        if self.console.is_terminal or event.key not in self.tally.rows or not self._pace.due(event):
             return
-        state = describe(event)
-        self._states[event.key] = state
-        self._touched[event.key] = time.monotonic()
-        line = (event.key, event.stage if isinstance(event, Progress) else state)
-        if not self.console.is_terminal and line != self._last_line:
-            self._last_line = line
-            self.console.print(self._clock(), name(self._runs[event.key]), state, markup=False, highlight=False)
-
-    def _clock(self) -> str:
-        seconds = int(time.monotonic() - self._started)
-        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+        words = describe(event)
+        if isinstance(event, Finished):
+            words += f" ({say_counts(self.tally.counts(), self.tally.seconds_left())})"
+        spent = clock(self.tally.now() - self._started)
+        line = f"{spent:>7} {event.key[:8]} {self.tally.rows[event.key].name} {words}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> RenderableType:
         """What fits on the screen: the runs that are going on, then those that ended last, then those that wait."""
-        table = Table(box=None, pad_edge=False, caption=self._counts(), caption_justify="left")
-        for column in ("model", "method", "trains on", "lr", "seed", "state"):
-            table.add_column(column)
-        order = sorted(self._touched, key=lambda key: (ended(self._states[key]), -self._touched[key]))
-        waiting = (key for key in self._runs if key not in self._touched and self._states[key] == "waiting")
-        for key in islice(chain(order, waiting), max(3, self.console.height - 4)):
-            state = self._states[key]
-            style = next((STYLES[word] for word in STYLES if state.startswith(word)), "cyan")
-            table.add_row(*run_cells(self._runs[key]), Text(state, style=style))
-        return table
+        tally = self.tally
+        with tally.lock:  # rich asks from a thread of its own
+            lines = islice(self._lines(), max(3, self.console.height - 5))
+            table = run_table(lines, tally.rows.values())
+            spent = clock(tally.now() - self._started)
+            return Group(table, Text(f"{spent}: {say_counts(tally.counts(), tally.seconds_left())}", style="bold"))
 
-    def _counts(self) -> str:
-        counts = Counter(state.split(":")[0] if ended(state) else "running" for state in self._states.values())
-        return ", ".join(f"{count} {state}" for state, count in counts.items())
-
-
-def ended(state: str) -> bool:
-    """Whether nothing goes on in a run with this state (it may not have begun)."""
-    return state.startswith(tuple(STYLES))
-
-
-def describe(event: Event) -> str:
-    """One event in a few words."""
-    if isinstance(event, Started):
-        return f"begins on {event.place}"
-    if isinstance(event, Loading):
-        return f"loading {event.model}"
-    if isinstance(event, Finished):
-        return event.status + (f": {event.reason}" if event.reason else "")
-    if isinstance(event, Died):
-        return event.reason
-    if isinstance(event, Busy):
-        return f"waiting: {event.holder} does it"
-    words = event.stage
-    if event.steps:
-        words += f" {event.step}/{event.steps}"
-    if event.loss is not None:
-        words += f" loss {event.loss:.3f}"
-    return words + (f" {event.task}" if event.task else "")
+    def _lines(self) -> Iterator[Line]:
+        tally, now = self.tally, self.tally.now()
+        for one in tally.doing.values():
+            yield Line(tally.rows[one.key], "running", one.words, one.place, now - one.since)
+        for key, holder in tally.elsewhere.items():
+            yield Line(tally.rows[key], "elsewhere", f"{holder} does it")
+        for ended in reversed(tally.ended.values()):
+            words = say_end(ended.status, ended.reason)
+            yield Line(tally.rows[ended.key], ended.status, words, seconds=ended.seconds)
+        for key, row in tally.rows.items():
+            if tally.state(key) == "left":
+                yield Line(row, "left", "waits")
 
 
-def name(run: PlannedRun) -> str:
+def run_table(lines: Iterable[Line], rows: Iterable[Row], *, cut: bool = True) -> RenderableType:
+    """A table of runs.
+
+    Args:
+        lines: what it shows.
+        rows: all runs there are; what is the same in all of them is said once above the table.
+        cut: give each run one line of the screen, rather than all words of its state.
+    """
+    values = list(zip(*(row.cells for row in rows), strict=True))
+    varying = [place for place, found in enumerate(values) if len(set(found)) > 1]
+    shared = {COLUMNS[place]: found[0] for place, found in enumerate(values) if place not in varying}
+    same = ", ".join(f"lr {cell}" if name == "lr" else cell for name, cell in shared.items() if cell != "-")
+    table = Table(box=None, pad_edge=False, expand=True, title=Text(same, style="dim"), title_justify="left")
+    for name in ("key", *(COLUMNS[place] for place in varying), "where"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("time", no_wrap=True, justify="right")
+    table.add_column("state", no_wrap=cut, ratio=1)  # gets the room that the others leave
+    for line in lines:
+        cells = [Text(line.row.cells[place].removeprefix("seed ")) for place in varying]
+        words = Text(line.words, style=STYLES.get(line.state, "dim"))
+        time = "" if line.seconds is None else clock(line.seconds)
+        table.add_row(Text(line.row.key[:8]), *cells, Text(line.place), Text(time), words)
+    return table
+
+
+def say_end(status: str, reason: str | None) -> str:
+    """`failed: out of memory`."""
+    return f"{status}: {reason}" if reason else status
+
+
+def name(run: "PlannedRun") -> str:
     """A run in one short line."""
     return " ".join(cell for cell in run_cells(run) if cell != "-")
 
 
-def run_cells(run: PlannedRun) -> list[str]:
-    """Model, method, training data, learning rate and seed of a run, as table cells; an optimiser is named beside the method."""
-    spec = run.spec
-    trained = spec.method.name != "none" or spec.recipe is not None  # a linear probe is `none`, trained
-    optimiser = spec.recipe.optimiser_label if spec.recipe is not None else DEFAULT_OPTIMISER
-    return [
-        spec.model.id.split("/")[-1],
-        spec.method.name
-        + (f" r{spec.rank}" if spec.rank else "")
-        + (f" {optimiser}" if optimiser != DEFAULT_OPTIMISER else ""),
-        run.group if trained else "-",
-        f"{spec.learning_rate:g}" if trained else "-",
-        f"seed {spec.seed}" if trained else "-",
-    ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit a person would use."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def run_cells(run: "PlannedRun") -> list[str]:
+    """Model, method, training data, learning rate and seed of a run, as table cells."""
+    return cells_of(run.spec, run.group)

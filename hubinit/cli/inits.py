@@ -59,6 +59,14 @@ def init(
     target_modules: Annotated[
         str | None, typer.Option(help="Comma-separated names of modules, e.g. q_proj,v_proj. Default: all-linear.")
     ] = None,
+    suggest_lr: Annotated[
+        bool,
+        typer.Option(
+            "--suggest-lr",
+            help="Measure the curvature at the start on a few of the examples, and say which learning rate it suggests and "
+            "how sure that is.",
+        ),
+    ] = False,
     dtype: Dtype = "auto",
     protocol: Protocol = "default",
     set_: Annotated[
@@ -105,6 +113,7 @@ def init(
             dtype=dtype,
             protocol=protocol,
             overrides=tuple(set_ or ()),
+            suggest_rate=suggest_lr,
         )
         run_init(request, out=out, push=push, public=public, force=force, dry_run=dry_run, as_json=json_)
 

@@ -102,7 +102,8 @@ SuggestRate = Annotated[
     bool,
     typer.Option(
         "--suggest-lr",
-        help="Move the grid, the same for every method, to where the curvature at the methods' starts suggests: minutes.",
+        help="Move the grid to where the curvature at the methods' starts suggests: minutes. It stays the same for every method; "
+        "only the search of a protocol such as `fair` begins for each where its own start suggests, and goes on from there.",
     ),
 ]
 Optimizers = Annotated[
@@ -111,7 +112,14 @@ Optimizers = Annotated[
         help="Comma-separated optimizers (see `hubinit protocols`); each trains every method. Default: adamw."
     ),
 ]
-Rank = Annotated[int | None, typer.Option(min=1, help="LoRA rank. Default: the protocol's.")]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="LoRA rank. Default: the protocol's. Under `fair` it is plain LoRA's, and a method of another size has the rank "
+        "that trains about as much (`--set match_parameters=false`: one rank for all).",
+    ),
+]
 Protocol = Annotated[
     str,
     typer.Option(

@@ -7,18 +7,21 @@ from typing import Any
 from rich.progress import track
 from rich.table import Table
 
+from hubinit import methods
 from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import duration, name, run_cells
+from hubinit.cli.display import name, run_cells
 from hubinit.cli.scoring import warn_unpinned
 from hubinit.models.shapes import outline
 from hubinit.records import ResultStore
 from hubinit.runs.budget import by_priority, choose, spent_on
 from hubinit.runs.costs import GIB, device_words
 from hubinit.runs.estimate import Estimate, estimate
+from hubinit.runs.matching import NOTICED
 from hubinit.runs.memory import Memory, fits, memory_of, what_helps
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.preflight import check_runs
-from hubinit.specs import ModelSpec
+from hubinit.runs.words import duration
+from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, ModelSpec
 
 
 def plan_aloud(
@@ -61,10 +64,10 @@ def print_plan(
     memory = [memory_of(run.spec) for run in counting]
     for model in dict.fromkeys(run.spec.model for run in planned):
         warn_unread(model)
+    rows = list(zip(planned, time.seconds, memory, to_lora(planned, memory), strict=True))
     if as_json:
-        say_json([in_json(*one) for one in zip(planned, time.seconds, memory, strict=True)])
+        say_json([in_json(*row) for row in rows])
         return
-    rows = list(zip(planned, time.seconds, memory, strict=True))
     for name_of_model in dict.fromkeys(run.spec.model.id for run in planned):
         console.print(plan_table(name_of_model, [row for row in rows if row[0].spec.model.id == name_of_model]))
     todo = sum(run.state != "cached" for run in planned)
@@ -72,7 +75,11 @@ def print_plan(
     count = f"At most {len(planned)}" if at_most else str(len(planned))
     say(f"{count} runs, {len(planned) - todo} cached, about {duration(total)} on this machine.")
     if budget is not None and not at_most:
-        say(in_budget(planned, store, time, budget))
+        say(in_budget(planned, time, budget))
+    marks = "".join(times_lora(run, ratio) for run, _, _, ratio in rows)
+    if marks:
+        dealt = "; ~: at even ranks, which the method deals out after calibration" if "~" in marks else ""
+        say(f"×: of what lora trains{dealt}.")
     if todo:
         say(f"Time: {time}.")
         say(f"Memory: what a run holds with texts of full length; {device_words()}.")
@@ -81,11 +88,11 @@ def print_plan(
     say("Next: the same command without --dry-run.")
 
 
-def in_budget(planned: Sequence[PlannedRun], store: ResultStore, time: Estimate, budget: float) -> str:
+def in_budget(planned: Sequence[PlannedRun], time: Estimate, budget: float) -> str:
     """How many runs fit into a budget; they are listed by priority."""
     waiting = [(run, one) for run, one in zip(planned, time.seconds, strict=True) if run.state != "cached"]
-    stored = (store.readable(run.spec.key) for run in planned if run.state == "cached")
-    left = budget - spent_on(planned, {result.key: result for result in stored if result is not None})
+    cached = {run.spec.key: run.stored for run in planned if run.state == "cached" and run.stored is not None}
+    left = budget - spent_on(planned, {key: stored.work.seconds for key, stored in cached.items()})
     fit = choose([run for run, _ in waiting], [one for _, one in waiting], left)
     last = f", the last of them {name(fit[-1])}" if fit else ""
     return (
@@ -101,13 +108,25 @@ def warn_unread(model: ModelSpec) -> None:
             warn(f"Not checked: access to the files of {model.id}; its shapes are those that hubinit knows. {reason}")
 
 
-def in_json(run: PlannedRun, seconds: float | None, memory: Memory | None) -> dict[str, Any]:
+def to_lora(planned: Sequence[PlannedRun], memory: Sequence[Memory | None]) -> list[float | None]:
+    """What each run trains as a multiple of what plain LoRA trains on its model; None where that is not in the plan."""
+    plain: dict[str, int] = {}
+    for run, held in zip(planned, memory, strict=True):
+        optimiser = run.spec.recipe.optimiser if run.spec.recipe is not None else None
+        if run.spec.method.name == "lora" and optimiser == DEFAULT_OPTIMISER and held is not None:
+            plain.setdefault(run.spec.model.key, held.trainable)
+    lora = [plain.get(run.spec.model.key) for run in planned]
+    return [one.trainable / count if one and count else None for one, count in zip(memory, lora, strict=True)]
+
+
+def in_json(run: PlannedRun, seconds: float | None, memory: Memory | None, ratio: float | None) -> dict[str, Any]:
     """A planned run for scripts; bytes and seconds."""
     return {
         "key": run.spec.key,
         "state": run.state,
         "estimated_seconds": seconds,
         "trainable_parameters": memory.trainable if memory else None,
+        "parameters_to_lora": ratio,
         "memory_bytes": memory.total if memory else None,
         "memory_parts": memory.parts() if memory else None,
         "fits": fits(memory) if memory else None,
@@ -116,23 +135,38 @@ def in_json(run: PlannedRun, seconds: float | None, memory: Memory | None) -> di
     }
 
 
-def plan_table(model: str, rows: Sequence[tuple[PlannedRun, float | None, Memory | None]]) -> Table:
+def plan_table(model: str, rows: Sequence[tuple[PlannedRun, float | None, Memory | None, float | None]]) -> Table:
     """The runs of a model: whether each is cached, what it trains, holds and takes."""
     table = Table(title=f"Planned runs: {model}", title_justify="left", box=None, pad_edge=False)
     for column in ("key", "method", "trains on", "lr", "seed", "evaluated on", "state"):
         table.add_column(column, overflow="fold", no_wrap=column in {"key", "lr", "seed", "state"})
     for column in ("trainable", "memory", "about"):
         table.add_column(column, justify="right", no_wrap=True)
-    for run, seconds, held in rows:
+    for run, seconds, held, ratio in rows:
         trainable, size = (in_millions(held.trainable), f"{held.total / GIB:.1f} GiB") if held else ("-", "-")
         if held and run.state != "cached" and not fits(held):
             size = f"[red]{size}[/red]"
         about = "-" if seconds is None else duration(seconds)
         _, *cells, seed = run_cells(run)
         table.add_row(
-            run.spec.key, *cells, seed.removeprefix("seed "), evaluated_on(run), run.state, trainable, size, about
+            run.spec.key,
+            *cells,
+            seed.removeprefix("seed "),
+            evaluated_on(run),
+            run.state,
+            trainable + times_lora(run, ratio),
+            size,
+            about,
         )
     return table
+
+
+def times_lora(run: PlannedRun, ratio: float | None) -> str:
+    """` ×1.06` where that is not 1; `~` where the method deals ranks out to layers, which it does after calibration."""
+    if ratio is None:
+        return ""
+    uneven = run.spec.method.name not in NO_ADAPTER and methods.get(run.spec.method.name).scores is not None
+    return f" {'~' if uneven else ''}×{ratio:.3g}" if uneven or abs(ratio - 1) > NOTICED else ""
 
 
 def in_millions(parameters: int) -> str:

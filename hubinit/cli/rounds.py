@@ -8,7 +8,9 @@ from hubinit.cli.display import SweepDisplay
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.executors.lent import Lent
 from hubinit.runs.executors.spec import Executor
+from hubinit.runs.job import Event
 from hubinit.runs.plan import PlannedRun
+from hubinit.runs.progress import Recorder
 from hubinit.runs.sweep import sweep
 
 
@@ -19,6 +21,7 @@ class Rounds:
         self,
         store: ResultStore,
         executor: Executor,
+        recorder: Recorder,
         *,
         force: bool,
         on_scored: Callable[[RunResult], None] | None,
@@ -30,12 +33,13 @@ class Rounds:
         Args:
             store: of results.
             executor: what does the runs.
+            recorder: writes down how far they are.
             force: do each run again once, whatever is stored.
             on_scored: called with each result that is done and was to be scored, for publishing.
             groups: what each run trains on, by key; what a later round plans is added.
             settings: further arguments of `sweep`.
         """
-        self.store, self.executor, self.force = store, executor, force
+        self.store, self.executor, self.recorder, self.force = store, executor, recorder, force
         self.on_scored, self.groups, self.settings = on_scored, groups, settings
         self.cached: set[str] = set()  # runs that were finished before
         self.done: set[str] = set()
@@ -57,19 +61,25 @@ class Rounds:
         results: list[RunResult] = []
         for runs, force in ((again, True), (others, False)):
             if runs:
-                with SweepDisplay(runs, errors) as display:
-                    results += sweep(
-                        runs,
-                        self.store,
-                        force=force,
-                        executor=Lent(self.executor),
-                        on_event=display,
-                        on_result=tell,
-                        **self.settings,
-                    )
+                settings = self.settings | {"force": force, "executor": Lent(self.executor), "on_result": tell}
+                results += watched_sweep(runs, self.store, self.recorder, **settings)
         self.done |= {run.spec.key for run in planned}
         return results
 
     def close(self) -> None:
         """Ends the workers."""
         self.executor.close()
+
+
+def watched_sweep(
+    planned: Sequence[PlannedRun], store: ResultStore, recorder: Recorder, **settings: Any
+) -> list[RunResult]:
+    """A sweep (see `hubinit.runs.sweep`) that is shown while it goes on, and written down for `hubinit status`."""
+    recorder.add(planned)
+    with SweepDisplay(recorder.tally, errors) as display:
+
+        def tell(event: Event) -> None:
+            recorder(event)
+            display(event)
+
+        return sweep(planned, store, on_event=tell, **settings)

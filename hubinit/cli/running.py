@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from hubinit.cli.console import console, errors, say, say_json, warn
-from hubinit.cli.display import SweepDisplay, duration, name
+from hubinit.cli.console import console, say, say_json, warn
+from hubinit.cli.display import name
 from hubinit.cli.options import read_duration
 from hubinit.cli.planning import plan_aloud, print_plan
-from hubinit.cli.rounds import Rounds
+from hubinit.cli.rounds import Rounds, watched_sweep
 from hubinit.cli.searching import print_decisions
 from hubinit.errors import HubinitError
 from hubinit.hub.access import check_write
@@ -32,11 +32,14 @@ from hubinit.runs.executors.spec import HERE, Places
 from hubinit.runs.full import WEIGHTS
 from hubinit.runs.plan import PlannedRun, Request
 from hubinit.runs.preflight import check_processes
+from hubinit.runs.progress import recorded, same_command
 from hubinit.runs.publishing import Publisher
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
-from hubinit.runs.sweep import command_line, sweep
+from hubinit.runs.sweep import command_line
+from hubinit.runs.tally import NO_SUCCESS
 from hubinit.runs.tracking import check_trackers
 from hubinit.runs.training import cut_note
+from hubinit.runs.words import cells_of, duration, group_of
 from hubinit.scoring.engines import vllm_version
 from hubinit.scoring.evaluate import check_scorable
 from hubinit.scoring.judge import LOCAL
@@ -99,29 +102,33 @@ def run_bench(
     write_sweep(store, request, planned, command_line(), budget_seconds=budget, engine=engine)
     groups = {run.spec.key: run.group for run in planned}
     publisher = Publisher(store, push_to, groups, private=not public) if push_to else None
-    rounds = Rounds(
-        store,
-        make_executor(places),
-        force=force,
-        retries=retries,
-        on_stop=say_stopping,
-        on_scored=publisher,
-        groups=groups,
-        eval_batch_size=protocol.eval_batch_size,
-        engine=engine,
-        diagnostics=diagnostics,
-        report_to=report_to,
-    )
     decided = Searched([], [], [])
     left_out: list[PlannedRun] = []
-    with closing(rounds):
-        if searching:
-            decided = run_search(planned, protocol, store, rounds, budget=budget, force=force)
-            results = decided.results
-        elif budget is not None:
-            results, left_out = run_within(budget, planned, store, rounds)
-        else:
-            results = rounds(planned)
+    with recorded(out) as recorder:
+        rounds = Rounds(
+            store,
+            make_executor(places),
+            recorder,
+            force=force,
+            retries=retries,
+            on_stop=say_stopping,
+            on_scored=publisher,
+            groups=groups,
+            eval_batch_size=protocol.eval_batch_size,
+            engine=engine,
+            diagnostics=diagnostics,
+            report_to=report_to,
+        )
+        with closing(rounds):
+            if searching:
+                decided = run_search(
+                    planned, protocol, store, rounds, budget=budget, force=force, shifts=request.shifts or {}
+                )
+                results = decided.results
+            elif budget is not None:
+                results, left_out = run_within(budget, planned, store, rounds)
+            else:
+                results = rounds(planned)
     if publisher:
         publisher.finish(results, cached=rounds.cached)
     published, unpublished = (publisher.published, publisher.failures) if publisher else ([], [])
@@ -137,6 +144,7 @@ def run_bench(
             warn(f"  {name(run)}")
     for line in [*(publisher.notes if publisher else []), *unpublished]:
         warn(line)
+    say_failures([result for result in results if result.status != "ok"], groups, out)
     return len(lost) + sum(result.status != "ok" for result in results) + decided.left_out + len(unpublished)
 
 
@@ -177,9 +185,7 @@ def print_ranking(
     say(f"Results: {out.resolve()}")
     for line in published:
         say(f"Published: {line}")
-    if any(result.status == "failed" for result in results):
-        say("The same command tries failed runs again, and only those.")
-    elif not published:
+    if not published and all(result.status != "failed" for result in results):
         say(f"Next: hubinit leaderboard --out {out} --push-to NAMESPACE")
     say("More --seeds, --lrs, --methods or --tasks: only what is new is done.")
 
@@ -214,25 +220,23 @@ def run_train(
         print_plan(planned, store, as_json)
         return 0
     check_room((run.spec for run in planned if run.state == "run"), out)
-    with SweepDisplay(planned, errors) as display:
-        results = sweep(
+    with recorded(out) as recorder:
+        results = watched_sweep(
             planned,
             store,
+            recorder,
             force=force,
             executor=make_executor(places),
             retries=retries,
             on_stop=say_stopping,
             diagnostics=diagnostics,
             report_to=report_to,
-            on_event=display,
         )
     warn_cut(results)
     if as_json:
         say_json([json.loads(result.model_dump_json()) for result in results])
     for result in results:
-        if result.status in {"failed", "diverged"}:
-            warn(f"{result.key} {result.spec.method.name}: {result.status}: {result.reason}")
-        elif not as_json:
+        if result.status in {"ok", "partial"} and not as_json:
             folder = store.folder(result.key).resolve()
             seconds = sum(cost.seconds for cost in result.costs.values())
             if result.spec.method.name == FULL:
@@ -242,7 +246,25 @@ def run_train(
             say(f"Its starting point: {folder / 'init'}")
             names = ",".join(result.spec.data.tasks if result.spec.data else ())
             say(f"Next: hubinit eval {shlex.quote(str(folder / 'adapter'))} --tasks {names}")
-    return sum(result.status in {"failed", "diverged"} for result in results)
+    wrong = [result for result in results if result.status in NO_SUCCESS]
+    say_failures(wrong, {run.spec.key: run.group for run in planned}, out)
+    return len(wrong)
+
+
+def say_failures(results: Sequence[RunResult], groups: Mapping[str, str], out: Path) -> None:
+    """Says last which runs have no complete result and why, where to read more, and what tries them again."""
+    if not results:
+        return
+    warn(f"Runs without a complete result: {len(results)}")
+    for result in results:
+        cells = cells_of(result.spec, groups.get(result.key, group_of(result.spec)))
+        words = " ".join(cell for cell in cells if cell != "-")
+        warn(f"  {result.key[:8]} {words}: {result.status}: {result.reason}")
+    warn(f"Read more: hubinit logs {results[0].key[:8]} --out {shlex.quote(str(out))}")
+    if any(result.status != "diverged" for result in results):
+        warn(f"Try what failed again, and only that: {same_command()}")
+    if any(result.status == "diverged" for result in results):
+        warn("A run that diverged would diverge again; give it a lower learning rate.")
 
 
 def warn_cut(results: Sequence[RunResult]) -> None:

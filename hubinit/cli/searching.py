@@ -6,11 +6,11 @@ from statistics import fmean, median, stdev
 from rich.table import Table
 
 from hubinit.cli.console import console, say
-from hubinit.cli.display import duration
 from hubinit.leaderboard.rows import RATING
 from hubinit.records import RunResult
 from hubinit.runs.decisions import Decisions, FinalRun, MethodDecisions
 from hubinit.runs.search import Searched
+from hubinit.runs.words import duration
 
 
 def print_decisions(searched: Searched, results: Sequence[RunResult]) -> None:
@@ -33,7 +33,9 @@ def decision_table(decisions: Decisions, results: Mapping[str, RunResult]) -> Ta
     for heading in ("method", "LR", "tuned", "val. loss", default, f"val. loss {default}", "rates tried", "parameters"):
         table.add_column(heading, justify="left" if heading == "method" else "right", overflow="fold")
     for one in decisions.methods:
-        ratio = f" ({one.parameters_to_lora:.2f} × lora)" if one.parameters_to_lora is not None else ""
+        about = [f"{one.parameters_to_lora:.2f} × lora"] if one.parameters_to_lora is not None else []
+        about += [f"rank {one.rank}"] if one.rank not in (0, decisions.rank) else []
+        ratio = f" ({', '.join(about)})" if about else ""
         added = f" ({len(one.added_rates)} beyond the grid)" if one.added_rates else ""
         cells = [cell for rate in (one.tuned_rate, decisions.default_rate) for cell in reached(one, rate, results)]
         table.add_row(

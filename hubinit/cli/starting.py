@@ -24,6 +24,8 @@ from hubinit.inits.publish import publish_start, repo_of
 from hubinit.records import Manifest
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.sweep import command_line
+from hubinit.training.advice import SUGGESTED, how_sure
+from hubinit.training.curvature import EXAMPLES
 
 
 @contextmanager
@@ -106,6 +108,8 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
     spec = planned.spec
     if (manifest := read_start(out, spec)) is not None:
         warn("It was made before; nothing was computed.")
+        if request.suggest_rate and SUGGESTED not in manifest.result.initialisation:
+            warn(f"It has no suggested learning rate: for one, delete {out} or choose another --out.")
         return manifest, 0
     command = command_line()
     if request.data and Path(request.data).is_file():
@@ -117,7 +121,9 @@ def start_in(planned: PlannedStart, out: Path, request: StartRequest) -> tuple[M
         pool = pool_of(planned, loaded, spec.calibration.samples if spec.calibration else 0)
         limit = spec.calibration.max_length if planned.own and spec.calibration else None
         cut = encode_all(pool, loaded.processor, limit)[1] if limit else 0  # type: ignore[arg-type]
-        manifest = make_start(planned, loaded, pool, needs, out, watch=watch, command=command, report=report)
+        manifest = make_start(
+            planned, loaded, pool, needs, out, watch=watch, command=command, report=report, on_note=warn
+        )
     if cut:
         warn(f"{cut} of {len(pool)} examples are longer than {limit} tokens and lost a part; raise --max-length.")
     return manifest, cut
@@ -127,6 +133,7 @@ def print_made(made: Made, repo_id: str | None, as_json: bool) -> None:
     """Prints where a start point is, how to load it, and what to do next."""
     result, done = made.manifest.result, made.delivered
     folder = made.folder.resolve()
+    rate = result.initialisation.get(SUGGESTED)
     if as_json:
         summary = {
             "folder": str(folder),
@@ -135,11 +142,15 @@ def print_made(made: Made, repo_id: str | None, as_json: bool) -> None:
             "queued": str(done.queued) if done and done.queued else None,
             "snippet": made.snippet,
             "truncated_examples": made.cut,
+            "suggested_learning_rate": rate,
+            "how_sure": how_sure(result.spec.method.name) if rate is not None else None,
             "result": json.loads(result.model_dump_json()),
         }
         say_json(summary)
         return
     say(f"Start point: {folder} ({(result.adapter_bytes or 0) / 1e6:.1f} MB), made in {result.spec.model.dtype}")
+    if rate is not None:
+        say(f"Learning rate for AdamW that the curvature suggests: {rate:.1e}. {how_sure(result.spec.method.name)}")
     if done:
         say(done)
     say(
@@ -175,6 +186,8 @@ def print_planned_init(planned: PlannedStart, out: Path, repo_id: str | None, as
         say(f"data: {planned.own.name}, {rows} examples in the form '{planned.own.form}', all of them fit")
     if spec.calibration is not None:
         say(f"calibration: {spec.calibration.samples} examples of at most {spec.calibration.max_length} tokens")
+    if planned.trial is not None:
+        say(f"learning rate: suggested by the curvature at the start, on {EXAMPLES} examples")
     say(f"folder: {out.resolve()}" + (" (made already)" if there else ""))
     if repo_id:
         say(f"repository: {repo_id}")

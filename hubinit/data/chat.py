@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hubinit.data.encode import Example, TokenExample
+from hubinit.data.encode import Example, TokenExample, count_common
 from hubinit.data.own import UserData
 from hubinit.errors import HubinitError, first_line
 
@@ -78,10 +78,7 @@ def conversation(messages: list[Any], learnt: int, tokenizer: Any, place: str) -
     tokens = tokenizer(whole, add_special_tokens=False)["input_ids"]
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     # Tokens that would span the border belong to the answer.
-    common = next(
-        (i for i, (a, b) in enumerate(zip(head, tokens, strict=False)) if a != b), min(len(head), len(tokens))
-    )
-    return TokenExample(tuple(tokens), prompt=max(common, 1))
+    return TokenExample(tuple(tokens), prompt=max(count_common(head, tokens), 1))
 
 
 def chat_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[int, ...]:

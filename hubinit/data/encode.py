@@ -2,7 +2,9 @@
 
 Text is encoded exactly as lm-eval encodes a request: spaces at the end of the prompt belong to the completion, prompt and
 completion are tokenised together, and what exceeds the prompt's own tokens is the completion. So the model trains on the very
-token sequences that it is scored on. Chat templates are not applied here: a `TokenExample` is encoded already (hubinit.data.own).
+token sequences that it is scored on. Only a tokenizer that joins the two (":" and a line end are one token of Llama 3's and
+Qwen's) is an exception: lm-eval drops what is joined, and here it belongs to the completion. Chat templates are not applied
+here: a `TokenExample` is encoded already (hubinit.data.own).
 """
 
 import hashlib
@@ -78,14 +80,21 @@ def tokenise(example: Example | TokenExample, tokenizer: Any) -> tuple[list[int]
         return list(example.tokens[: example.prompt]), list(example.tokens[example.prompt :])
     prompt = example.prompt.rstrip()
     completion = example.prompt[len(prompt) :] + example.completion
-    head = list(tokenizer(prompt)["input_ids"])
-    kept = list(tokenizer(prompt + completion)["input_ids"])[len(head) :]
+    whole = list(tokenizer(prompt + completion)["input_ids"])
+    border = count_common(tokenizer(prompt)["input_ids"], whole)
+    head, kept = whole[:border], whole[border:]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if eos is not None and kept[-1:] != [eos]:
         kept.append(eos)
     if not head:  # something must come before the first predicted token
         head = [bos if bos is not None else eos]
     return head, kept
+
+
+def count_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    shorter = min(len(first), len(second))
+    return next((place for place in range(shorter) if first[place] != second[place]), shorter)
 
 
 def collate(

@@ -1,6 +1,7 @@
 """The whole check of a submission, and what merged ones bring to a leaderboard."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -97,12 +98,17 @@ def merged_claims(api: HfApi, repo_id: str, standing: pd.DataFrame, folder: Path
         HubError: it cannot be read.
     """
     proposal = find_proposal(api, repo_id, None)
-    known = set(standing["key"])
-    fresh = tuple(name for name in proposal.files if name.split("/")[1] not in known)
+    known, there = set(standing["key"]), set(standing["items"].dropna())
+    keys = {  # of runs that are new, or bring answers that are: another task of a known adapter
+        name.split("/")[1]
+        for name in proposal.files
+        if name.split("/")[1] not in known or (name.endswith(".parquet") and proposal.contents[name] not in there)
+    }
+    fresh = tuple(name for name in proposal.files if name.split("/")[1] in keys)
     wrong = [Rejected(source=repo_id, place="runs", reason=reason) for reason in proposal.wrong]
     if not fresh:
         return Claims(repo_id, standing.iloc[:0], tuple(wrong))
-    fetch_proposal(api, repo_id, type(proposal)(proposal.revision, fresh), folder)
+    fetch_proposal(api, repo_id, replace(proposal, files=fresh), folder)
     runs = read_submission(folder, lambda run: run.items.clear())
     rows = settle(runs, standing)
     results = [run.result for run in runs if run.result is not None and not run.wrong]

@@ -1,6 +1,7 @@
 """Results in a leaderboard data set that strangers proposed by pull request, before or after they were merged."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -25,11 +26,13 @@ class Proposal:
         revision: the commit at which they are read.
         files: names of those that may be part of a submission.
         wrong: why others may not be.
+        contents: name ─► the content as the Hub names it: of a parquet file its sha256.
     """
 
     revision: str
     files: tuple[str, ...]
     wrong: tuple[str, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_proposal(api: HfApi, repo_id: str, number: int | None) -> Proposal:
@@ -75,7 +78,7 @@ def _limited(revision: str, tree: Tree, wrong: list[str]) -> Proposal:
     sizes = {name: size_problem(name, size) for name, (_, size) in tree.items()}
     wrong += [f"{name} {problem}" for name, problem in sizes.items() if problem]
     files = sorted(name for name, problem in sizes.items() if not problem)
-    return Proposal(revision, tuple(files), tuple(sorted(wrong)))
+    return Proposal(revision, tuple(files), tuple(sorted(wrong)), {name: tree[name][0] for name in files})
 
 
 def _base(api: HfApi, repo_id: str, reference: str) -> str:

@@ -10,9 +10,12 @@ from hubinit import tasks
 from hubinit.errors import HubError, HubinitError, first_line
 from hubinit.leaderboard.submission import CLOSE, Submitted
 from hubinit.records import Item, Score
+from hubinit.scoring.contamination import clean_score
 from hubinit.scoring.evaluate import SCORERS
 from hubinit.scoring.generation import hash_of
+from hubinit.scoring.lm_eval import metric_name
 from hubinit.scoring.outputs import questions_of
+from hubinit.scoring.spec import mean_scores
 from hubinit.specs import LM_EVAL_PREFIX, EvalSpec
 from hubinit.tasks import harness
 from hubinit.tasks.spec import Document, Task
@@ -38,9 +41,8 @@ def rescore(run: Submitted) -> None:
             continue
         scorer = task.scorer if task else "lm-eval-name"
         if task is None or scorer in UNREAD:
-            run.notes.append(
-                one_line(f"{name[:100]}: {UNREAD.get(scorer, 'it is not scored again')}; values as handed in")
-            )
+            run.notes.append(one_line(f"{name[:100]}: {UNREAD[scorer]}; values as handed in"))
+            run.wrong += _unread(task, scores, items) if task else ()
             continue
         try:
             documents = questions_of(task, evaluation)
@@ -73,28 +75,58 @@ def _differences(
     yield from _prompts(task, evaluation, documents, ordered)
     if any(item.log_likelihoods for item in ordered):
         values = _choices(task, evaluation, documents, ordered)
-        found = {metric: [one[metric] for one in values] for metric in values[0]}
-        totals: Mapping[str, float] = {}
+        fresh = [item.model_copy(update={"values": one}) for item, one in zip(ordered, values, strict=True)]
+        expected = mean_scores(fresh, task, evaluation, primary=metric_name(*task.primary.split(",")))
     else:
         grade = SCORERS[task.scorer].grade
         if grade is None or not all(item.outputs for item in ordered):
             yield f"{task.name}: its items hold no answers"
             return
         graded = grade(task, documents, [item.outputs for item in ordered], evaluation)
-        metrics = graded.items[0].values
-        found = {metric: [item.values[metric] for item in graded.items] for metric in metrics}
-        totals = {score.metric: score.value for score in graded.scores}
-    for metric, values_of in found.items():
-        pairs = zip(ordered, values_of, strict=True)
-        others = [item.id for item, value in pairs if metric in item.values and not _close(item.values[metric], value)]
+        fresh = [item.model_copy(update={"seen": old.seen}) for item, old in zip(graded.items, ordered, strict=True)]
+        expected = list(graded.scores)
+    for metric in fresh[0].values:
+        pairs = zip(ordered, fresh, strict=True)
+        others = [
+            old.id for old, new in pairs if metric in old.values and not _close(old.values[metric], new.values[metric])
+        ]
         if others:
             shown = ", ".join(others[:NAMED])
             yield f"{task.name} {metric}: {len(others)} answers do not give the value they are said to have, such as {shown}"
+    if 0 < sum(bool(item.seen) for item in fresh) < len(fresh) and SCORERS[task.scorer].verdicts:
+        expected += [clean_score(score, fresh) for score in expected if score.primary]
+    yield from _against(expected, scores)
+
+
+def _against(expected: Sequence[Score], scores: Sequence[Score]) -> Iterator[str]:
+    """Scores that are not those which the answers give; one that another machine could make and this one cannot may not rank."""
+    by_metric = {score.metric: score for score in expected}
+    task = scores[0].task
+    if not any(score.metric in by_metric for score in scores):
+        yield f"{task}: none of its metrics is one of the task's"
     for score in scores:
-        if score.metric in totals and not _close(score.value, totals[score.metric]):
-            yield f"{task.name} {score.metric}: the score is {score.value:.6g}, its answers give {totals[score.metric]:.6g}"
-    if scores[0].task == task.name and not any(score.metric in found or score.metric in totals for score in scores):
-        yield f"{task.name}: none of its metrics is one of the task's"
+        where, right = f"{task} {score.metric}", by_metric.get(score.metric)
+        if score.primary != bool(right and right.primary):
+            yield f"{where}: it {'ranks' if score.primary else 'does not rank'}, unlike in the task"
+        if right is None:
+            continue
+        if not _close(score.value, right.value):
+            yield f"{where}: the score is {score.value:.6g}, its answers give {right.value:.6g}"
+        if score.n != right.n:
+            yield f"{where}: {score.n} questions, its answers are {right.n}"
+        if None not in (score.stderr, right.stderr) and not _close(score.stderr or 0.0, right.stderr or 0.0):
+            yield f"{where}: the standard error is {score.stderr:.6g}, its answers give {right.stderr:.6g}"
+
+
+def _unread(task: Task, scores: Sequence[Score], items: Sequence[Item]) -> Iterator[str]:
+    """What is wrong with values as they were handed in, as far as they tell."""
+    for score in scores:
+        where = f"{task.name} {score.metric}"
+        if score.primary != (score.metric == task.primary):
+            yield f"{where}: it {'ranks' if score.primary else 'does not rank'}, unlike in the task"
+        enough = all if SCORERS[task.scorer].verdicts else any  # a judge may give an answer no rating
+        if score.primary and not enough(score.metric in item.values for item in items):
+            yield f"{where}: items have no value of it"
 
 
 def _prompts(

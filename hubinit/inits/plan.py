@@ -51,15 +51,20 @@ class StartRequest:
     dtype: Dtype = "auto"
     protocol: str = DEFAULT
     overrides: tuple[str, ...] = ()
+    suggest_rate: bool = False
 
 
 @dataclass(frozen=True)
 class PlannedStart:
-    """A start point to make: its specification, the suite or task it is for, and the user's own data."""
+    """A start point to make: its specification, the suite or task it is for, and the user's own data.
+
+    `trial`: the training, with its data and recipe, that a learning rate is to be suggested for.
+    """
 
     spec: RunSpec
     group: str | None = None
     own: UserData | None = None
+    trial: RunSpec | None = None
 
     @property
     def default_folder(self) -> Path:
@@ -91,14 +96,21 @@ def plan_start(request: StartRequest) -> PlannedStart:
     check_options(protocol, (request.method,))
     model = chosen_model(request.model, request.dtype)
     data, own = data_of(request, model, protocol)
-    spec = start_of(run_spec(model, request.method, data, protocol).model_copy(update={"seed": request.seed}))
+    run = run_spec(model, request.method, data, protocol).model_copy(update={"seed": request.seed})
+    spec = start_of(run)
+    if request.suggest_rate and data is None:
+        raise HubinitError("--suggest-lr measures the start on training examples: give it --task or --data.")
+    trial = run if request.suggest_rate else None
+    if trial is not None and trial.recipe is not None and request.max_length is not None:
+        shorter = trial.recipe.model_copy(update={"max_length": request.max_length})
+        trial = trial.model_copy(update={"recipe": shorter})
     if spec.calibration is not None:
         if data is None:
             raise HubinitError(f"{request.method} is data-aware: give it --task or --data.")
         check_examples(data, own, protocol.calibration_samples)
     check_targets(spec)
     used = spec.data is not None
-    return PlannedStart(spec, request.task if used else None, own if used else None)
+    return PlannedStart(spec, request.task if used else None, own if used or trial else None, trial)
 
 
 def start_protocol(request: StartRequest) -> Protocol:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hubinit.leaderboard.ranking import METHOD, OWN_SEEDS, TRAINING
+from hubinit.leaderboard.ranking import LINE
 from hubinit.leaderboard.rows import RATING
+from hubinit.leaderboard.settings import OWN_SEEDS, TRAINING
 from hubinit.specs import DEFAULT_OPTIMISER, Recipe
 from hubinit.text import one_line
 
@@ -62,7 +63,7 @@ def boards(ranking: pd.DataFrame) -> Iterator[Board]:
     for title, setting in zip(_titles([setting.iloc[0] for setting in settings]), settings, strict=True):
         setting = _as_printed(setting).assign(column=_task_columns(setting))
         tasks = list(dict.fromkeys(setting["column"]))
-        groups = [group for _, group in setting.groupby(METHOD, dropna=False, sort=False)]
+        groups = [group for _, group in setting.groupby(LINE, dropna=False, sort=False)]
         labels = _labels([group.iloc[0] for group in groups])
         lines = [_line(group, tasks, label) for group, label in zip(groups, labels, strict=True)]
         lines.sort(key=lambda line: (-line.value if math.isfinite(line.value) else math.inf, line.label))
@@ -217,6 +218,8 @@ def _labels(methods: list["pd.Series"]) -> list[str]:
         parts += [f"{k}={v}" for k, v in json.loads(one["options"]).items()] if len(same) > len(alike) else []
         if one["method"] == "none" and pd.notna(one["lr"]):
             parts.append("linear probe")
+        parts += [f"rank {int(one['own_rank'])}"] if pd.notna(one["own_rank"]) else []
+        parts += [f"alpha {one['own_alpha']:g}"] if pd.notna(one["own_alpha"]) else []
         if _differ(alike, "method_version"):
             parts.append(f"version {one['method_version']}")
         if _differ(alike, "calibration_samples"):

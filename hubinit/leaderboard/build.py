@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from hubinit.errors import HubinitError, first_line
 from hubinit.leaderboard import summary as summaries
 from hubinit.leaderboard import table as runs_table
+from hubinit.leaderboard.items import SCHEMA as ITEMS_SCHEMA
 from hubinit.leaderboard.items import Items, items_table, read_table
 from hubinit.leaderboard.ranking import rank
 from hubinit.leaderboard.sources import Rejected, Seen, read_cache, read_folder, read_items, write_cache
@@ -121,8 +122,8 @@ def open_leaderboard(folder: Path) -> Leaderboard:
     Raises:
         HubinitError: they are not there, are damaged, or a newer hubinit wrote them.
     """
-    runs = runs_table.frame(_read(folder / RUNS).to_pylist())
-    summary = runs_table.frame(_read(folder / SUMMARY).to_pylist(), summaries.SCHEMA)
+    runs = _read_rows(folder / RUNS, runs_table.SCHEMA, "key")
+    summary = _read_rows(folder / SUMMARY, summaries.SCHEMA, "method")
     try:
         lines = (folder / REJECTED).read_text("utf-8").splitlines()
         return Leaderboard(runs, summary, tuple(map(Rejected.model_validate_json, lines)))
@@ -149,10 +150,11 @@ def open_items(folder: Path, wanted: set[tuple[str, str]] | None = None) -> Item
     """
     if not (folder / ITEMS).exists() or (wanted is not None and not wanted):
         return {}
-    if wanted is None:
-        return read_table(_read(folder / ITEMS))
-    found = read_table(_read(folder / ITEMS, [("items", "in", sorted({name for name, _ in wanted}))]))
-    return {line: answered for line, answered in found.items() if line in wanted}
+    filters = None if wanted is None else [("items", "in", sorted({name for name, _ in wanted}))]
+    table = _read(folder / ITEMS, filters)
+    if not table.schema.remove_metadata().equals(ITEMS_SCHEMA):
+        raise HubinitError(f"{folder / ITEMS} is not a leaderboard's (it has other columns); build it again.")
+    return {line: answered for line, answered in read_table(table).items() if wanted is None or line in wanted}
 
 
 def _items(runs: pd.DataFrame, seen: Sequence[Seen], brought: Items, path: Path, rejected: list[Rejected]) -> Items:
@@ -180,6 +182,17 @@ def _read(path: Path, filters: list[tuple[str, str, list[str]]] | None = None) -
     if version > VERSION:
         raise HubinitError(f"A newer hubinit wrote {path}: update hubinit, or build the leaderboard again.")
     return table
+
+
+def _read_rows(path: Path, schema: pa.Schema, needed: str) -> pd.DataFrame:
+    """The rows of a file that somebody may have written over."""
+    table = _read(path)
+    try:
+        if needed not in table.column_names:
+            raise ValueError(f"it has no column {needed}")
+        return runs_table.frame(table.to_pylist(), schema)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise HubinitError(f"{path} is not a leaderboard's ({first_line(error)}); build it again.") from error
 
 
 def to_parquet(rows: pd.DataFrame | pa.Table, schema: pa.Schema | None = None) -> bytes:

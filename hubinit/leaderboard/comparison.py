@@ -18,7 +18,7 @@ MARKS = ("better", "worse")
 COMPARED = [
     *("delta", "delta_stderr", "delta_low", "delta_high", "pairs", "paired", "p", "p_corrected", "mark"),
     *("items_needed", "seeds_needed", "place", "best_share"),
-    *("loss_delta", "loss_low", "loss_high", "reach_steps", "reach_seconds"),
+    *("loss_delta", "loss_low", "loss_high", "loss_p", "reach_steps", "reach_seconds"),
 ]
 INIT = ("seconds_calibrate", "seconds_initialise")
 
@@ -30,8 +30,9 @@ def compare_all(methods: Sequence[list[Row]], baseline: list[Row], items: Items)
     itself, and `p_corrected` for all methods of the table together; `mark` says `better` or `worse` where that is below 5 %.
     With one seed there is no mark: how much seeds vary is unknown. `items_needed` and `seeds_needed` say how many in all would
     show a difference of this size at that correction with 80 % power. `place` and `best_share`: see `statistics`. `loss_delta`
-    is paired by seed. `reach_steps` and `reach_seconds` (initialisation included) are medians over seeds of what it takes until
-    the training loss, in the blocks of the stored curve, is at or below the last block of the baseline with the same seed.
+    is paired by seed, and `loss_p` is corrected as `p_corrected` is. `reach_steps` and `reach_seconds` (initialisation included)
+    are medians over seeds of what it takes until the training loss, in the blocks of the stored curve, is at or below the last
+    block of the baseline with the same seed.
 
     Args:
         methods: the rows of each at its learning rate, one per seed, in the order of their values.
@@ -43,9 +44,11 @@ def compare_all(methods: Sequence[list[Row]], baseline: list[Row], items: Items)
     ]
     corrected = holm([difference.p if difference.seeds > 1 else math.nan for difference in differences])
     tests = max(sum(difference.seeds > 0 for difference in differences), 1)
+    losses = [NOTHING_IN_COMMON if _is_same(rows, baseline) else compare_losses(rows, baseline) for rows in methods]
+    of_losses = holm([loss.p for loss in losses])
     order, shares = _places(methods, items), _shares(methods, items)
-    for rows, found, p, place, share in zip(methods, differences, corrected, order, shares, strict=True):
-        loss = NOTHING_IN_COMMON if _is_same(rows, baseline) else compare_losses(rows, baseline)
+    found_all = zip(methods, differences, corrected, losses, of_losses, order, shares, strict=True)
+    for rows, found, p, loss, loss_p, place, share in found_all:
         reached = list(_costs_to_reach(rows, baseline))
         yield {
             "delta": found.mean,
@@ -64,6 +67,7 @@ def compare_all(methods: Sequence[list[Row]], baseline: list[Row], items: Items)
             "loss_delta": loss.mean,
             "loss_low": loss.low,
             "loss_high": loss.high,
+            "loss_p": loss_p,
             "reach_steps": _finite(median(steps for steps, _ in reached)) if reached else None,
             "reach_seconds": _finite(median(seconds for _, seconds in reached)) if reached else None,
         }
@@ -130,12 +134,15 @@ def _values(rows: Sequence[Row], items: Items) -> Array | None:
     return values if np.allclose(means, [row["value"] for row in rows], rtol=0, atol=1e-6) else None
 
 
-def _places(methods: Sequence[list[Row]], items: Items) -> list[int]:
+def _places(methods: Sequence[list[Row]], items: Items) -> list[int | None]:
+    """Places by `places`; None for a method that could be tested against no other, such as one with a single seed."""
     p = np.full((len(methods), len(methods)), math.nan)
     for first, second in combinations(range(len(methods)), 2):
         found = compare(methods[first], methods[second], items)
         p[first, second] = p[second, first] = found.p if found.seeds > 1 else math.nan
-    return places(p)
+    tested = [one for one in range(len(methods)) if len(methods) == 1 or not np.isnan(p[one]).all()]
+    known = dict(zip(tested, places(p[np.ix_(tested, tested)]), strict=True))
+    return [known.get(one) for one in range(len(methods))]
 
 
 def _shares(methods: Sequence[list[Row]], items: Items) -> list[float | None]:

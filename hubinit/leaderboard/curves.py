@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+from hubinit.leaderboard.rows import COUNTED, LARGEST
 from hubinit.records import CurvePoint
 
 BLOCKS = 50  # of a thinned curve
@@ -35,13 +37,15 @@ def write_curve(points: Sequence[CurvePoint]) -> str | None:
 
 
 def read_curve(text: str | None) -> Curve | None:
-    """The curve of a cell; None where there is none, or something else."""
+    """The curve of a cell; None where there is none, or something else: steps count upwards, losses can be drawn."""
     try:
         found = json.loads(text or "null")
         steps, losses = tuple(map(int, found["step"])), tuple(map(float, found["loss"]))
     except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    return Curve(steps, losses) if len(steps) == len(losses) and steps else None
+    whole = len(steps) == len(losses) and steps and steps[0] > 0 and steps[-1] < COUNTED
+    rising = all(one < other for one, other in pairwise(steps))
+    return Curve(steps, losses) if whole and rising and all(abs(loss) <= LARGEST for loss in losses) else None
 
 
 def steps_to_reach(curve: Curve, goal: float) -> int | None:

@@ -13,7 +13,8 @@ import pandas as pd
 from hubinit.leaderboard.comparison import COMPARED, Row, compare, compare_all, init_seconds, is_untrained
 from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.paired import NOTHING_IN_COMMON
-from hubinit.specs import DEFAULT_OPTIMISER, NO_ADAPTER, OF_OPTIMISER, canonical
+from hubinit.leaderboard.settings import BASELINE, NO_GUEST, OWN_SIZE, TRAINING, as_trained, group, settings, values
+from hubinit.specs import DEFAULT_OPTIMISER, OF_OPTIMISER, canonical
 
 SCORED_ON = [
     "task",
@@ -24,32 +25,13 @@ SCORED_ON = [
     "metric",
 ]  # what differs between the tasks of one method
 EVALUATION = ["model", "revision", "dtype", *SCORED_ON]  # what one ranking compares
-OWN_SEEDS = ["data_seed", "init_seed", "dropout_seed"]  # null: the run's
-TRAINING = [
-    "rank",
-    "alpha",
-    "rslora",
-    "target_modules",
-    "train_data",
-    "train_samples",
-    "validation_samples",
-    "recipe",
-    *OWN_SEEDS,
-]  # of one table
-LEARNED = [
-    "train_data",
-    "train_samples",
-    "validation_samples",
-    "recipe",
-    *OWN_SEEDS,
-]  # of it, what a linear probe has too
 METHOD = ["method", "optimiser", "method_version", "options", "calibration_samples", "calibration"]  # of one line of it
+LINE = [*METHOD, *OWN_SIZE]  # what tells the lines of one table apart
 FAILED_RUN = ["model", "revision", "dtype", *TRAINING, *METHOD]
-BASELINE = "lora"
 RANKING = [
     *EVALUATION,
     *TRAINING,
-    *METHOD,
+    *LINE,
     "default_lr",
     "default",
     "lr",
@@ -98,15 +80,17 @@ def rank(runs: pd.DataFrame, items: Items | None = None, *, default_lr: float | 
         initialisation), `train_seconds`, `peak_memory_bytes` and `forgetting` (medians), `unadapted` (the most target modules
         that a run left without an adapter), `contaminated` (test items that are in the training data), `failed` (runs without a
         score), `best` (leads the next method by more than the uncertainty of their difference), `keys` (of the runs behind it).
+        `rank` and `alpha` are the table's; `own_rank` and `own_alpha` say what a line was trained with where that is another.
     """
     records: list[Row] = [dict(zip(runs.columns, values, strict=True)) for values in runs.itertuples(index=False)]
     rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records]
     for row in rows:
+        row |= NO_GUEST
         if row["optimiser"] is not None and row["recipe"] is not None:
             row["recipe"] = without_optimiser(row["recipe"])
     scored = [row for row in rows if row["primary"] and row["value"] is not None]
-    failed = Counter(_values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
-    boards = [line for board in _group(scored, EVALUATION) for line in _board(board, failed, items or {}, default_lr)]
+    failed = Counter(values(row, FAILED_RUN) for row in rows if row["task"] is None and row["status"] != "ok")
+    boards = [line for board in group(scored, EVALUATION) for line in _board(board, failed, items or {}, default_lr)]
     return pd.DataFrame(boards, columns=RANKING)
 
 
@@ -122,11 +106,11 @@ def _board(
 ) -> Iterator[Row]:
     """The lines of one evaluation: methods are compared within one training setting, the untrained base is in each."""
     untrained = [row for row in scored if is_untrained(row)]
-    for setting in _settings([row for row in scored if not is_untrained(row)]) or [[]]:
+    for setting in settings([row for row in scored if not is_untrained(row)]) or [[]]:
         shared = {name: (setting or untrained)[0][name] for name in [*EVALUATION, *TRAINING]}
         default_lr = known_default if known_default is not None else _default_rate(setting)
-        methods = [_at_rates(group, default_lr) for group in _group(setting, METHOD)]
-        methods += [_at_rates(group, None) for group in _group(untrained, METHOD)]
+        methods = [_at_rates(group, default_lr) for group in group(setting, LINE)]
+        methods += [_at_rates(group, None) for group in group(untrained, LINE)]
         methods.sort(key=lambda rates: (-_median(rates[0], "value"), rates[0][0]["method"]))
         baseline, plain = _baseline(methods)
         compared = compare_all([chosen for chosen, _ in methods], baseline, items)
@@ -136,20 +120,8 @@ def _board(
             line = _line(chosen, default) | differences
             line |= {"default_delta": at_default.mean, "default_low": at_default.low, "default_high": at_default.high}
             line["default_lr"] = None if is_untrained(chosen[0]) else default_lr
-            line["failed"] = failed[_values(chosen[0], FAILED_RUN)]
+            line["failed"] = failed[values(as_trained(chosen[0]), FAILED_RUN)]
             yield shared | line | {"best": leads and place == 0}
-
-
-def _settings(trained: list[Row]) -> list[list[Row]]:
-    """The rows of each training setting.
-
-    A linear probe and full fine-tuning have no rank or targets: they are in every setting that learned as they did.
-    """
-    others = [row for row in trained if row["method"] in NO_ADAPTER]
-    settings = _group([row for row in trained if row["method"] not in NO_ADAPTER], TRAINING)
-    ways = {_values(setting[0], LEARNED) for setting in settings}
-    alone = _group([row for row in others if _values(row, LEARNED) not in ways], TRAINING)
-    return [s + [row for row in others if _values(row, LEARNED) == _values(s[0], LEARNED)] for s in settings] + alone
 
 
 def _baseline(methods: list[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:
@@ -172,7 +144,7 @@ def _line(chosen: list[Row], default: list[Row]) -> Row:
     values = [row["value"] for row in chosen]
     seconds = [one for one in map(init_seconds, chosen) if one is not None]
     return {
-        **{name: first[name] for name in METHOD},
+        **{name: first[name] for name in LINE},
         "default": _median(default, "value"),
         "lr": None if is_untrained(first) else first["lr"],
         "value": median(values),
@@ -222,15 +194,3 @@ def _leads(first: list[Row], second: list[Row], items: Items) -> bool:
 def _median(rows: list[Row], column: str) -> float:
     values = [row[column] for row in rows if row[column] is not None]
     return float(median(values)) if values else math.nan
-
-
-def _values(row: Row, columns: list[str]) -> tuple[Any, ...]:
-    return tuple(row[column] for column in columns)
-
-
-def _group(rows: list[Row], columns: list[str]) -> list[list[Row]]:
-    """The rows with equal `columns` together, in the order of their values."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_values(row, columns), []).append(row)
-    return [groups[values] for values in sorted(groups, key=lambda values: [(v is not None, v) for v in values])]

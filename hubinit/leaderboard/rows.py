@@ -13,6 +13,8 @@ from hubinit.records import Record
 from hubinit.specs import ModelKind, Recipe
 
 LONGEST = 8_000  # characters of one cell
+LARGEST = 1e30  # of a number that is not counted: sums and squares of such ones stay finite, in single precision too
+COUNTED = 2**53  # counts below it are exact as floating-point numbers, too, which missing values make of a column
 CLOCKS_DIFFER = timedelta(days=1)  # how far in the future another machine's "now" may lie
 RATING = "score"  # the metric of a judge: from 1 to 10
 SHARES = ("acc", "exact_match", "em", "f1", "pass")  # metrics whose names begin so lie between 0 and 1
@@ -36,7 +38,8 @@ def _json_object(text: str) -> str:
 def _recipe(text: str) -> str:
     """A newer version's recipe may have more fields; those that this version knows must be right."""
     found = json.loads(_json_object(text))
-    Recipe.model_validate({name: value for name, value in found.items() if name in Recipe.model_fields})
+    known = {name: value for name, value in found.items() if name in Recipe.model_fields}
+    Recipe.model_validate_json(json.dumps(known), strict=True)  # "3" is not the number 3, which is what readers print
     return text
 
 
@@ -51,10 +54,16 @@ Name = Annotated[str, Field(min_length=1, max_length=300)]
 Text = Annotated[str, Field(max_length=LONGEST)]
 JsonObject = Annotated[Text, AfterValidator(_json_object)]
 Created = Annotated[str, Field(max_length=40), AfterValidator(_created)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=COUNTED)]
+OwnSeed = Annotated[int, Field(gt=-COUNTED, lt=COUNTED)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def printed(metric: str) -> float:
+    """What a measured score is printed with: shares in percent, as papers print them, and a judge's ratings as they are."""
+    return 1.0 if metric == RATING else 100.0
 
 
 class Row(Record):
@@ -82,9 +91,9 @@ class RunRow(Row):
     target_modules: Text | None = None
     lr: Amount = Field(description="learning rate")
     seed: int = Field(ge=-(2**63), lt=2**63)
-    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: `seed`; so the next two")
-    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    data_seed: OwnSeed | None = Field(default=None, description="null: `seed`; so the next two")
+    init_seed: OwnSeed | None = None
+    dropout_seed: OwnSeed | None = None
     train_data: Text | None = Field(default=None, description='task names joined by "+"')
     train_samples: Count | None = Field(default=None, description="examples it was trained on")
     validation_samples: Count | None = None
@@ -106,7 +115,7 @@ class RunRow(Row):
     metric: Name | None = Field(default=None, description="as the task names it")
     primary: bool | None = Field(default=None, description="whether it is the metric that ranks the task")
     value: Number | None = Field(default=None, description="0 to 1 for shares")
-    n: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, lt=COUNTED)] | None = None
     stderr: Amount | None = Field(default=None, description="s/√n over the questions")
     invalid_rate: Share | None = Field(default=None, description="share of answers without a usable one")
     items: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(

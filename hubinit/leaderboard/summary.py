@@ -6,7 +6,7 @@ import pandas as pd
 from pydantic import Field
 
 from hubinit.leaderboard.reported import reported
-from hubinit.leaderboard.rows import Amount, Count, JsonObject, Name, Number, Row, Share, Text, schema_of
+from hubinit.leaderboard.rows import Amount, Count, JsonObject, Name, Number, OwnSeed, Row, Share, Text, schema_of
 from hubinit.leaderboard.table import frame
 
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +26,7 @@ class SummaryRow(Row):
     shots: Count | None = None
     judge: Name | None = None
     metric: Name = Field(description="that ranks the task")
-    rank: Count | None = Field(default=None, description="of the adapter")
+    rank: Count | None = Field(default=None, description="of the table; so alpha")
     alpha: Amount | None = None
     rslora: bool | None = None
     target_modules: Text | None = None
@@ -34,15 +34,19 @@ class SummaryRow(Row):
     train_samples: Count | None = None
     validation_samples: Count | None = None
     recipe: Text | None = None
-    data_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="null: the run's; so the next two")
-    init_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    dropout_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    data_seed: OwnSeed | None = Field(default=None, description="null: the run's; so the next two")
+    init_seed: OwnSeed | None = None
+    dropout_seed: OwnSeed | None = None
     method: Name = Field(description="initialisation")
     optimiser: Text | None = None
     method_version: Count | None = None
     options: JsonObject | None = None
     calibration_samples: Count | None = None
     calibration: JsonObject | None = None
+    own_rank: Count | None = Field(
+        default=None, description="of the adapter, where it is not the table's: see `settings`"
+    )
+    own_alpha: Amount | None = Field(default=None, description="likewise")
     default_lr: Amount | None = Field(default=None, description="that most methods of the table share")
     default: Number | None = Field(default=None, description="median over seeds at the default learning rate")
     lr: Amount | None = Field(default=None, description="chosen by validation loss")
@@ -64,11 +68,14 @@ class SummaryRow(Row):
     mark: Literal["better", "worse"] | None = Field(default=None, description="than LoRA, at 5 % after correction")
     items_needed: Count | None = None
     seeds_needed: Count | None = None
-    place: Count | None = Field(default=None, description="with ties; 1: not significantly worse than the leader")
+    place: Count | None = Field(
+        default=None, description="with ties; 1: not significantly worse than the leader; null: not tested"
+    )
     best_share: Share | None = Field(default=None, description="of bootstrap samples in which it is the best")
     loss_delta: Number | None = Field(default=None, description="of the validation loss; below 0 is better")
     loss_low: Number | None = None
     loss_high: Number | None = None
+    loss_p: Chance | None = Field(default=None, description="of it, Holm over the methods of one table")
     reach_steps: Amount | None = Field(default=None, description="until the training loss is that of LoRA's end")
     reach_seconds: Amount | None = Field(default=None, description="the same, with initialisation")
     default_delta: Number | None = Field(default=None, description="the difference at the default rate")

@@ -13,10 +13,12 @@ import pyarrow as pa
 
 from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.curves import Curve, read_curve
-from hubinit.leaderboard.ranking import EVALUATION, METHOD, SCORED_ON, TRAINING, without_optimiser
+from hubinit.leaderboard.ranking import EVALUATION, SCORED_ON, without_optimiser
+from hubinit.leaderboard.ranking import LINE as OF_LINE
+from hubinit.leaderboard.settings import NO_GUEST, TRAINING, as_trained
 
 BOARD = (*EVALUATION, *TRAINING)
-LINE = (*BOARD, *METHOD)
+LINE = (*BOARD, *OF_LINE)
 
 
 def name_of(row: Mapping[str, Any], columns: Iterable[str] = LINE) -> str:
@@ -70,7 +72,7 @@ class Runs:
             self.by_key.setdefault(row["key"], []).append(row)
             if row["primary"] and row["value"] is not None:
                 recipe = row["recipe"] and without_optimiser(row["recipe"]) if row["optimiser"] else row["recipe"]
-                self.by_line.setdefault(name_of(row | {"recipe": recipe}), []).append(row)
+                self.by_line.setdefault(name_of(row | NO_GUEST | {"recipe": recipe}), []).append(row)
 
     def behind(self, line: Row) -> list[Row]:
         """The runs at a line's chosen learning rate, one for each seed."""
@@ -80,7 +82,7 @@ class Runs:
     def sweep(self, line: Row) -> list[Rate]:
         """A line's runs at all of its learning rates, the lowest first."""
         rates: dict[float, list[Row]] = {}
-        for row in self.by_line.get(name_of(line)) or self.behind(line):
+        for row in self.by_line.get(name_of(as_trained(line))) or self.behind(line):
             rates.setdefault(row["lr"], []).append(row)
         return [_rate(lr, rows) for lr, rows in sorted(rates.items())]
 

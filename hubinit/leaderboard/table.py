@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from hubinit.leaderboard.curves import write_curve
-from hubinit.leaderboard.ranking import OWN_SEEDS
 from hubinit.leaderboard.rows import RunRow, schema_of
+from hubinit.leaderboard.settings import OWN_SEEDS
 from hubinit.records import Provenance, RunResult, Score
 from hubinit.specs import CalibrationSpec, Recipe
 
@@ -47,8 +47,9 @@ def table(results: Iterable[RunResult]) -> pd.DataFrame:
 def frame(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pd.DataFrame:
     """Rows as a data frame with the columns and types of `schema`; unknown columns are left out, missing ones are null."""
     plain = [dict(record) for record in records]
+    of_runs = schema.equals(SCHEMA)  # the recipe of a summary's line is without its optimiser
     for record in plain:
-        if record.get("recipe"):
+        if of_runs and record.get("recipe"):
             record |= _read_recipe(record["recipe"])
     rows = pa.Table.from_pylist(plain, schema=schema)
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}

@@ -17,7 +17,8 @@ import pandas as pd
 from hubinit.leaderboard.comparison import Row, by_seed, compare, compare_losses, init_seconds
 from hubinit.leaderboard.items import Items
 from hubinit.leaderboard.paired import Difference, two_way
-from hubinit.leaderboard.ranking import EVALUATION, METHOD, TRAINING
+from hubinit.leaderboard.ranking import EVALUATION, METHOD
+from hubinit.leaderboard.settings import TRAINING
 from hubinit.leaderboard.statistics import ALPHA, holm
 from hubinit.records import Record
 
@@ -50,6 +51,7 @@ class Finding(Record):
     worse: bool
     model: str
     task: str | None
+    metric: str | None = None
     method: str
     lr: float | None
     old: float | None = None
@@ -123,7 +125,9 @@ def watch(old: pd.DataFrame, new: pd.DataFrame, old_items: Items, new_items: Ite
 
 def _lines(runs: pd.DataFrame) -> dict[tuple[Any, ...], list[Row]]:
     """The scored rows of each line, one per seed: of several the newest."""
-    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values("created")
+    scored = runs[runs["primary"].fillna(False).astype(bool) & runs["value"].notna()].sort_values(
+        "created", kind="stable"
+    )
     lines: dict[tuple[Any, ...], dict[int, Row]] = {}
     for row in _plain(scored):
         lines.setdefault(tuple(row[name] for name in LINE), {})[row["seed"]] = row
@@ -201,6 +205,7 @@ def _found(
         worse=True,
         model=first["model"],
         task=first["task"],
+        metric=first["metric"],
         method=first["method"],
         lr=first["lr"],
         old=means[0],

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from hubinit.leaderboard.render import markdown_table
+from hubinit.leaderboard.rows import printed
 from hubinit.leaderboard.watch import Finding, Report
 from hubinit.text import escape, one_line
 
@@ -48,7 +49,7 @@ def markdown(report: Report) -> str:
 
 
 def _cells(one: Finding) -> list[str]:
-    scale = 100 if one.kind == "score" else 1
+    scale = printed(one.metric or "") if one.kind == "score" else 1
     ratio = one.kind not in ("score", "validation loss")
 
     def number(value: float | None) -> str:

@@ -1,16 +1,19 @@
 """The methods of one model and training set while their learning rates are searched: what is known, and what more would take."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from hubinit.records import ResultStore, RunResult, Stage
-from hubinit.runs.budget import spent
+from hubinit.runs.budget import seconds_of, spent
 from hubinit.runs.decisions import path_of
 from hubinit.runs.fair import Tried, Walk, ladder, shorten, walk
+from hubinit.runs.pairs import name_of
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.stored import read_stored
 from hubinit.specs import Protocol, RunSpec, Search
+
+NO_SHIFTS: Mapping[str, int] = {}
 
 
 class Board:
@@ -22,6 +25,7 @@ class Board:
         scored: keys of the runs that were given to be scored.
         ended: methods whose search was cut short, and why.
         refused: keys of scored runs that were left out, and why.
+        shifts: of the grid of each method, as in `ladder`.
     """
 
     def __init__(
@@ -32,27 +36,33 @@ class Board:
         *,
         budget: float | None,
         force: bool,
+        shifts: Mapping[str, int] = NO_SHIFTS,
     ) -> None:
         assert protocol.search is not None
         self.templates, self.protocol, self.store = templates, protocol, store
         self.search: Search = protocol.search
         self.budget, self.force = budget, force
+        self.shifts = [shifts.get(name_of(run.spec), 0) for run in templates]
         self.known: dict[str, RunResult | None] = {}
         self.length: dict[str, tuple[int, float]] = {}
         self.scored: list[str] = []
         self.ended: dict[int, str] = {}
         self.refused: dict[str, str] = {}
-        self.path = path_of(store.root, templates[0].spec, templates[0].group, protocol)
+        self.path = path_of(store.root, templates[0].spec, templates[0].group, protocol, suggested=bool(shifts))
 
     def walk(self, who: int) -> Walk:
         """How far the search of a method has come."""
         tried = {}
         for rung, share in enumerate(self.search.shares):
-            for rate in ladder(self.protocol.learning_rates, self.search.extend):
+            for rate in self.ladder(who):
                 key = self.spec(who, share, rate).key
                 if key in self.known:
                     tried[rung, rate] = tried_from(self.known[key])
-        return walk(self.search, self.protocol.learning_rates, tried)
+        return walk(self.search, self.protocol.learning_rates, tried, self.shifts[who])
+
+    def ladder(self, who: int) -> tuple[float, ...]:
+        """The rates that a method may be trained at, with those that its search may add."""
+        return ladder(self.protocol.learning_rates, self.search.extend, self.shifts[who])
 
     def spec(self, who: int, share: float, rate: float, seed: int | None = None) -> RunSpec:
         """A run of a method; at the first seed unless another is named."""
@@ -81,7 +91,8 @@ class Board:
 
     def spent(self) -> float:
         """Seconds of all known runs, without loading; a method's calibration, which its runs share, counts once."""
-        return spent((self.length[key][0], result) for key, result in self.known.items() if result is not None)
+        known = {key: result for key, result in self.known.items() if result is not None}
+        return spent((self.length[key][0], seconds_of(result)) for key, result in known.items())
 
     def share(self, who: int, spec: RunSpec) -> float:
         """Which share of the whole training a run of a method is."""

@@ -7,7 +7,7 @@ first run, where nothing is known by measurement, is done anyway.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from hubinit.records import ResultStore, RunResult
 from hubinit.runs.estimate import estimate
@@ -41,9 +41,11 @@ def run_within(
         first = waiting.pop(0)
         found |= {result.key: result for result in do([first], "First, one run to measure.")}
         expected = estimate(waiting, store)
-    while granted := choose(waiting, expected.seconds, budget - spent_on(planned, found)):
+    took = {key: seconds_of(result) for key, result in found.items()}
+    while granted := choose(waiting, expected.seconds, budget - spent_on(planned, took)):
         title = f"Next: {len(granted)} runs that fit into the budget."
         found |= {result.key: result for result in do(granted, title)}
+        took = {key: seconds_of(result) for key, result in found.items()}
         waiting = [run for run in waiting if run not in granted]
         expected = estimate(waiting, store)
     return list(found.values()), waiting
@@ -69,18 +71,21 @@ def choose(runs: Sequence[PlannedRun], seconds: Sequence[float | None], left: fl
     return [run for run, fits in zip(runs, afford(needs, left), strict=True) if fits]
 
 
-def spent_on(planned: Sequence[PlannedRun], found: dict[str, RunResult]) -> float:
-    """Seconds of the runs so far."""
-    runs = [(run, found[run.spec.key]) for run in planned if run.spec.key in found]
-    return spent(((run.spec.model.key, run.group, run.spec.method.key), result) for run, result in runs)
+def spent_on(planned: Sequence[PlannedRun], seconds: Mapping[str, Mapping[str, float]]) -> float:
+    """Seconds of the runs so far; `seconds` by key and stage."""
+    runs = [(run, seconds[run.spec.key]) for run in planned if run.spec.key in seconds]
+    return spent(((run.spec.model.key, run.group, run.spec.method.key), stages) for run, stages in runs)
 
 
-def spent(runs: Iterable[tuple[Hashable, RunResult]]) -> float:
-    """Seconds of runs without loading; a calibration, which the runs of one name share, counts once."""
+def spent(runs: Iterable[tuple[Hashable, Mapping[str, float]]]) -> float:
+    """Seconds of runs, by stage, without loading; a calibration, which the runs of one name share, counts once."""
     total, calibrations = 0.0, dict[Hashable, float]()
-    for who, result in runs:
-        costs = result.costs
-        total += sum(costs[stage].seconds for stage in ("initialise", "train", "evaluate") if stage in costs)
-        if "calibrate" in costs:
-            calibrations[who] = max(calibrations.get(who, 0.0), costs["calibrate"].seconds)
+    for who, seconds in runs:
+        total += sum(seconds.get(stage, 0.0) for stage in ("initialise", "train", "evaluate"))
+        calibrations[who] = max(calibrations.get(who, 0.0), seconds.get("calibrate", 0.0))
     return total + sum(calibrations.values())
+
+
+def seconds_of(result: RunResult) -> dict[str, float]:
+    """Seconds of a run by stage."""
+    return {stage: cost.seconds for stage, cost in result.costs.items()}

@@ -46,6 +46,7 @@ class MethodDecisions(Record):
     optimiser: str
     options: dict[str, Any]
     rank: int
+    grid: tuple[float, ...] | None = None  # where `--suggest-lr` moved it; None: that of all
     trainable_parameters: int | None
     parameters_to_lora: float | None  # ratio; None: one of the two is not known yet
     tried: tuple[TriedRate, ...]
@@ -109,7 +110,7 @@ class Decisions(Record):
         return lines
 
 
-def path_of(root: Path, spec: RunSpec, group: str, protocol: Protocol) -> Path:
+def path_of(root: Path, spec: RunSpec, group: str, protocol: Protocol, *, suggested: bool = False) -> Path:
     """The file for a model, its training data and a setting; which methods take part makes no difference.
 
     Args:
@@ -117,11 +118,13 @@ def path_of(root: Path, spec: RunSpec, group: str, protocol: Protocol) -> Path:
         spec: any run of the comparison.
         group: name of what it trains on.
         protocol: that all of them follow.
+        suggested: each method has its own grid.
     """
     data = spec.data.model_dump(mode="json") if spec.data is not None else None
     setting = protocol.model_dump(mode="json", exclude_defaults=True, exclude=UNSAID)
     key = key_of(canonical({"model": spec.model.model_dump(mode="json"), "data": data, "protocol": setting}))
-    name = f"{spec.model.id.rstrip('/').split('/')[-1]}-{group}-r{protocol.rank}-{key[:8]}.json"
+    name = f"{spec.model.id.rstrip('/').split('/')[-1]}-{group}-r{protocol.rank}-{key[:8]}"
+    name += "-suggested.json" if suggested else ".json"
     return root / FOLDER / name.replace("/", "-").replace(":", "-")
 
 

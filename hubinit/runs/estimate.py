@@ -14,10 +14,11 @@ import torch
 from hubinit.errors import HubError
 from hubinit.models.dtype import choose_dtype, default_device
 from hubinit.models.shapes import outline
-from hubinit.records import ResultStore, RunResult
+from hubinit.records import ResultStore
 from hubinit.runs.costs import hardware
 from hubinit.runs.plan import PlannedRun
-from hubinit.specs import FULL, NO_ADAPTER, ModelSpec, RunSpec
+from hubinit.runs.stored import Stored, StoredIndex, Work, name_hardware, trained_examples
+from hubinit.specs import FULL, NO_ADAPTER, ModelSpec
 
 EFFICIENCY = 0.35  # of the probed matmul speed that training and scoring reach
 EVALUATED = 1000  # test examples of a task without a limit
@@ -53,8 +54,9 @@ class Estimate:
 
 def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> Estimate:
     """Estimates the seconds of each planned run."""
-    here = hardware()
-    history = latest(result for result in store.results() if result.provenance.hardware == here)
+    here, index = name_hardware(hardware()), StoredIndex(store)
+    history = latest(one for one in index.all() if one.work.hardware == here)
+    index.save()
     speed: float | None = None
     seconds: list[float | None] = []
     measured = counted = 0
@@ -72,37 +74,27 @@ def estimate(planned: Sequence[PlannedRun], store: ResultStore) -> Estimate:
     return Estimate(seconds, measured, counted, speed)
 
 
-def latest(results: Iterable[RunResult]) -> dict[tuple[str, str], RunResult]:
-    """The newest complete result of each model and method; of a model's adapters, also the newest of any, as method ""."""
-    complete = sorted((r for r in results if r.status == "ok"), key=lambda result: result.provenance.created)
-    found = {(r.spec.model.id, ""): r for r in complete if r.spec.method.name not in NO_ADAPTER}
-    return found | {(result.spec.model.id, result.spec.method.name): result for result in complete}
+def latest(stored: Iterable[Stored]) -> dict[tuple[str, str], Work]:
+    """The newest complete run of each model and method; of a model's adapters, also the newest of any, as method ""."""
+    complete = [one.work for one in sorted(stored, key=lambda one: one.created) if one.status == "ok"]
+    found = {(work.model, ""): work for work in complete if work.method not in NO_ADAPTER}
+    return found | {(work.model, work.method): work for work in complete}
 
 
-def from_history(run: PlannedRun, history: Mapping[tuple[str, str], RunResult]) -> float | None:
+def from_history(run: PlannedRun, history: Mapping[tuple[str, str], Work]) -> float | None:
     """What the same method and model, else another adapter of it, took per trained and scored example, for what is planned."""
     model, method = run.spec.model.id, run.spec.method.name
     last = history.get((model, method)) or (history.get((model, "")) if method not in NO_ADAPTER else None)
     if last is None:
         return None
     once = ("load", "calibrate", "initialise") if run.state == "run" else ("load",)  # before the first step or answer
-    seconds = sum(last.costs[stage].seconds for stage in once if stage in last.costs)
-    if run.state == "run" and "train" in last.costs:
-        seconds += last.costs["train"].seconds * trained_examples(run.spec) / max(trained_examples(last.spec), 1)
-    scored = {(score.eval.task, score.n) for score in last.scores}
-    if "evaluate" in last.costs and scored:
-        per_example = last.costs["evaluate"].seconds / sum(n for _, n in scored)
+    seconds = sum(last.seconds.get(stage, 0.0) for stage in once)
+    if run.state == "run":
+        seconds += last.seconds.get("train", 0.0) * trained_examples(run.spec) / max(last.trained, 1)
+    if last.scored:
+        per_example = last.seconds.get("evaluate", 0.0) / last.scored
         seconds += per_example * sum(e.limit or EVALUATED for e in run.missing)
     return seconds
-
-
-def trained_examples(spec: RunSpec) -> int:
-    """Examples seen in training; epochs over an unknown number of examples count as 10,000 each."""
-    if spec.recipe is None or spec.data is None:
-        return 0
-    if spec.recipe.steps is not None:
-        return spec.recipe.steps * spec.recipe.batch_size
-    return round(spec.recipe.epochs * (spec.data.samples or 10_000))
 
 
 def flops(run: PlannedRun, size: int) -> float:

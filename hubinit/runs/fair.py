@@ -2,6 +2,8 @@
 
 The learning rate decides the ranking of initialisations, so every method gets the same grid and the same rule:
 
+- **Suggested.** With `--suggest-lr` the grid of a method begins where the curvature at its start suggests: as many rates, as far
+  apart, of one lattice for all methods, moved by half a grid's width at most. The rule after that is the same.
 - **Rungs.** All rates of the grid are trained for a share of the steps (a recipe of its own, warm-up and decay included), and the
   better ones for longer, up to the whole training (successive halving, Jamieson & Talwalkar, arXiv 1502.07943). Rates compete
   within a method only: a method whose start is slow, as FILet's with its small first gradient, loses no place to another one.
@@ -17,10 +19,11 @@ The learning rate decides the ranking of initialisations, so every method gets t
   fit waits while something else does. Then a method that has begun ends its search with the best rate so far; one that has not
   is left out. Times are those of the runs so far; the first run, which nothing is known before, is one that is needed anyway.
 
-- **Parameters.** All methods have one rank. What they train is counted after training and shown as a ratio to plain LoRA's; ranks
-  are not changed to bring it nearer. For DoRA, KaSA and LoRA-Dash a whole rank is more than the difference. EVA deals the same
-  sum of ranks out to layers of other sizes, which only its calibration knows. A frozen A halves the count, but twice the rank is
-  another start and another adapter to serve: who wants that comparison asks for it with `--rank`.
+- **Parameters.** All methods train about as many parameters as plain LoRA at the protocol's rank (`hubinit.runs.matching`): a
+  frozen A has nearly twice the rank, and so has MiCA. What whole ranks cannot equal is shown as a ratio, before the runs as
+  counted and after them as trained: of DoRA, of NEAT, and of EVA, which deals the same sum of ranks out to layers of other sizes.
+  All starts with a frozen A have one rank, so they are compared with each other at it. `--set match_parameters=false` gives all
+  methods one rank, `--set per_method.mica.rank=16` one of them its own.
 
 What comes out depends on the results and on their order only, so a search that was cut off ends as if it had not been.
 """
@@ -29,7 +32,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Literal
 
 from hubinit.specs import Recipe, Search
@@ -71,15 +74,45 @@ class Walk:
     added: tuple[float, ...]  # rates beyond the grid
 
 
-def ladder(grid: Sequence[float], extend: int) -> tuple[float, ...]:
-    """The grid and the rates that may be added beyond its ends, in its mean ratio, to two digits; none above 1."""
+def ladder(grid: Sequence[float], extend: int, shift: int = 0) -> tuple[float, ...]:
+    """The grid of a method and the rates that it may add beyond its ends, none above 1.
+
+    Args:
+        grid: of the protocol; its mean ratio makes a lattice of it that goes on at both ends, to two digits.
+        extend: how many rates may be added at each end.
+        shift: how many steps of the lattice the method's grid lies above the protocol's.
+    """
     rates = sorted(set(grid))
     if len(rates) < 2:
         return tuple(rates)
-    ratio = (rates[-1] / rates[0]) ** (1 / (len(rates) - 1))
-    below = [float(f"{rates[0] / ratio**step:.2g}") for step in range(extend, 0, -1)]
-    above = [float(f"{rates[-1] * ratio**step:.2g}") for step in range(1, extend + 1)]
-    return (*below, *rates, *(rate for rate in above if rate <= 1))
+    ratio, top = step_ratio(rates), len(rates) - 1
+
+    def at(place: int) -> float:
+        if 0 <= place <= top:
+            return rates[place]
+        end = min(max(place, 0), top)
+        return float(f"{rates[end] * ratio ** (place - end):.2g}")
+
+    places = range(shift - extend, shift + top + extend + 1)
+    return tuple(rate for rate in map(at, places) if rate <= 1)
+
+
+def step_ratio(grid: Sequence[float]) -> float:
+    """The mean ratio of neighbours in a grid of two rates or more."""
+    return math.exp(math.log(max(grid) / min(grid)) / (len(set(grid)) - 1))
+
+
+def shift_to(grid: Sequence[float], suggested: float) -> int:
+    """By how many steps of the lattice a grid moves to have its middle nearest a suggested rate.
+
+    Half the width of the grid at most, so that the rate in the middle of the protocol's grid is in every method's: what is
+    suggested may be far off.
+    """
+    if len(set(grid)) < 2:
+        return 0
+    most = (len(set(grid)) - 1) // 2
+    steps = round(math.log(suggested / geometric_mean(set(grid))) / math.log(step_ratio(grid)))
+    return min(max(steps, -most), most)
 
 
 def shorten(recipe: Recipe, share: float) -> Recipe:
@@ -92,19 +125,20 @@ def shorten(recipe: Recipe, share: float) -> Recipe:
     return recipe.model_copy(update={"epochs": recipe.epochs * share})
 
 
-def walk(search: Search, grid: Sequence[float], tried: Mapping[Trial, Tried]) -> Walk:
+def walk(search: Search, grid: Sequence[float], tried: Mapping[Trial, Tried], shift: int = 0) -> Walk:
     """Follows the search of one method as far as results go.
 
     Args:
         search: the rule.
         grid: learning rates of the protocol.
         tried: results by rung and rate; those that the search did not ask for are not looked at.
+        shift: of the method's grid, as in `ladder`.
 
     Returns:
         What it wants next, with what it decided on the way. Nothing is wanted when a rate is chosen, or when none has a loss.
     """
-    rates = ladder(grid, search.extend)
-    racing, out = set(grid), set[float]()
+    rates, begun = ladder(grid, search.extend, shift), set(ladder(grid, 0, shift))
+    racing, out = set(begun), set[float]()
     verdicts: list[Verdict] = []
     added: set[float] = set()
     best: float | None = None
@@ -120,7 +154,7 @@ def walk(search: Search, grid: Sequence[float], tried: Mapping[Trial, Tried]) ->
         out |= {rate for rate, one in found.items() if one.loss is None}
         more = _neighbours(rates, ahead[0] if ahead else None, found) - racing - out
         if more:
-            added |= more - set(grid)
+            added |= more - begun
             racing |= more
             continue
         kept = set(ahead[:1]) if rung == last else set(ahead[: max(1, math.ceil(search.keep * len(ahead)))])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from hubinit import methods as registry
 from hubinit.errors import HubinitError
-from hubinit.specs import DEFAULT_OPTIMISER, FULL, NO_ADAPTER, OF_OPTIMISER, Protocol
+from hubinit.specs import DEFAULT_OPTIMISER, FULL, NO_ADAPTER, OF_OPTIMISER, Protocol, RunSpec
 from hubinit.training import optimisers
 
 
@@ -70,3 +70,9 @@ def pair_optimisers(
             else:
                 pairs.append((name, optimiser.name))
     return pairs
+
+
+def name_of(spec: RunSpec) -> str:
+    """`method optimiser` of a run that trains."""
+    assert spec.recipe is not None
+    return f"{spec.method.name} {spec.recipe.optimiser_label}"

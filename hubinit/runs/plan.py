@@ -17,11 +17,13 @@ from hubinit.models.kinds import KINDS
 from hubinit.models.quantising import check_quantisation
 from hubinit.records import ResultStore
 from hubinit.remote import is_transient
+from hubinit.runs.matching import describe_matches, match_rank
 from hubinit.runs.pairs import check_settings, fit_quantised, pair_optimisers
 from hubinit.runs.protocol import DEFAULT, check_protocol, read_protocol
 from hubinit.runs.stored import Stored, StoredIndex
 from hubinit.scoring.judge import find_judge
 from hubinit.specs import (
+    DEFAULT_OPTIMISER,
     FULL,
     NO_ADAPTER,
     CalibrationSpec,
@@ -59,6 +61,7 @@ class Request:
     overrides: tuple[str, ...] = ()
     calibration_samples: int | None = None
     judge: str | None = None
+    shifts: dict[str, int] | None = None  # of a search's grids, by method and optimiser: see `hubinit.runs.fair.ladder`
 
     def read_protocol(self) -> Protocol:
         """The protocol with everything that the request changes in it.
@@ -201,6 +204,10 @@ def plan(
                 planned.append(PlannedRun(spec, group, evaluations, stored))
     if lost is not None and not planned:
         raise lost
+    if protocol.match_parameters:
+        for model in dict.fromkeys(run.spec.model for run in planned):
+            for line in describe_matches((run.spec for run in planned), plain_spec(model, None, protocol)):
+                on_note(line)
     index.save()
     return merge_same_key(planned)
 
@@ -361,9 +368,11 @@ def run_specs(
             specs.append(whole)
             continue
         tasks.check_trainable(members)
-        recipe = own.recipe_with(optimiser)
+        whole = whole.model_copy(update={"recipe": own.recipe_with(optimiser)})
+        if protocol.matches(name):
+            whole = match_rank(whole, plain_spec(model, data, protocol))
         specs += [
-            whole.model_copy(update={"recipe": recipe, "learning_rate": learning_rate} | own.seeds_with(seed))
+            whole.model_copy(update={"learning_rate": learning_rate} | own.seeds_with(seed))
             for learning_rate in own.learning_rates
             for seed in own.seeds
         ]
@@ -397,6 +406,12 @@ def run_spec(model: ModelSpec, name: str, data: DataSpec | None, protocol: Proto
         recipe=protocol.recipe,
         calibration=calibration_spec(method, protocol),
     )
+
+
+def plain_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> RunSpec:
+    """The run of plain LoRA with AdamW, which the parameters of others are compared to."""
+    own = protocol.for_method("lora")
+    return run_spec(model, "lora", data, protocol).model_copy(update={"recipe": own.recipe_with(DEFAULT_OPTIMISER)})
 
 
 def full_spec(model: ModelSpec, data: DataSpec | None, protocol: Protocol) -> RunSpec:

@@ -49,7 +49,7 @@ def _method(board: Board, who: int, parameters: int | None, plain: Sequence[int]
         if final.status in {"ok", "partial"} and final.validation_loss is not None:
             losses.setdefault(final.learning_rate, []).append(final.validation_loss)
     ended = board.ended.get(who)
-    rates = ladder(board.protocol.learning_rates, board.search.extend)
+    rates = board.ladder(who)
     if ended is None and walked.best is None and not walked.wanted:
         ended = "the method was left out: no rate has a validation loss"
     return MethodDecisions(
@@ -57,6 +57,7 @@ def _method(board: Board, who: int, parameters: int | None, plain: Sequence[int]
         optimiser=optimiser_of(spec),
         options=spec.method.options,
         rank=spec.rank,
+        grid=ladder(board.protocol.learning_rates, 0, board.shifts[who]) if board.shifts[who] else None,
         trainable_parameters=parameters,
         parameters_to_lora=parameters / plain[0] if parameters and plain else None,
         tried=tuple(

@@ -4,12 +4,12 @@ The rule is in `hubinit.runs.fair`. A search that is started again replays its r
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hubinit.records import ResultStore, RunResult
-from hubinit.runs.board import Board
+from hubinit.runs.board import NO_SHIFTS, Board
 from hubinit.runs.decisions import Decisions, write_decisions
 from hubinit.runs.fair import Need, afford, held, most_trials
 from hubinit.runs.plan import PlannedRun, Request
@@ -62,6 +62,7 @@ def run_search(
     *,
     budget: float | None = None,
     force: bool = False,
+    shifts: Mapping[str, int] = NO_SHIFTS,
 ) -> Searched:
     """Searches, trains and scores.
 
@@ -73,6 +74,7 @@ def run_search(
         budget: seconds that all trainings and their scores may take together, those of earlier attempts included; loading is
             not counted. The comparisons share it: each gets its part of what the ones before left.
         force: do what is stored again.
+        shifts: by `name_of`: how far the grid of a method lies from the protocol's, as in `ladder`.
     """
     boards: dict[tuple[str, str], list[PlannedRun]] = {}
     for run in templates:
@@ -82,7 +84,7 @@ def run_search(
     found = Searched(do(untrained, "The base as it is.") if untrained else [], [], [])
     for place, runs in enumerate(boards.values()):
         share = None if budget is None else budget / (len(boards) - place)
-        board = Board(runs, protocol, store, budget=share, force=force)
+        board = Board(runs, protocol, store, budget=share, force=force, shifts=shifts)
         follow(board, do)
         budget = None if budget is None else budget - board.spent()
         found.files.append(board.path)

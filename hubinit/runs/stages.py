@@ -29,6 +29,7 @@ from hubinit.runs.full import load_weights, train_weights
 from hubinit.runs.job import Job, Progress
 from hubinit.runs.lease import Holder, own_turn
 from hubinit.runs.line import pass_of
+from hubinit.runs.observing import count_trained
 from hubinit.runs.training import OnProgress, during_training, gate_batch, read_data, run_training
 from hubinit.scoring.contamination import mark_seen
 from hubinit.scoring.engines import VllmModel, generates, load_vllm, with_vllm
@@ -118,7 +119,7 @@ def train_adapter(
         diagnostics = diagnosis.finish(outcome, folder, forgot)
     return model, {
         **start.facts(calibration),
-        "trainable_parameters": trained_parameters(model),  # the optimiser may freeze A, and directions come later
+        "trainable_parameters": count_trained(model),  # the optimiser may freeze A, and directions come later
         "validation_loss": outcome.validation_loss,
         "curve": outcome.curve,
         "cut_examples": outcome.cut,
@@ -220,15 +221,10 @@ class Start:
         """The fields of a result that a start decides."""
         return {
             "calibration_examples": calibration.examples if calibration is not None else None,
-            "trainable_parameters": trained_parameters(self.model),
+            "trainable_parameters": count_trained(self.model),
             "initialisation": self.model.hubinit_report.summary(),
             "left_out": self.model.hubinit_report.left_out,
         }
-
-
-def trained_parameters(model: Any) -> int:
-    """Parameters of a model that require a gradient."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def make_start(

@@ -1,20 +1,41 @@
-"""What a plan must know of each stored result, without reading them all: an index, which is a cache of the result files.
+"""What a plan and its estimates must know of each stored result, without reading them all: an index, a cache of the files.
 
 `index.json` in the store holds an entry per result with the size and time of its file. A file that is another one by now is read
 again, so an index that is old, lost, or written by two sweeps in turn costs time only.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from hubinit.paths import write_atomically
 from hubinit.records import ResultStore, RunResult
-from hubinit.specs import EvalSpec
+from hubinit.specs import EvalSpec, RunSpec, canonical, key_of
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run did and how long that took.
+
+    Attributes:
+        model: its id.
+        method: its name.
+        hardware: that it was done on, as `key_of` names it.
+        trained: examples that it was trained on.
+        scored: examples that were scored.
+        seconds: by stage.
+    """
+
+    model: str
+    method: str
+    hardware: str
+    trained: int
+    scored: int
+    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class Stored:
     created: str
     validation_loss: float | None
     evaluations: frozenset[EvalSpec]  # that it holds the scores of, but for those where a metric was left out
+    work: Work
 
     def scored(self, evaluation: EvalSpec) -> bool:
         """As `RunResult.scored`."""
@@ -32,9 +54,36 @@ class Stored:
 
 
 def summarise(result: RunResult) -> Stored:
-    """The part of a result that a plan looks at."""
+    """The part of a result that a plan and its estimates look at."""
     scored = frozenset(score.eval for score in result.scores if result.scored(score.eval))
-    return Stored(result.status, result.provenance.created, result.validation_loss, scored)
+    return Stored(result.status, result.provenance.created, result.validation_loss, scored, work_of(result))
+
+
+def work_of(result: RunResult) -> Work:
+    """What a run did; each task counts once, however many metrics it has."""
+    spec = result.spec
+    return Work(
+        model=spec.model.id,
+        method=spec.method.name,
+        hardware=name_hardware(result.provenance.hardware),
+        trained=trained_examples(spec),
+        scored=sum(n for _, n in {(score.eval.task, score.n) for score in result.scores}),
+        seconds={stage: cost.seconds for stage, cost in result.costs.items()},
+    )
+
+
+def name_hardware(facts: Mapping[str, str]) -> str:
+    """A short name for what a machine is."""
+    return key_of(canonical(dict(facts)))
+
+
+def trained_examples(spec: RunSpec) -> int:
+    """Examples seen in training; epochs over an unknown number of examples count as 10,000 each."""
+    if spec.recipe is None or spec.data is None:
+        return 0
+    if spec.recipe.steps is not None:
+        return spec.recipe.steps * spec.recipe.batch_size
+    return round(spec.recipe.epochs * (spec.data.samples or 10_000))
 
 
 def read_stored(store: ResultStore, key: str) -> Stored | None:
@@ -68,6 +117,12 @@ class StoredIndex:
         self.changed += 1
         return self.known[key][2]
 
+    def all(self) -> Iterator[Stored]:
+        """What is stored of every run of the folder that can be read, by key."""
+        for path in sorted(self.store.root.glob("runs/*/result.json")):
+            if (found := self.find(path.parent.name)) is not None:
+                yield found
+
     def save(self, least: int = 1) -> None:
         """Writes the index, if at least so many entries are new; one that cannot be written is a slow start, not a failure."""
         if self.changed < least:
@@ -76,7 +131,7 @@ class StoredIndex:
         rows = {}
         for key, (time, size, one) in self.known.items():
             places = [evaluations.setdefault(evaluation, len(evaluations)) for evaluation in one.evaluations]
-            rows[key] = (time, size, one.status, one.created, one.validation_loss, places)
+            rows[key] = (time, size, one.status, one.created, one.validation_loss, places, astuple(one.work))
         whole = {"format": FORMAT, "evaluations": [e.model_dump(mode="json") for e in evaluations], "results": rows}
         try:
             write_atomically(self.path, json.dumps(whole, separators=(",", ":")))
@@ -94,11 +149,11 @@ def _read(path: Path) -> dict[str, tuple[int, int, Stored]]:
         evaluations = [EvalSpec.model_validate(one) for one in whole["evaluations"]]
         sets: dict[tuple[int, ...], frozenset[EvalSpec]] = {}  # most runs have the same
         known = {}
-        for key, (time, size, status, created, loss, numbers) in whole["results"].items():
+        for key, (time, size, status, created, loss, numbers, work) in whole["results"].items():
             places = tuple(numbers)
             if places not in sets:
                 sets[places] = frozenset(evaluations[place] for place in places)
-            known[key] = (time, size, Stored(status, created, loss, sets[places]))
+            known[key] = (time, size, Stored(status, created, loss, sets[places], Work(*work)))
         return known
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
         return {}

@@ -1,8 +1,9 @@
 """`--suggest-lr`: the learning rates of a plan moved to where the curvature at its starts suggests.
 
-Every method still has the same rates, because a comparison wants that: the grid keeps its width and its number of rates, and
-its middle moves to the middle of what all starts suggest. Suggestions are kept beside the results, since another grid would be
-other runs.
+Without a search every method still has the same rates, because a comparison wants that: the grid keeps its width and its number
+of rates, and its middle moves to the middle of what all starts suggest. A search, which goes beyond its grid where that is
+needed, begins for each method where its own start suggests (`hubinit.runs.fair`). Suggestions are kept beside the results, since
+another grid would be other runs.
 """
 
 import json
@@ -20,6 +21,7 @@ from hubinit.paths import write_atomically
 from hubinit.records import ResultStore
 from hubinit.runs.costs import Stopwatch
 from hubinit.runs.line import pass_of
+from hubinit.runs.pairs import name_of
 from hubinit.runs.plan import PlannedRun
 from hubinit.runs.stages import attach_start, calibrate_start
 from hubinit.runs.training import Pool, set_head
@@ -87,12 +89,6 @@ def suggest_rates(
     if not rates:
         raise HubinitError("No start suggests a learning rate; give --lrs without --suggest-lr.")
     return rates
-
-
-def name_of(spec: RunSpec) -> str:
-    """`method optimiser` of a run that trains."""
-    assert spec.recipe is not None
-    return f"{spec.method.name} {spec.recipe.optimiser_label}"
 
 
 def measure(spec: RunSpec, loaded: Loaded, together: Sequence[RunSpec], store: ResultStore) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from hubinit.remote import redact
 from hubinit.runs.costs import Stopwatch, provenance
 from hubinit.runs.job import Busy, Event, Finished, Job, Loading, Progress, find_done, in_memory
 from hubinit.runs.lease import leased
+from hubinit.runs.notes import note, note_beginning, noting
 from hubinit.runs.stages import follow, run_stages
 from hubinit.runs.stopping import Stopped
 from hubinit.runs.training import TrainingMemoryError, shrink
@@ -42,7 +43,7 @@ class Worker:
     """What stays from job to job: the base in memory and what it cost, or why it could not be loaded."""
 
     def __init__(self, emit: Emit) -> None:
-        self.emit = emit
+        self.emit = noting(emit)
         self.holds: tuple[str, str] | None = None
         self.loaded: base.Loaded | None = None
         self.mark = 0  # the fingerprint of the base as it was loaded
@@ -52,6 +53,7 @@ class Worker:
     def do(self, job: Job) -> None:
         """Takes a job to its stored result."""
         store = ResultStore(job.store)
+        note_beginning(job)
         if job.rank:
             self.emit(self._follow(job, store))
             return
@@ -192,6 +194,7 @@ def main() -> None:
             try:
                 worker.do(job)
             except Stopped:
+                note("was asked to stop; the next try goes on from the last checkpoint")
                 sys.exit(128 + signal.SIGTERM)
 
 

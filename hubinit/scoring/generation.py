@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
 from hubinit.data.encode import pad_id
 from hubinit.errors import HubinitError
@@ -101,7 +110,8 @@ def generate(
             input_ids=torch.tensor(ids, device=model.device),  # (B, T)
             attention_mask=torch.tensor(mask, device=model.device),  # (B, T)
             generation_config=config,
-            tokenizer=tokenizer,
+            logits_processor=without_repeats(decoding, longest),
+            stopping_criteria=at_stop_texts(tokenizer, decoding, longest),
         )  # (B · samples, T + new)
         texts = tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)
         for place, index in enumerate(chosen):
@@ -116,8 +126,12 @@ def generate(
 
 
 def generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> GenerationConfig:
-    """The decoding as transformers takes it; nothing of what the model's repository prefers but its end-of-sequence tokens."""
-    own = model.generation_config
+    """The decoding as transformers takes it; nothing of what the model's repository prefers but its end-of-sequence tokens.
+
+    Training ends every answer with the tokenizer's, which need not be among them.
+    """
+    own = model.generation_config.eos_token_id
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
     sampled = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0} if decoding.temperature else {}
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -125,13 +139,40 @@ def generation_config(model: Any, tokenizer: Any, decoding: Decoding) -> Generat
         num_beams=decoding.beams,
         num_return_sequences=decoding.samples,
         length_penalty=decoding.length_penalty,
-        no_repeat_ngram_size=decoding.no_repeat_ngram,
-        stop_strings=list(decoding.stop) or None,
         repetition_penalty=1.0,
-        eos_token_id=own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=pad_id(tokenizer),
         **sampled,
     )
+
+
+class OfAnswer(LogitsProcessor, StoppingCriteria):  # type: ignore[misc]
+    """What transformers would do with prompt and answer, done with the answer alone.
+
+    A name that the prompt has is not a repetition, and a stop text that begins in the prompt ends nothing. So the programs count
+    that the decodings come from (microsoft/LoRA's gpt2_beam.py, vLLM, lm-eval).
+    """
+
+    def __init__(self, inner: Any, prompt: int) -> None:
+        """Keeps what is to be done, and how many tokens of each row are prompt and padding."""
+        self.inner, self.prompt = inner, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Any) -> Tensor:
+        """Of rows (B, T + new) and their next scores (B, V): scores (B, V), or whether each row ends (B,)."""
+        done: Tensor = self.inner(input_ids[:, self.prompt :], scores)
+        return done
+
+
+def without_repeats(decoding: Decoding, prompt: int) -> LogitsProcessorList:
+    """Takes the probability of tokens that would repeat a sequence of the answer."""
+    size = decoding.no_repeat_ngram
+    return LogitsProcessorList([OfAnswer(NoRepeatNGramLogitsProcessor(size), prompt)] if size else [])
+
+
+def at_stop_texts(tokenizer: Any, decoding: Decoding, prompt: int) -> StoppingCriteriaList:
+    """Ends a row when its answer holds a stop text."""
+    stop = list(decoding.stop)
+    return StoppingCriteriaList([OfAnswer(StopStringCriteria(tokenizer, stop), prompt)] if stop else [])
 
 
 def check_room(model: Any, encoded: Sequence[Sequence[int]], decoding: Decoding) -> None:

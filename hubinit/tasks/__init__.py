@@ -38,6 +38,7 @@ from hubinit.tasks import (
     hellaswag_gen,
     hendrycks_math,
     humaneval,
+    humaneval_lora_ga,
     math_500,
     mawps,
     mbpp,
@@ -76,7 +77,7 @@ COMMONSENSE_GEN = (
 GSM8K_PAPERS = (gsm8k_lora_da, gsm8k_lora_ga, gsm8k_milora)
 INSTRUCTIONS = (metamath, metamath_gsm, metamath_peft, codefeedback, alpaca, wizardlm)  # to train on alone
 ARITHMETIC = (svamp, mawps, aqua)
-CODE = (mbpp, humaneval)
+CODE = (mbpp, humaneval, humaneval_lora_ga)
 TEXT = (e2e, e2e_kasa)
 IMAGE = (cars, dtd, eurosat, gtsrb, resisc45, sun397, svhn)
 SMALL = (cifar10, digits, fashion_mnist)

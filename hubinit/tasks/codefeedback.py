@@ -15,7 +15,7 @@ TASK = training_data(
     "codefeedback",
     "CodeFeedback",
     "m-a-p/CodeFeedback-Filtered-Instruction",
-    training=lambda row: Example(frame(row["query"]), first_block(row["answer"])),
+    training=lambda row: Example(frame(row["query"]), f" {first_block(row['answer'])}"),
     keep=lambda row: FENCE in row["answer"],
     source="Zheng et al. 2024 (arXiv 2402.14658); rows and prompt as in Outsider565/LoRA-GA at 7cbdd68, reproduce/data.py "
     "load_codefeedback",

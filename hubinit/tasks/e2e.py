@@ -19,7 +19,7 @@ def linearise(meaning: str) -> str:
 
 
 def prompt(document: Document) -> str:
-    """The attributes and the separator of LoRA's data files."""
+    """The attributes and the separator of LoRA's data files, whose code puts an end-of-text token in its place."""
     return f"{linearise(document['meaning_representation'])} ||"
 
 
@@ -49,5 +49,6 @@ TASK = Task(
         group=group,
     ),
     source="Dusek et al. 2020 (arXiv 1901.07931): BLEU, NIST, METEOR, ROUGE-L and CIDEr of tuetschek/e2e-metrics over the 630 "
-    "meaning representations of the test split; prompt and beam search as in microsoft/LoRA (Hu et al. 2021, arXiv 2106.09685)",
+    "meaning representations of the test split; attributes and beam search as in microsoft/LoRA (Hu et al. 2021, arXiv "
+    "2106.09685)",
 )

@@ -12,7 +12,7 @@ TASK = gsm8k_task(
     LORA_DA,
     generative=Generative(
         prompt=lambda row: frame(row["question"]),
-        training=lambda row: Example(question_answer(row["question"]), solution(row)),
+        training=lambda row: Example(question_answer(row["question"]), f" {solution(row)}"),
         decoding=greedy(1024),
     ),
     source="LoRA-DA (github.com/zqy0126/LoRA-DA), which trains on the GSM part of MetaMathQA",

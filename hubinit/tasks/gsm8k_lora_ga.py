@@ -11,7 +11,7 @@ TASK = gsm8k_task(
     LORA_GA,
     generative=Generative(
         prompt=lambda row: question_answer(row["question"]),
-        training=lambda row: Example(question_answer(row["question"]), solution(row)),
+        training=lambda row: Example(question_answer(row["question"]), f" {solution(row)}"),
         decoding=Decoding(max_new_tokens=1024, temperature=0.8, top_p=0.95),
     ),
     source="Wang et al. 2024 (arXiv 2407.05000), examples/eval_gsm8k.py; it trains on the GSM part of MetaMathQA",

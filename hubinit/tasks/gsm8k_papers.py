@@ -22,7 +22,7 @@ def solution_with_phrase(row: Document) -> str:
 
 
 def question_answer(question: str) -> str:
-    """The prompt of LoRA-GA and LoRA-One, and the one that LoRA-DA trains on."""
+    """The prompt of LoRA-GA and LoRA-One, and the one that LoRA-DA trains on; the answer begins with one more space."""
     return f"Q: {question}\nA: "
 
 

@@ -2,6 +2,7 @@
 
 github.com/Outsider565/LoRA-GA at 7cbdd68, `reproduce/data.py`; LoRA-One and LoRA-DA carry the same file on. It leaves out texts
 of 512 (1,024) tokens and more of Llama-2's tokenizer; here they are cut at the recipe's `max_length`, whatever the model.
+Its `utils.py` puts a space between prompt and answer, also where the prompt ends with one (`causalLMEncode`).
 """
 
 from collections.abc import Callable

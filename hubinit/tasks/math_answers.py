@@ -39,15 +39,22 @@ def last_boxed(text: str) -> str | None:
 
 
 def reference(document: Document) -> str:
-    """The reference answer: a column of its own, or the last box of the solution.
+    r"""The reference answer: a column of its own, or the last box of the solution.
+
+    A few solutions have it without braces, `$\boxed 2$` (hendrycks/math issue 23); it ends with the formula, as in lm-eval.
 
     Raises:
         ValueError: the solution does not have one.
     """
-    found = document["answer"] if "answer" in document else last_boxed(str(document["solution"]))
+    if "answer" in document:
+        return str(document["answer"])
+    solution = str(document["solution"])
+    found = last_boxed(solution)
+    if found is None and "\\boxed " in solution:
+        found = solution.rpartition("\\boxed ")[2].partition("$")[0]
     if found is None:
         raise ValueError("the solution has no \\boxed answer")
-    return str(found)
+    return found
 
 
 def clean_up(latex: str) -> str:

@@ -16,7 +16,7 @@ TASK = training_data(
     "metamath-gsm",
     "MetaMathQA (GSM part)",
     DATASET,
-    training=lambda row: Example(question_answer(row["query"]), solution(row)),
+    training=lambda row: Example(question_answer(row["query"]), f" {solution(row)}"),
     keep=lambda row: "GSM" in row["type"],
     question=asked,
     source="Yu et al. 2023 (arXiv 2309.12284); rows and prompt as in Outsider565/LoRA-GA at 7cbdd68, reproduce/data.py "

@@ -9,7 +9,7 @@ TASK = training_data(
     "wizardlm",
     "WizardLM",
     "silk-road/Wizard-LM-Chinese-instruct-evol",
-    training=lambda row: Example(frame(row["instruction"]), row["output"]),
+    training=lambda row: Example(frame(row["instruction"]), f" {row['output']}"),
     keep=lambda row: not any(word in row["output"].lower() for word in REFUSALS),
     source="Xu et al. 2023 (arXiv 2304.12244); the English columns, rows and prompt as in Outsider565/LoRA-GA at 7cbdd68, "
     "reproduce/data.py load_wizardlm",

@@ -21,7 +21,7 @@ from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from hubinit.data.encode import IGNORED, Example, ImageExample, batches
+from hubinit.data.encode import IGNORED, Example, ImageExample, TokenExample, batches
 from hubinit.errors import HubinitError
 from hubinit.specs import Recipe
 from hubinit.training import optimisers
@@ -31,6 +31,7 @@ TOLERANCE = 0.05  # of the eigenvalue, relative
 MOST_PRODUCTS = 24
 
 Batch = dict[str, Tensor]
+Examples = Sequence[Example | TokenExample] | Sequence[ImageExample]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Suggestion:
 def suggest_learning_rate(
     model: Any,
     processor: Any,
-    examples: Sequence[Example] | Sequence[ImageExample],
+    examples: Examples,
     recipe: Recipe,
     *,
     with_eigenvalue: bool = False,
@@ -112,17 +113,16 @@ def suggest_learning_rate(
 
 
 @contextmanager
-def prepare_problem(
-    model: Any, processor: Any, examples: Sequence[Example] | Sequence[ImageExample], recipe: Recipe
-) -> Iterator[Problem]:
+def prepare_problem(model: Any, processor: Any, examples: Examples, recipe: Recipe) -> Iterator[Problem]:
     """The loss of examples, with attention that can be differentiated twice (torch's fused kernels cannot) and no dropout.
 
     However that ends, the model is back in its mode, and trains what it trained.
     """
     device, training, trained = next(model.parameters()).device, model.training, optimisers.trained(model)
+    size, length, loss_on = recipe.micro_batch_size, recipe.max_length, recipe.loss_on
     moved = [
         {name: value.to(device) for name, value in batch.items()}
-        for batch in batches(examples, processor, batch_size=recipe.micro_batch_size, max_length=recipe.max_length)
+        for batch in batches(examples, processor, batch_size=size, max_length=length, loss_on=loss_on)
     ]
     count = sum(int(label_mask(batch["labels"]).sum()) for batch in moved)
     model.eval()

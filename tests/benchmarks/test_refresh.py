@@ -33,14 +33,25 @@ def test_what_failed_stops_nothing_else_and_what_became_worse_is_told(tmp_path, 
             (tmp_path / "board").mkdir(exist_ok=True)
         return {"bench": bench}.get(arguments[0], compare if arguments[1] == "compare" else 0)
 
-    plan = [["--models", "a"], ["--models", "b"]]
-    assert refresh.refresh(plan, "me", tmp_path, public=True, run=run) == (1 if bench else 0)  # there is no last one
-    assert refresh.refresh(plan, "me", tmp_path, public=True, run=run) == code
+    plan, handed = [["--models", "a"], ["--models", "b"]], tmp_path / "handed"
+    (handed / "theirs" / "runs").mkdir(parents=True)
+    (handed / "README.md").touch()
+    again = {"public": True, "submissions": handed, "run": run}
+    assert refresh.refresh(plan, "me", tmp_path, **again) == (1 if bench else 0)  # there is no last one
+    assert refresh.refresh(plan, "me", tmp_path, **again) == code
     data_set = "me/hubinit-leaderboard"
     assert asked[4:] == [
         ["bench", "--models", "a", "--push-to", "me", "--out", str(tmp_path / "runs"), "--public"],
         ["bench", "--models", "b", "--push-to", "me", "--out", str(tmp_path / "runs"), "--public"],
-        ["leaderboard", "build", str(tmp_path / "runs"), data_set, "--out", str(tmp_path / "board")],
+        [
+            "leaderboard",
+            "build",
+            str(tmp_path / "runs"),
+            str(handed / "theirs"),
+            data_set,
+            "--out",
+            str(tmp_path / "board"),
+        ],
         ["leaderboard", "push", str(tmp_path / "board"), "--to", data_set, "--public"],
         [
             "leaderboard",

@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.models.huggingface import HFLM
 from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
+from hubinit import tasks
 from hubinit.data.encode import IGNORED, Example, ImageExample, batches, collate, data_hash, encode
 from tests.texts import language_model, tokenizer
 
@@ -24,8 +26,42 @@ def scorer(request: pytest.FixtureRequest) -> HFLM:
 def test_tokens_are_those_that_lm_eval_scores(scorer: HFLM, prompt: str, completion: str) -> None:
     context, continuation = scorer._encode_pair(prompt, completion)
     encoded = encode(Example(prompt, completion), scorer.tokenizer, 10_000)
+    whole = scorer.tokenizer(prompt + completion)["input_ids"]
+    if whole[: len(context)] != context:  # joined at the border, where lm-eval drops text
+        assert encoded["input_ids"][-len(whole) - 1 :] == [*whole, EOS]
+        learnt = [label for label in encoded["labels"] if label != IGNORED]
+        assert prompt.startswith(
+            scorer.tokenizer.decode(whole[: len(whole) + 1 - len(learnt)], skip_special_tokens=True)
+        )
+        return
     assert encoded["input_ids"] == [*context, *continuation, EOS]
     assert encoded["labels"] == [IGNORED] * len(context) + [*continuation, EOS]
+
+
+def test_nothing_is_lost_where_a_tokenizer_joins_prompt_and_completion() -> None:
+    row = {"question": "is the sky blue", "answer": True}
+    example = tasks.get("boolq-gen").generative.training(row)  # its completion begins with a line end after a colon
+    tokens = joining_tokenizer([example.prompt + example.completion])
+    encoded = encode(example, tokens, 10_000)
+    assert tokens.decode(encoded["input_ids"]) == example.prompt + example.completion + "</s>"
+    learnt = tokens.decode([label for label in encoded["labels"] if label != IGNORED])
+    assert learnt == f":\n{' ' * 16}the correct answer is true</s>"
+
+
+def joining_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that takes line ends to the punctuation before them, as Qwen's and Llama 3's do."""
+    inner = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+| ?[^\s\p{L}]+[\r\n]*|\s+(?!\S)|\s+"), "isolated")
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        texts * 3,
+        trainers.BpeTrainer(vocab_size=600, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,8 +19,10 @@ from hubinit.hub.tables import LEADERBOARD, claims_of, publish, read
 from hubinit.hub.untrusted import Unreadable
 from hubinit.leaderboard.build import to_parquet
 from hubinit.leaderboard.items import Answered, items_table
+from hubinit.records import ResultStore, Score, items_name
+from hubinit.specs import EvalSpec
 from tests.hub.builders import run
-from tests.leaderboard.handed_in import answered, command, hand_in
+from tests.leaderboard.handed_in import EVALUATION, answered, command, hand_in
 from tests.texts import save_arc
 
 
@@ -66,6 +68,29 @@ def test_proposed_checked_merged_and_published(api, tmp_path, capsys):
     assert command("push", "--to", repo) == 0
     assert api.dataset_info(repo).sha == head, "a second push changes nothing"
     assert len(claims_of(api, repo).values) == 2, "both are still paired question by question"
+
+
+def test_another_task_of_a_known_adapter_is_aggregated_once_it_is_merged(api, tmp_path, capsys):
+    repo = "alice/grown-board"
+    known = hand_in(tmp_path / "mine")
+    assert command("push", str(tmp_path / "mine"), "--to", repo) == 0
+    more = EvalSpec(task="arc-easy", limit=4)
+    items, store = answered(0)[:4], ResultStore(tmp_path / "theirs")
+    value = sum(item.values["acc"] for item in items) / 4
+    score = Score(task="arc-easy", metric="acc", value=value, n=4, primary=True, eval=more)
+    store.write(hand_in(store.root).model_copy(update={"scores": tuple(store.write_items(known.key, [score], items))}))
+    other = store.folder(known.key) / "items" / items_name(EVALUATION)
+    other.unlink()  # of the task that is known, which this result does not name
+    number = propose(api, repo, store.root)
+    capsys.readouterr()
+    assert command("validate", repo, "--pr", str(number), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+    api.merge_pull_request(repo, number, repo_type="dataset")
+    assert command("push", "--to", repo) == 0
+    assert sorted(read(api, LEADERBOARD, repo)["n"]) == [4, 6, 6]
+    head = api.dataset_info(repo).sha
+    assert command("push", "--to", repo) == 0
+    assert api.dataset_info(repo).sha == head, "a second push changes nothing"
 
 
 def test_a_pull_request_that_changes_other_files_is_rejected(api, tmp_path, capsys):

@@ -44,9 +44,9 @@ def hand_in(
     )
     items = items if items is not None else answered(seed)
     means = {metric: float(np.mean([item.values[metric] for item in items])) for metric in ("acc", "acc_norm")}
-    means["acc_norm"] = means["acc_norm"] if value is None else value
+    means["acc"] = means["acc"] if value is None else value
     scores = [
-        Score(task="arc-easy", metric=name, value=mean, n=len(items), primary=name == "acc_norm", eval=EVALUATION)
+        Score(task="arc-easy", metric=name, value=mean, n=len(items), primary=name == "acc", eval=EVALUATION)
         for name, mean in means.items()
     ]
     store = ResultStore(root)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -12,34 +13,38 @@ import pytest
 from scipy import stats
 
 from hubinit.cli import main
+from hubinit.cli.boards import command_of
 from hubinit.errors import HubinitError
-from hubinit.leaderboard.build import CACHE, RUNS, SUMMARY, VERSION_KEY, build, open_leaderboard
+from hubinit.leaderboard.build import CACHE, ITEMS, RUNS, SUMMARY, VERSION_KEY, build, open_items, open_leaderboard
 from hubinit.leaderboard.curves import Curve, read_curve, steps_to_reach, write_curve
 from hubinit.leaderboard.export import export
 from hubinit.leaderboard.recommend import recommend
 from hubinit.leaderboard.reported import reported
-from hubinit.leaderboard.table import rows
+from hubinit.leaderboard.summary import SCHEMA
+from hubinit.leaderboard.sweeps import Runs, name_of, records
+from hubinit.leaderboard.table import frame, rows
 from hubinit.records import Cost, CurvePoint, Diagnostics, Forgetting, Item, Provenance, ResultStore, RunResult, Score
 from hubinit.specs import DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
 QUESTIONS = 60
 EVALUATION = EvalSpec(task="arc-easy", revision="d" * 40)
+TEN_STEPS = Recipe(steps=10)
 
 
 def answers(seed, chance):
     return (np.random.default_rng(seed).random(QUESTIONS) < chance).astype(float)
 
 
-def write(root, method, seed, right, *, loss=1.0, lr=1e-3, seconds=10.0, model="org/model"):
+def write(root, method, seed, right, *, loss=1.0, lr=1e-3, seconds=10.0, model="org/model", recipe=TEN_STEPS):
     """A finished run with item records; its training loss falls from 3 to `loss`."""
     spec = RunSpec(
         model=ModelSpec(id=model, revision="a" * 40, dtype="float32"),
         method=MethodSpec(name=method),
-        rank=8,
-        alpha=16,
-        data=DataSpec(tasks=("arc-easy",)),
-        recipe=Recipe(steps=10),
-        learning_rate=lr,
+        rank=8 if recipe else 0,
+        alpha=16 if recipe else 0,
+        data=DataSpec(tasks=("arc-easy",)) if recipe else None,
+        recipe=recipe,
+        learning_rate=lr if recipe else 0.0,
         seed=seed,
     )
     store = ResultStore(root)
@@ -100,6 +105,19 @@ def test_methods_are_paired_question_by_question_and_marked(results, tmp_path):
     assert set(filet["keys"].split()) == set(board.runs[board.runs["method"] == "filet"]["key"])
 
 
+def test_a_line_of_the_summary_keeps_its_optimiser(results, tmp_path):
+    for seed in range(3):
+        write(results, "lora", seed, answers(seed, 0.4), recipe=Recipe(steps=10, optimiser="lora+"))
+    write(results, "none", 0, answers(0, 0.2), recipe=None)
+    board = build([("results", results)], [], tmp_path / "board")
+    for summary in (board.summary, open_leaderboard(tmp_path / "board").summary):
+        lines = summary[summary["origin"] == "measured"]
+        assert sorted(lines.loc[lines["method"] == "lora", "optimiser"]) == ["adamw", "lora+"]
+        assert lines.loc[lines["method"] == "none", "optimiser"].isna().all()
+    runs = Runs(records(board.runs))
+    assert all(len(runs.by_line[name_of(line)]) == 3 for line in records(lines[lines["method"] == "lora"]))
+
+
 def test_a_rebuild_is_byte_equal_whatever_came_before_and_reads_only_what_is_new(results, tmp_path):
     out = tmp_path / "board"
     first = build([("results", results)], [], out)
@@ -146,6 +164,13 @@ def test_older_files_are_read_and_newer_ones_refused(results, tmp_path):
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({VERSION_KEY: b"99"}), out / SUMMARY)
     with pytest.raises(HubinitError, match="newer hubinit"):
         open_leaderboard(out)
+    for other, reason in (({"x": [1]}, "no column key"), ({"key": [1], "task": [2.5]}, "not a leaderboard's")):
+        pq.write_table(pa.table(other), out / RUNS)
+        with pytest.raises(HubinitError, match=reason):
+            open_leaderboard(out)
+        pq.write_table(pa.table(other), out / ITEMS)
+        with pytest.raises(HubinitError, match="other columns"):
+            open_items(out)
 
 
 def test_it_recommends_what_is_better_beyond_chance_else_what_is_cheap(results, tmp_path):
@@ -160,6 +185,69 @@ def test_it_recommends_what_is_better_beyond_chance_else_what_is_cheap(results, 
         recommend(summary, "org/model", "arc-easy", memory=2**20)
     with pytest.raises(HubinitError, match="arc-easy"):
         recommend(summary, "org/model", "arc-eazy")
+
+
+def line(method, place, value, seconds=10.0, **more):
+    """A line of the summary over three seeds."""
+    known = {
+        "origin": "measured",
+        "model": "org/model",
+        "task": "mt-bench",
+        "metric": "score",
+        "method": method,
+        "place": place,
+    }
+    known |= {"value": value, "lr": 1e-3, "default_lr": 1e-3, "seeds": 3, "n": 80, "train_seconds": seconds}
+    return known | {"keys": "0" * 16} | more
+
+
+def test_a_recommendation_is_not_surer_than_the_tests_behind_it():
+    """Places are tested against the method that leads them; where that one is too dear, nobody tested the others."""
+    told = [line("eva", 1, 7.0, 99), line("pissa", 2, 6.1, 99), line("lora", 2, 6.0), line("olora", 4, 5.9)]
+    found = recommend(frame(told, SCHEMA), "org/model", "mt-bench", seconds=50)
+    assert (found.method, found.sure) == ("lora", "low")
+    assert "others may be as good" in " ".join(found.reasons)
+    base = line("none", 1, 7.0, lr=None, default_lr=None, seeds=1)
+    assert (
+        recommend(frame([base, line("lora", 1, 6.9), line("eva", 3, 1.0)], SCHEMA), "org/model", "mt-bench").sure
+        == "low"
+    )
+    alone = recommend(frame([line("lora", 1, 6.9), line("eva", 2, 1.0)], SCHEMA), "org/model", "mt-bench")
+    assert (alone.method, alone.sure) == ("lora", "high")
+
+
+def test_a_single_seed_has_no_place_and_is_not_taken_for_as_good(results, tmp_path):
+    write(results, "olora", 0, answers(0, 0.0), seconds=1.0)
+    board = build([("results", results)], [], tmp_path / "board")
+    assert pd.isna(measured(board, "olora")["place"]) and measured(board, "filet")["place"] == 1
+    assert recommend(board.summary, "org/model", "arc-easy").method == "filet"
+    write(tmp_path / "single", "lora", 0, answers(0, 0.5))
+    write(tmp_path / "single", "eva", 0, answers(1, 0.5), seconds=20)
+    alone = build([("single", tmp_path / "single")], [], tmp_path / "alone")
+    assert measured(alone, "lora")[["place", "mark"]].isna().all()
+    found = recommend(alone.summary, "org/model", "arc-easy")
+    assert (found.method, found.sure) == ("lora", "low") and "No score was tested" in " ".join(found.reasons)
+
+
+def test_a_loss_is_lower_beyond_chance_after_correction_only():
+    low = {"loss_delta": -0.1, "loss_low": -0.19, "loss_high": -0.01, "validation_loss": 1.0}
+    for loss_p, sure in ((0.2, "low"), (0.01, "moderate")):
+        told = [line("lora", 1, 6.0), line("eva", 1, 6.1, 20.0, loss_p=loss_p, **low)]
+        found = recommend(frame(told, SCHEMA), "org/model", "mt-bench")
+        assert (found.method, found.sure) == (("eva" if sure == "moderate" else "lora"), sure)
+
+
+def test_ratings_are_told_on_their_own_scale():
+    better = line("eva", 1, 6.5, mark="better", delta=0.6, delta_low=0.5, delta_high=0.8)
+    found = recommend(frame([better, line("lora", 2, 5.9)], SCHEMA), "org/model", "mt-bench")
+    assert "+0.5 to +0.8 points" in found.reasons[-1]
+
+
+def test_the_recommended_command_is_one_of_words_whatever_the_method_is_called(tmp_path):
+    write(tmp_path / "results", "lora; touch /tmp/x", 0, answers(0, 0.5))
+    board = build([("results", tmp_path / "results")], [], tmp_path / "board")
+    command = command_of(recommend(board.summary, "org/model", "arc-easy"), "org/other", board)
+    assert shlex.split(command)[2:5] == ["org/other", "--method", "lora; touch /tmp/x"]
 
 
 def test_exports_hold_reported_rows_apart_and_no_formulas(tmp_path):
@@ -215,7 +303,9 @@ def test_the_commands_build_export_and_recommend(results, tmp_path, capsys, monk
     code, printed = hubinit("recommend", out, "--model", "org/model", "--task", "arc-easy", "--json")
     found = json.loads(printed.out)
     assert (code, found["method"], found["sure"]) == (0, "filet", "high")
-    assert found["command"] == "hubinit train org/model --method filet --task arc-easy --lr 0.001 --rank 8"
+    assert found["rank"] == 8 and isinstance(found["rank"], int)
+    words = "hubinit train org/model --method filet --task arc-easy --lr 0.001 --seed 0 --rank 8 --dtype float32"
+    assert found["command"].startswith(f"{words} --set recipe.steps=10 "), "as it was measured"
     code, printed = hubinit("export", results, "--format", "md")
     assert code == 0 and "| filet |" in printed.out
     code, printed = hubinit("--out", results)

@@ -77,6 +77,69 @@ def test_a_score_that_its_items_do_not_give_is_found(tmp_path):
     assert "the score is 0.99, but its items give" in wrong_with(tmp_path)
 
 
+def hand_in_scores(root, items, scores, evaluation=EVALUATION):
+    """A run with these items, whose scores say what they say."""
+    key = hand_in(root, scores=tuple(scores)).key
+    digest = write_items(root / "runs" / key / "items" / items_name(evaluation), items)
+    edit(root, key, lambda raw: [one.update(items=digest) for one in raw["scores"]])
+
+
+def scored(metric, value, *, primary=True, n=6, evaluation=EVALUATION, **more):
+    return Score(task=evaluation.task, metric=metric, value=value, n=n, primary=primary, eval=evaluation, **more)
+
+
+def test_a_score_is_that_of_the_answers_though_items_leave_out_their_values(tmp_path):
+    bare = [item.model_copy(update={"values": {}}) for item in answered(0)]
+    hand_in_scores(tmp_path / "all", bare, [scored("acc", 0.99)])
+    assert "the score is 0.99, its answers give" in wrong_with(tmp_path / "all")
+    hand_in_scores(tmp_path / "one", [bare[0], *answered(0)[1:]], [scored("acc", 0.99)])
+    assert "6 questions, but 5 items with a value" in wrong_with(tmp_path / "one")
+    honest = sum(item.values["acc"] for item in answered(0)) / 6
+    hand_in_scores(tmp_path / "error", answered(0), [scored("acc", honest, stderr=1e-9)])
+    assert "the standard error is 1e-09" in wrong_with(tmp_path / "error")
+
+
+def test_only_the_metric_of_the_task_ranks(tmp_path):
+    means = {name: sum(item.values[name] for item in answered(0)) / 6 for name in ("acc", "acc_norm")}
+    hand_in_scores(tmp_path / "norm", answered(0), [scored("acc_norm", means["acc_norm"])])
+    assert "acc_norm: it ranks, unlike in the task" in wrong_with(tmp_path / "norm")
+    invented = [scored("acc", means["acc"]), scored("my_metric", 7.0)]
+    hand_in_scores(tmp_path / "invented", answered(0), invented)
+    assert "my_metric: it ranks, unlike in the task" in wrong_with(tmp_path / "invented")
+    program = EvalSpec(task="mbpp", limit=1)
+    item = Item(id="0", outputs=("x",), values={})
+    hand_in_scores(tmp_path / "program", [item], [scored("pass@1", 1.0, n=1, evaluation=program)], program)
+    assert "mbpp pass@1: items have no value of it" in wrong_with(tmp_path / "program")
+
+
+def test_the_score_without_trained_on_questions_is_of_the_others(tmp_path):
+    items = [item.model_copy(update={"seen": number < 2}) for number, item in enumerate(answered(0))]
+    values = [item.values["acc"] for item in items]
+    honest = scored("acc", sum(values) / 6, contaminated=2)
+    hand_in_scores(tmp_path / "honest", items, [honest, scored("acc,unseen", sum(values[2:]) / 4, primary=False, n=4)])
+    assert wrong_with(tmp_path / "honest") == ""
+    hand_in_scores(tmp_path / "lie", items, [honest, scored("acc,unseen", 0.99, primary=False, n=4)])
+    assert "acc,unseen: the score is 0.99, its answers give" in wrong_with(tmp_path / "lie")
+
+
+def test_metrics_of_all_texts_together_are_no_mean_of_their_items(tmp_path, monkeypatch):
+    documents = {
+        "0": {"references": ["the cat sat on the mat today"]},
+        "1": {"references": ["a dog ran in the park alone"]},
+    }
+    monkeypatch.setattr(rescoring, "questions_of", lambda task, evaluation: documents)
+    task, evaluation = tasks.get("e2e"), EvalSpec(task="e2e", limit=2)
+    asked = [["the cat sat on the mat"], ["a dog"]]
+    graded = rescoring.SCORERS[task.scorer].grade(task, documents, asked, evaluation)
+    bleu = next(score for score in graded.scores if score.metric == "bleu")
+    assert abs(bleu.value - sum(item.values["bleu"] for item in graded.items) / 2) > 0.01
+    hand_in_scores(tmp_path / "honest", graded.items, graded.scores, evaluation)
+    assert wrong_with(tmp_path / "honest") == ""
+    lie = [score.model_copy(update={"value": 0.9}) if score is bleu else score for score in graded.scores]
+    hand_in_scores(tmp_path / "lie", graded.items, lie, evaluation)
+    assert "bleu: the score is 0.9, its answers give" in wrong_with(tmp_path / "lie")
+
+
 def test_left_out_questions_and_invented_ones_are_found(tmp_path):
     hand_in(tmp_path, items=answered(0)[:5])
     hand_in(tmp_path, seed=1, items=[*answered(1)[:5], answered(1)[5].model_copy(update={"id": "77"})])
@@ -125,7 +188,8 @@ def test_programs_of_a_stranger_do_not_run(tmp_path):
     items = [Item(id="0", outputs=(program,), values={"pass@1": 1.0})]
     result = hand_in(tmp_path)
     digest = write_items(tmp_path / "runs" / result.key / "items" / items_name(evaluation), items)
-    hand_in(tmp_path, scores=(Score(task="mbpp", metric="pass@1", value=1.0, n=1, eval=evaluation, items=digest),))
+    score = Score(task="mbpp", metric="pass@1", value=1.0, n=1, primary=True, eval=evaluation, items=digest)
+    hand_in(tmp_path, scores=(score,))
     (run,) = read_submission(tmp_path)
     rescore(run)
     assert run.wrong == []

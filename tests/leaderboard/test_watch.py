@@ -9,7 +9,7 @@ from scipy import stats
 from hubinit.leaderboard import watch_text
 from hubinit.leaderboard.items import Answered
 from hubinit.leaderboard.table import frame, table
-from hubinit.leaderboard.watch import watch
+from hubinit.leaderboard.watch import Report, watch
 from tests.leaderboard.handed_in import command, hand_in
 
 QUESTIONS = 200
@@ -24,7 +24,7 @@ def board(root, chance=0.5, *, seeds=(0, 1, 2), draw=0, created="2026-11-01T00:0
         right = (np.random.default_rng([draw, seed]).random(QUESTIONS) < chance).astype(float)
         name = f"{draw:032x}{seed:032x}"
         rows.loc[place, ["value", "n", "items"]] = [right.mean(), QUESTIONS, name]
-        values[name, "acc_norm"] = Answered("q", right)
+        values[name, "acc"] = Answered("q", right)
     for name, value in changes.items():
         rows[name] = value
     return frame(rows.astype(object).where(rows.notna(), None).to_dict("records")), values
@@ -51,6 +51,10 @@ def test_a_lower_score_is_reported_with_its_paired_interval(tmp_path):
     assert found.low < drop.mean() < found.high < 0
     (better,) = compared(new, old).findings
     assert better.worse is False
+    told = found.model_copy(update={"metric": "score", "change": -0.5, "old": 6.5, "new": 6.0, "low": None})
+    assert "6.5 · 6 · -0.5 · " in next(
+        line for line in watch_text.lines(Report(compared=1, added=0, findings=(told,), changes=())) if "WORSE" in line
+    )
 
 
 def test_chance_alone_is_seldom_reported(tmp_path):
@@ -62,7 +66,7 @@ def test_chance_alone_is_seldom_reported(tmp_path):
         for place, seed in enumerate(new[0]["seed"]):
             right = (np.random.default_rng([draw, seed]).random(QUESTIONS) < 0.5).astype(float)
             new[0].loc[place, ["value", "items"]] = [right.mean(), f"{draw:032x}{seed:032x}"]
-            new[1][new[0].loc[place, "items"], "acc_norm"] = Answered("q", right)
+            new[1][new[0].loc[place, "items"], "acc"] = Answered("q", right)
         alarms += bool(compared(old, new).findings)
     assert alarms <= stats.binom.ppf(0.99, 100, 0.05)
 

@@ -15,9 +15,12 @@ from hubinit.leaderboard import versus
 from hubinit.leaderboard.app import commands, pages
 from hubinit.leaderboard.app.data import Data, protocol_of
 from hubinit.leaderboard.app.query import VIEWS, Query
-from hubinit.leaderboard.build import build
+from hubinit.leaderboard.build import Claims, build, open_leaderboard
+from hubinit.leaderboard.export import export
 from hubinit.leaderboard.families import OTHER, family_of
 from hubinit.leaderboard.reported import reported
+from hubinit.leaderboard.rows import COUNTED, LARGEST, RunRow
+from hubinit.leaderboard.table import frame
 from hubinit.leaderboard.tradeoffs import pareto
 from tests.leaderboard_app.results import DATA_AWARE, QUESTIONS, write_results
 
@@ -93,6 +96,40 @@ def test_a_page_is_its_query_and_what_cannot_be_is_left_out(data):
     assert Query.parse("?view=../../etc&page=-1&sort=__class__&model=" + "x" * 9999).page == 1
     assert pages.page(data, "?sort=__class__&columns=__doc__&view=nonsense").query.startswith("?sort=__class__")
     assert Query().link() == "?"
+
+
+@pytest.mark.parametrize("text", ["?origin=x", "?" + "&".join(f"a{n}=1" for n in range(600)), "?view=curves&board=x"])
+def test_an_address_that_somebody_made_up_gives_a_page(data, text):
+    assert "hubinit" in pages.page(data, text).title
+    assert pages.csv(data, text).startswith("origin,")
+
+
+EXTREME = [
+    {"metric": "bleu", "value": LARGEST, "stderr": LARGEST, "items": None},
+    {"metric": "bleu", "value": -LARGEST, "validation_loss": -LARGEST, "forgetting": LARGEST},
+    {"n": COUNTED - 1, "limit": COUNTED - 1, "train_samples": COUNTED - 1, "data_seed": COUNTED - 1},
+    {"lr": LARGEST, "alpha": LARGEST, "peak_memory_bytes": COUNTED - 1, "seconds_train": LARGEST},
+    {"curve": '{"step":[1,2],"loss":[1e308,-1e308]}', "lr": 0.0},
+    {"curve": '{"step":[1,%s],"loss":[1,2]}' % ("9" * 400)},
+    {"options": '{"a":[NaN,{"b":1e999}]}', "versions": '{"a":[]}', "hardware": "{}", "calibration": '{"x":{}}'},
+]
+
+
+def test_whatever_a_row_may_hold_breaks_no_board_and_no_page(tmp_path):
+    methods = {"lora": 0.5} | {f"peft:{number}": 0.4 for number in range(len(EXTREME))}
+    known = data_of(write_results(tmp_path / "r", methods=methods, rates=(1e-3,), seeds=2), tmp_path / "b").board.runs
+    rows = known[known["task"] == "piqa"].astype(object).where(known.notna(), None).to_dict("records")
+    extreme = dict(zip([*methods][1:], EXTREME, strict=True))
+    checked = frame(RunRow.model_validate(row | extreme.get(row["method"], {})).model_dump() for row in rows)
+    board = build([], [Claims("owner/board", checked)], tmp_path)
+    assert export(open_leaderboard(tmp_path), "md") == export(board, "md")
+    data = Data(board, tmp_path)
+    assert set(methods) <= {line["method"] for line in data.lines}
+    for name, lines in data.tables.items():
+        one, two = lines[0], lines[-1]
+        for view in VIEWS:
+            query = Query(view=view, board=name, line=one["id"], a=one["id"], b=two["id"], for_task="piqa")
+            assert pages.page(data, query.link()).html
 
 
 def test_every_page_of_every_line_is_shown(data):

@@ -4,6 +4,7 @@ from hubinit.records import Cost, Provenance, ResultStore, RunResult
 from hubinit.runs import budget
 from hubinit.runs.budget import by_priority, run_within
 from hubinit.runs.costs import hardware
+from hubinit.runs.estimate import estimate
 from hubinit.runs.plan import PlannedRun
 from hubinit.specs import DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
@@ -79,4 +80,19 @@ def test_a_calibration_is_counted_once(tmp_path):
         RunResult(key=str(seed), spec=planned("eva", seed).spec, status="ok", costs=costs, provenance=made)
         for seed in (0, 1)
     ]
-    assert budget.spent(("eva", result) for result in results) == 7.0
+    assert budget.spent(("eva", budget.seconds_of(result)) for result in results) == 7.0
+
+
+def test_an_estimate_reads_each_result_once_and_only_of_this_machine(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path)
+    (lora, pissa, *_) = plan(store)[::3]
+    for run, seconds, machine in ((lora, 10.0, hardware()), (pissa, 99.0, {"cpu": "another"})):
+        made = Provenance(versions={}, hardware=machine, command="", created="2026-01-01")
+        costs = {"load": Cost(seconds=1.0), "train": Cost(seconds=seconds)}
+        store.write(RunResult(key=run.spec.key, spec=run.spec, status="ok", costs=costs, provenance=made))
+    waiting = [planned("lora", 5), planned("pissa", 5)]
+    first = estimate(waiting, store)
+    assert first.seconds == [11.0, 11.0], "pissa is taken to cost what lora did here"
+    monkeypatch.setattr(ResultStore, "read", None)  # whoever reads a result now fails
+    monkeypatch.setattr(ResultStore, "results", None)
+    assert estimate(waiting, store) == first

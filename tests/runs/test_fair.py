@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hubinit.runs.fair import Need, Tried, Walk, afford, ladder, most_trials, shorten, tuned_rate, walk
+from hubinit.runs.fair import Need, Tried, Walk, afford, ladder, most_trials, shift_to, shorten, tuned_rate, walk
 from hubinit.runs.protocol import read_protocol
 from hubinit.specs import Recipe, Search
 
@@ -32,6 +32,36 @@ def test_the_ladder_goes_on_in_the_ratio_of_the_grid() -> None:
     assert ladder(GRID, 2) == (2e-6, 6.3e-6, *GRID, 6.3e-3, 2e-2)
     assert ladder((0.1, 0.01), 3) == (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0), "no rate is above 1"
     assert ladder((1e-3,), 2) == (1e-3,), "one rate has no ratio"
+
+
+def test_a_moved_grid_lies_on_the_same_lattice() -> None:
+    lattice = ladder(GRID, 4)
+    for shift in (-2, -1, 0, 1, 2):
+        assert ladder(GRID, 0, shift) == lattice[4 + shift : 9 + shift]
+        assert ladder(GRID, 2, shift) == tuple(rate for rate in lattice[2 + shift : 11 + shift] if rate <= 1)
+    assert ladder((0.1, 1.0), 1, 1) == (0.1, 1.0), "no rate is above 1"
+    assert ladder((1e-3,), 2, 1) == (1e-3,)
+
+
+def test_a_grid_moves_to_the_nearest_step_and_keeps_the_middle_of_the_common_one() -> None:
+    middle, step = 2e-4, 10**0.5
+    for steps, expected in ((0, 0), (0.4, 0), (0.6, 1), (-1.2, -1), (2, 2), (4.8, 2), (-9, -2)):
+        assert shift_to(GRID, middle * step**steps) == expected
+        assert middle in ladder(GRID, 0, expected)
+    assert shift_to((1e-3,), 0.5) == 0
+    assert shift_to((1e-4, 1e-3), 0.5) == 0, "half of one step is none"
+
+
+def test_a_search_from_a_moved_grid_ends_at_the_same_rate() -> None:
+    for bottom in (2e-5, 2e-4, 2e-3):
+        for shift in (-2, -1, 1, 2):
+            tried: dict[tuple[int, float], Tried] = {}
+            first = walk(Search(), GRID, tried, shift).wanted
+            assert tuple(rate for _, rate in first) == ladder(GRID, 0, shift)
+            while wanted := (walked := walk(Search(), GRID, tried, shift)).wanted:
+                tried |= {(rung, rate): valley(bottom, bottom)(rung, rate) for rung, rate in wanted}
+            assert walked.best == bottom
+            assert not set(walked.added) & set(ladder(GRID, 0, shift))
 
 
 def test_a_rung_is_the_recipe_at_another_length() -> None:

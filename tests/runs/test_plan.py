@@ -12,6 +12,7 @@ from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
 from hubinit.runs.estimate import from_history, latest
 from hubinit.runs.plan import MOST_RUNS, Request, plan
 from hubinit.runs.protocol import protocol_names, read_protocol
+from hubinit.runs.stored import summarise
 from hubinit.runs.sweep import command_line
 from hubinit.specs import EvalSpec
 
@@ -277,7 +278,7 @@ def test_the_estimate_follows_the_latest_run_and_counts_what_is_left(store):
         return finished(run).model_copy(update={"costs": stages, "provenance": provenance, "scores": ()})
 
     history = [took(5.0, "2026-03-01T00:00:00+00:00"), took(1.0, "2026-02-01T00:00:00+00:00")]
-    history = latest(history)
+    history = latest(map(summarise, history))
     assert from_history(run, history) == pytest.approx(20.0)  # load, calibrate, initialise, train
     trained = replace(run, stored=finished(run).model_copy(update={"scores": ()}))
     assert trained.state == "evaluate"

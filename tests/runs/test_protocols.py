@@ -100,6 +100,7 @@ def test_settings_for_a_method_that_does_not_exist_are_refused(store):
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_every_protocol_plans_its_own_tasks_and_cites_its_source(store, name, monkeypatch):
+    monkeypatch.setattr(names, "pin", lambda spec: spec)  # without a revision no Hub is asked for its shapes
     monkeypatch.setattr(tasks.named, "expand", lambda name: ("mbpp",))  # MMLU has 57, which lm-eval takes long to find
     monkeypatch.setattr("hubinit.runs.plan.find_judge", lambda judge: type("Judge", (), {"name": judge}))
     protocol = read_protocol(name)

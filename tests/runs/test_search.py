@@ -12,6 +12,7 @@ from hubinit.errors import HubinitError
 from hubinit.models import names
 from hubinit.records import Cost, Provenance, ResultStore, RunResult, Score
 from hubinit.runs.decisions import read_decisions
+from hubinit.runs.fair import ladder
 from hubinit.runs.plan import PlannedRun, Request, plan
 from hubinit.runs.protocol import read_protocol
 from hubinit.runs.search import Searched, longest_search, run_search, template_request
@@ -66,19 +67,26 @@ class Machine:
 
 @pytest.fixture
 def request_(monkeypatch: pytest.MonkeyPatch) -> Request:
-    monkeypatch.setattr(names, "pin", lambda spec: spec.model_copy(update={"revision": "a" * 40}))
+    monkeypatch.setattr(names, "pin", lambda spec: spec)  # without a revision no Hub is asked for its shapes
     monkeypatch.setattr(tasks, "pin", lambda name: f"{name:0<40}")
     methods = ("none", "lora", "pissa", "dora")
     overrides = (f"recipe.steps={STEPS}",)
     return Request(("smollm2-135m",), methods, ("arc-easy",), protocol="fair", overrides=overrides, dtype="float32")
 
 
-def search(request: Request, root: Path, *, budget: float | None = None, **machine: object) -> tuple[Searched, Machine]:
+def search(
+    request: Request,
+    root: Path,
+    *,
+    budget: float | None = None,
+    shifts: dict[str, int] | None = None,
+    **machine: object,
+) -> tuple[Searched, Machine]:
     store = ResultStore(root)
     worker = Machine(store, **machine)  # type: ignore[arg-type]
     protocol = request.read_protocol()
     templates = plan(template_request(request, protocol), store)
-    return run_search(templates, protocol, store, worker, budget=budget), worker
+    return run_search(templates, protocol, store, worker, budget=budget, shifts=shifts or {}), worker
 
 
 def rates(runs: Sequence[PlannedRun], method: str, steps: int) -> list[float]:
@@ -224,3 +232,23 @@ def test_a_run_of_the_search_is_another_run_than_the_whole_training(request_: Re
             )
     assert set(lengths) == {STEPS // 4, STEPS}
     assert not lengths[STEPS // 4] & lengths[STEPS]
+
+
+def test_a_suggested_grid_is_where_a_method_begins_and_ends_at_the_same_rates(
+    request_: Request, tmp_path: Path
+) -> None:
+    shifts = {"pissa adamw": -1, "dora adamw": 2}
+    found, machine = search(request_, tmp_path / "moved", shifts=shifts)
+    plain, _ = search(request_, tmp_path / "plain")
+    (decisions,), (usual,) = found.decisions, plain.decisions
+    grid = request_.read_protocol().learning_rates
+    for one in decisions.methods:
+        own = ladder(grid, 0, shifts.get(f"{one.method} adamw", 0))
+        assert one.grid == (own if own != grid else None)
+        assert tuple(rates(machine.asked, one.method, STEPS // 4)[: len(own)]) == own
+    assert [one.chosen_rate for one in decisions.methods] == [one.chosen_rate for one in usual.methods]
+    assert not next(one for one in decisions.methods if one.method == "dora").added_rates, (
+        "its best was in the moved grid"
+    )
+    assert found.files[0].name.endswith("-suggested.json")
+    assert read_decisions(found.files[0]) == decisions

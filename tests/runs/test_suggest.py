@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from hubinit import tasks
+from hubinit.cli import suggesting
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore
 from hubinit.runs import suggest
-from hubinit.runs.plan import PlannedRun
+from hubinit.runs.plan import PlannedRun, Request
 from hubinit.runs.suggest import move_grid, suggest_rates
 from hubinit.specs import DataSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 from tests import texts
@@ -76,3 +77,16 @@ def test_two_models_have_no_grid_in_common(planned, tmp_path):
     other = planned[0].spec.model_copy(update={"model": ModelSpec(id="org/other")})
     with pytest.raises(HubinitError, match="one model"):
         suggest_rates([*planned, PlannedRun(other, "arc-easy", ())], ResultStore(tmp_path))
+
+
+def test_a_search_moves_each_methods_grid_and_other_protocols_the_common_one(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "pin", lambda name: None)
+    monkeypatch.setattr(suggesting, "suggest_rates", lambda *given: {"lora adamw": 2e-3, "pissa adamw": 6e-5})
+    request = Request((planned[0].spec.model.id,), ("lora", "pissa"), ("arc-easy",), rank=2, dtype="float32")
+    searching = suggesting.with_suggested_rates(replace(request, protocol="fair"), tmp_path, dry_run=False)
+    assert searching.shifts == {"lora adamw": 2, "pissa adamw": -1}
+    assert searching.learning_rates is None
+    common = suggesting.with_suggested_rates(replace(request, learning_rates=(1e-4, 1e-3)), tmp_path, dry_run=False)
+    assert common.shifts is None
+    middle = (2e-3 * 6e-5) ** 0.5
+    assert common.learning_rates == pytest.approx((middle / 10**0.5, middle * 10**0.5), rel=0.05)

@@ -19,6 +19,7 @@ from hubinit.cli import running
 from hubinit.data.encode import Example
 from hubinit.errors import HubinitError
 from hubinit.runs.plan import PlannedRun, Request
+from hubinit.runs.protocol import read_protocol
 from hubinit.scoring import code, sandbox, score_outputs
 from hubinit.scoring.code import pass_at_k
 from hubinit.scoring.evaluate import evaluate_one
@@ -209,6 +210,26 @@ def test_three_solved_examples_stand_before_each_question(local_mbpp: None) -> N
 def test_training_examples_end_with_the_mark(local_mbpp: None) -> None:
     examples, _ = tasks.training_examples(DataSpec(tasks=("mbpp",)), 0)
     assert list(examples) == [Example(mbpp.ask(TREE), TREE["code"].replace("\r", "") + "\n[DONE]")]
+
+
+@needs_isolation
+def test_humaneval_of_lora_ga_asks_for_the_whole_function_and_reads_it() -> None:
+    task = tasks.get("humaneval-lora-ga")
+    asked = task.generative.prompt(RETURN1 | {"prompt": "def return1():\n"})
+    assert asked.startswith("Below is an instruction that describes a task.\n Write a response that")
+    assert asked.endswith("\n\ncode:\n```python\ndef return1():\n\n```\n\n### Response:\n```python\n")
+    decoding = wanted_decoding(task, EvalSpec(task=task.name))
+    assert (decoding.samples, decoding.temperature, decoding.top_p, decoding.stop) == (5, 0.8, 0.95, ())
+    prompt = RETURN1 | {"prompt": 'def return1():\n    """The number one."""\n'}
+    samples = ["def return1():\n  return 1\n```", "def return1():\n  return 2\n```", "It is 1.", "    return 1", ""]
+    scored = score_outputs(task.name, [samples], {"a": prompt})
+    # right: the whole function, and the body alone, which stands behind the prompt
+    assert {score.metric: score.value for score in scored.scores} == {"pass@1": pytest.approx(2 / 5)}
+
+
+@pytest.mark.parametrize("protocol", ["code", "lora-one-code"])
+def test_models_of_codefeedback_are_asked_in_the_frame_of_their_source(protocol: str) -> None:
+    assert read_protocol(protocol).tasks["codefeedback"][0] == "humaneval-lora-ga"
 
 
 def test_humaneval_has_nothing_to_train_on() -> None:

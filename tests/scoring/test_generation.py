@@ -118,6 +118,47 @@ def test_an_answer_ends_before_its_stop_text() -> None:
     assert stopped == free[: free.index(stop)]
 
 
+@pytest.mark.parametrize("own", [None, 1, [1, 2]])
+def test_an_answer_ends_where_training_ends_it(own: int | list[int] | None) -> None:
+    model, tokens = language_model(), tokenizer()
+    asked, ids = tokens(PROMPTS[0])["input_ids"], []
+    with torch.no_grad():
+        for _ in range(8):
+            ids.append(int(model(torch.tensor([[*asked, *ids]])).logits[0, -1].argmax()))
+    model.generation_config.eos_token_id = own
+    last = next(place for place in range(2, len(ids)) if ids[place] not in ids[:place])
+    tokens.eos_token = tokens.convert_ids_to_tokens(ids[last])
+    assert tokens.eos_token_id == ids[last] != 1
+    [[ended]] = generate(model, tokens, PROMPTS[:1], Decoding(max_new_tokens=8), batch_size=1)
+    assert ended == tokens.decode(ids[: last + 1])  # an ordinary token, which is shown
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(beams: int) -> None:
+    [[free]] = generate(language_model(), tokenizer(), ["The answer is"], Decoding(8, beams), batch_size=1)
+    stop = "is" + free[0]
+    assert stop not in free
+    assert generate(
+        language_model(), tokenizer(), ["The answer is"], Decoding(8, beams, stop=(stop,)), batch_size=1
+    ) == [[free]]
+
+
+def test_what_the_prompt_says_is_not_a_repetition() -> None:
+    model, tokens = language_model(), tokenizer()
+    said = generate(model, tokens, PROMPTS, Decoding(max_new_tokens=6, no_repeat_ngram=1), batch_size=4)
+    copied = 0
+    for prompt, [text] in zip(PROMPTS, said, strict=True):
+        ids, answer = tokens(prompt)["input_ids"], []
+        with torch.no_grad():
+            for _ in range(6):
+                logits = model(torch.tensor([[*ids, *answer]])).logits[0, -1]
+                logits[answer] = -torch.inf
+                answer.append(int(logits.argmax()))
+        assert text == tokens.decode(answer, skip_special_tokens=True)
+        copied += len(set(ids) & set(answer))
+    assert copied > 0
+
+
 def test_prompts_that_do_not_fit_are_one_sentence() -> None:
     model = language_model()
     model.config.max_position_embeddings = 10

@@ -16,22 +16,22 @@ HEAD = "Below is an instruction that describes a task. Write a response that app
 META = {"type": "GSM_SV", "query": "What is 1 plus 1?", "response": "1+1=2.\n#### 2\nThe answer is: 2"}
 CASES = {
     "metamath": (META, f"{HEAD}\n\n### Instruction:\nWhat is 1 plus 1?\n\n### Response:", META["response"]),
-    "metamath-gsm": (META, "Q: What is 1 plus 1?\nA: ", "1+1=2.\n#### 2"),
+    "metamath-gsm": (META, "Q: What is 1 plus 1?\nA: ", " 1+1=2.\n#### 2"),
     "metamath-peft": (META, "Question: What is 1 plus 1? Think step by step.\nAnswer:", META["response"]),
     "codefeedback": (
         {"query": "Add.", "answer": "Here:\n```python\nx = 1\n```\nand\n```\ny\n```"},
         f"{HEAD}\n\n### Instruction:\nAdd.\n\n### Response:\n",
-        "Here:\n```python\nx = 1\n```",
+        " Here:\n```python\nx = 1\n```",
     ),
     "wizardlm": (
         {"instruction": "Say hi.", "output": "Hi."},
         f"{HEAD}\n\n### Instruction:\nSay hi.\n\n### Response:\n",
-        "Hi.",
+        " Hi.",
     ),
     "alpaca": (
         {"instruction": "Say it.", "input": "Hi", "output": "Hi."},
         "### Instruction:\nSay it.\n\n### Input:\nHi\n\n### Response:\n",
-        "Hi.",
+        " Hi.",
     ),
 }
 LEFT_OUT = {

@@ -104,6 +104,9 @@ def test_answers_are_read_and_compared(
 
 def test_the_reference_is_the_last_box_of_the_solution() -> None:
     assert HENDRYCKS.matches("7", {"solution": "First \\boxed{6}, then \\boxed{7}."})
+    assert HENDRYCKS.matches(
+        "2", {"solution": "We want the largest, so our answer is $\\boxed 2$."}
+    )  # a row of the data
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ STOPS = ("Instruction:", "Instruction", "Response:", "Response")
 @pytest.mark.parametrize(
     ("name", "prompt", "trained", "completion", "temperature", "stop"),
     [
-        ("gsm8k-lora-da", STEPS, QA, SOLUTION, 0.0, STOPS),
-        ("gsm8k-lora-ga", QA, QA, SOLUTION, 0.8, ()),
+        ("gsm8k-lora-da", STEPS, QA, f" {SOLUTION}", 0.0, STOPS),
+        ("gsm8k-lora-ga", QA, QA, f" {SOLUTION}", 0.8, ()),
         ("gsm8k-milora", STEPS, ALPACA, f"{SOLUTION}\nThe answer is: 72", 0.0, STOPS),
     ],
 )

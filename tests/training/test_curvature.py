@@ -130,3 +130,13 @@ def test_nothing_to_go_by_is_said() -> None:
         parameter.data.zero_()
     with pytest.raises(HubinitError, match="suggests no learning rate"):
         suggest_learning_rate(model, tokenizer(), EXAMPLES, RECIPE)
+
+
+def test_the_loss_is_that_of_the_recipe() -> None:
+    model, whole = adapted(), RECIPE.model_copy(update={"loss_on": "all"})
+    with (
+        prepare_problem(model, tokenizer(), EXAMPLES, RECIPE) as part,
+        prepare_problem(model, tokenizer(), EXAMPLES, whole) as full,
+    ):
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in full.batches)
+        assert part.count < full.count == tokens - len(EXAMPLES)  # nothing predicts a first token

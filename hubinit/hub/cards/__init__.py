@@ -23,6 +23,7 @@ from hubinit.models.kinds import KINDS
 from hubinit.records import AdapterKind, Manifest, RunResult, Score
 from hubinit.specs import LM_EVAL_PREFIX, RunSpec
 from hubinit.text import code, escape, fence, one_line
+from hubinit.training.advice import SUGGESTED, how_sure
 
 if TYPE_CHECKING:  # both import torch, which reading and the leaderboard do without
     from hubinit.methods.spec import Method
@@ -93,6 +94,8 @@ def adapter_card(
         frozen=frozen_by(spec.method.name, spec.method.options),
         snippet=loading_snippet(manifest, repo_id, num_labels=num_labels),
         initialisation_seconds=initialisation_seconds(result),
+        suggested_rate=result.initialisation.get(SUGGESTED),
+        how_sure=how_sure(spec.method.name),
         method=method,
     )
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from hubinit.leaderboard.comparison import Row
 from hubinit.leaderboard.reported import PERCENT
-from hubinit.leaderboard.rows import RATING
+from hubinit.leaderboard.rows import printed
+from hubinit.leaderboard.settings import as_trained
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -37,7 +38,7 @@ def scale(line: Row) -> float:
     """What a score is printed with: shares in percent, as papers print them."""
     if line["origin"] == "reported":
         return 100.0 if line["metric"] in PERCENT else 1.0
-    return 1.0 if line["metric"] == RATING else 100.0
+    return printed(line["metric"])
 
 
 def number(value: float | None, form: str = ".1f") -> str:
@@ -75,7 +76,7 @@ def setting(line: Row) -> str:
     """What the training of a line was, in a few words."""
     parts = [line["train_data"] or "not trained"]
     parts += [f"{line['train_samples']} examples"] if line["train_samples"] else []
-    parts += [f"α {line['alpha']:g}"] if line["alpha"] else []
+    parts += [f"α {alpha:g}"] if (alpha := as_trained(line)["alpha"]) else []
     parts += [f"{line['limit']} test items at most"] if line["limit"] else []
     return ", ".join(parts)
 
@@ -108,7 +109,7 @@ def _number(name: str, form: str) -> Callable[[Row], str]:
 
 
 COLUMNS = (
-    Column("place", "Place", _text("place"), "those that share one differ within chance", usual=True),
+    Column("place", "Place", _text("place"), "those that share one differ within chance; needs two seeds", usual=True),
     Column("model", "Model", _text("model"), usual=True, number=False),
     Column("task", "Task", _text("task"), usual=True, number=False),
     Column("value", "Score ±", _score, "median over seeds ± their deviation, or the error of sampling", usual=True),
@@ -120,7 +121,7 @@ COLUMNS = (
     Column("seconds", "Init + train", lambda line: duration(line["seconds"]), usual=True),
     Column("peak_memory_bytes", "Memory", lambda line: memory(line["peak_memory_bytes"]), usual=True),
     Column("default", "At default LR", lambda line: score(line, line["default"])),
-    Column("rank", "Rank", _text("rank")),
+    Column("rank", "Rank", lambda line: _text("rank")(as_trained(line))),
     Column("optimiser", "Optimiser", _text("optimiser"), number=False),
     Column("family", "Family", _text("family"), "what the method looks at", number=False),
     Column("data_aware", "Sees data", _text("data_aware"), "whether it calibrates on training data", number=False),

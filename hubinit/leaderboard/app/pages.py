@@ -12,6 +12,7 @@ from hubinit.leaderboard.app import cells, panels
 from hubinit.leaderboard.app.data import Data
 from hubinit.leaderboard.app.query import FILTERS, Query, View
 from hubinit.leaderboard.export import as_csv
+from hubinit.leaderboard.recommend import label
 from hubinit.text import one_line
 
 PER_PAGE = 50
@@ -133,4 +134,4 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.globals |= {"cells": cells, "zip": zip, "sort_link": sort_link}
+ENVIRONMENT.globals |= {"cells": cells, "zip": zip, "sort_link": sort_link, "label": label}

@@ -13,7 +13,8 @@ from hubinit.leaderboard.app import cells, commands, figures
 from hubinit.leaderboard.app.data import Data
 from hubinit.leaderboard.app.query import Query
 from hubinit.leaderboard.comparison import Row
-from hubinit.leaderboard.recommend import recommend
+from hubinit.leaderboard.recommend import label, recommend
+from hubinit.leaderboard.settings import NO_GUEST
 from hubinit.leaderboard.tradeoffs import pareto
 
 Context = dict[str, Any]
@@ -163,7 +164,7 @@ def recommendation(data: Data, query: Query) -> Context:
         found = recommend(data.board.summary, model, query.for_task, seconds, gib and gib * 2**30)
     except HubinitError as error:
         return context | {"problem": str(error), "status": str(error)}
-    told = f"{found.method}, {found.sure} confidence"
+    told = f"{label(found.evidence)}, {found.sure} confidence"
     chosen = next(line for line in measured if line["keys"] == found.evidence["keys"] and line["task"] == found.task)
     return context | {"found": found, "chosen": chosen, "status": told}
 
@@ -193,7 +194,7 @@ def _table(data: Data, query: Query) -> tuple[list[Row], Context]:
 
 def _title(line: Row) -> str:
     rank = f"rank {line['rank']}" if line["rank"] else ""
-    return ", ".join(part for part in (line["model"], line["task"], rank, cells.setting(line)) if part)
+    return ", ".join(part for part in (line["model"], line["task"], rank, cells.setting(line | NO_GUEST)) if part)
 
 
 def _names(lines: list[Row]) -> list[str]:

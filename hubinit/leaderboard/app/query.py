@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlencode
 View = Literal["ranking", "tradeoffs", "rates", "curves", "compare", "line", "recommend"]
 VIEWS: tuple[View, ...] = get_args(View)
 FILTERS = ("model", "task", "family", "method", "rank", "optimiser", "data_aware", "protocol")
+CHOICES = {"view": VIEWS, "origin": ("reported",)}  # of names whose values are not free
 LONGEST = 300  # characters of a value
 MOST = 40  # values of one name
 
@@ -63,7 +64,10 @@ class Query:
     @classmethod
     def parse(cls, text: str) -> "Query":
         """The state that a query string holds; unknown names are left out, and values that cannot be are the usual ones."""
-        given = parse_qs(text.lstrip("?")[:20_000], max_num_fields=500)
+        try:
+            given = parse_qs(text.lstrip("?")[:20_000], max_num_fields=500)
+        except ValueError:  # more fields than that
+            return cls()
         found: dict[str, object] = {}
         for field in fields(cls):
             values = [value[:LONGEST] for value in given.get(FORMS.get(field.name, field.name), ())][:MOST]
@@ -73,7 +77,7 @@ class Query:
                 found[field.name] = tuple(dict.fromkeys(values))
             elif field.name == "page":
                 found["page"] = max(int(values[0]), 1) if values[0].isascii() and values[0].isdigit() else 1
-            elif field.name != "view" or values[0] in VIEWS:
+            elif values[0] in CHOICES.get(field.name, values):
                 found[field.name] = values[0]
         return cls(**found)  # type: ignore[arg-type]  # of the types of its defaults
 
