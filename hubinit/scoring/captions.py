@@ -62,17 +62,14 @@ def meteor(texts: Sequence[str], references: Sequence[Sequence[str]], weights: V
     """
     with meteor_program() as program:
         counts = np.array(
-            [
-                [float(count) for count in ask(program, ["SCORE", *several, text]).split()]
-                for text, several in zip(texts, references, strict=True)
-            ]
+            [ask(program, ["SCORE", *several, text]) for text, several in zip(texts, references, strict=True)]
         )  # n × 23: lengths, function words, four stages of matches (text and reference in turn), chunks, matched words
         exact = (counts[:, :2] == np.stack([counts[:, 4:20:2].sum(1), counts[:, 5:20:2].sum(1)], 1)).all(1)
         counts[exact & (counts[:, CHUNKS] == 1), CHUNKS] = (
             0  # as METEOR does when it sums up: a perfect text has no breaks
         )
         sets = [" ".join(map(repr, row)) for row in (weights @ counts).tolist()]
-        return {"meteor": np.array([float(ask(program, ["EVAL", one], answers=2)) for one in sets])}
+        return {"meteor": np.array([ask(program, ["EVAL", one], answers=2)[0] for one in sets])}
 
 
 @contextmanager
@@ -96,8 +93,8 @@ def meteor_program() -> Iterator["subprocess.Popen[str]"]:
             program.communicate()
 
 
-def ask(program: "subprocess.Popen[str]", fields: Sequence[str], answers: int = 1) -> str:
-    """Sends METEOR one line and gives the last of its answers.
+def ask(program: "subprocess.Popen[str]", fields: Sequence[str], answers: int = 1) -> list[float]:
+    """Sends METEOR one line and gives the numbers of the last of its answers.
 
     Raises:
         JavaError: there is not one.
@@ -109,9 +106,13 @@ def ask(program: "subprocess.Popen[str]", fields: Sequence[str], answers: int = 
         answer = [program.stdout.readline() for _ in range(answers)][-1].strip()
     except OSError as error:
         raise JavaError("the program failed or took too long") from error
-    if not answer or answer.startswith("Error"):
+    try:
+        numbers = [float(one) for one in answer.split()]
+    except ValueError:
+        numbers = []
+    if not numbers:
         raise JavaError(f"the program failed or took too long: {answer or 'no answer'}")
-    return answer
+    return numbers
 
 
 def rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
