@@ -13,8 +13,9 @@ pytest.importorskip("ray", reason='needs pip install "hubinit[ray]"')
 
 from hubinit.errors import HubinitError
 from hubinit.records import ResultStore
+from hubinit.runs.executors.crew import Crew, Member
 from hubinit.runs.executors.process import WorkerProcess
-from hubinit.runs.executors.ray import LOSSES, Crew, Member, RayExecutor, connect, ray_executor
+from hubinit.runs.executors.ray import LOSSES, RayExecutor, connect, ray_executor
 from hubinit.runs.executors.spec import Places
 from hubinit.runs.job import Busy, Event, Finished, Job, Progress, in_memory
 from hubinit.runs.plan import PlannedRun
