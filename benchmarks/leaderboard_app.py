@@ -24,6 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 from hubinit.leaderboard.build import Claims, build, is_built
 from hubinit.leaderboard.table import table
 from hubinit.records import Cost, CurvePoint, Provenance, RunResult, Score
+from hubinit.runs.costs import provenance
 from hubinit.specs import EvalSpec
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
@@ -56,6 +57,7 @@ def main() -> None:
     if not is_built(board):
         build([], [Claims("synthetic", table(map(run, all_specs(), range(options.runs))))], board)
     found = {"runs": options.runs} | measure(board) | {"load_average": os.getloadavg()[0]}
+    found |= provenance(f"python benchmarks/leaderboard_app.py --runs {options.runs}").model_dump()
     text = json.dumps(found, indent=1)
     print(text)
     if options.out:

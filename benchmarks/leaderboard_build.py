@@ -18,6 +18,7 @@ import numpy as np
 
 from hubinit.leaderboard.build import build
 from hubinit.records import ITEMS, Cost, CurvePoint, Item, Provenance, RunResult, Score, items_name, write_items
+from hubinit.runs.costs import provenance
 from hubinit.specs import CalibrationSpec, DataSpec, EvalSpec, MethodSpec, ModelSpec, Recipe, RunSpec
 
 METHODS = [
@@ -68,6 +69,9 @@ def main() -> None:
         found[name]["changed"] = digest(board) != before
     found["lines"] = len(built.summary)
     found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found |= provenance(
+        f"python benchmarks/leaderboard_build.py --runs {options.runs} --items {options.items}"
+    ).model_dump()
     text = json.dumps(found, indent=1)
     print(text)
     if options.out:

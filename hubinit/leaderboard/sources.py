@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from hubinit.errors import HubinitError, first_line
-from hubinit.leaderboard.items import Items, read_answered
+from hubinit.leaderboard.items import Answered, Items, read_answered
 from hubinit.leaderboard.rows import RunRow
 from hubinit.leaderboard.table import SCHEMA, ranked_items, rows
 from hubinit.paths import write_atomically
@@ -18,6 +19,7 @@ from hubinit.records import ITEMS, Record, RunResult, items_name, read_result
 
 READER = hashlib.sha256(f"1 {SCHEMA}".encode()).hexdigest()[:16]  # what was read with other columns is read again
 SHOWN = 300  # characters of a reason
+READERS = 8  # threads, which wait for the disk at the same time
 
 
 class Rejected(Record):
@@ -46,14 +48,20 @@ def read_folder(folder: Path, before: dict[str, Seen], on_read: Callable[[], Non
 
     A file counts as unchanged where its time of change (in nanoseconds) and its size are.
     """
-    found = []
-    for path in sorted(folder.glob("runs/*/result.json")):
+
+    def look(path: Path) -> tuple[Seen, bool]:
         name, status = str(path.absolute()), path.stat()
         known = before.get(name)
-        if known is None or (known.mtime_ns, known.size) != (status.st_mtime_ns, status.st_size):
-            known = _read(path, name, status.st_mtime_ns, status.st_size)
-            on_read()
-        found.append(known)
+        if known is not None and (known.mtime_ns, known.size) == (status.st_mtime_ns, status.st_size):
+            return known, False
+        return _read(path, name, status.st_mtime_ns, status.st_size), True
+
+    found = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for seen, is_new in pool.map(look, sorted(folder.glob("runs/*/result.json"))):
+            if is_new:
+                on_read()
+            found.append(seen)
     return found
 
 
@@ -115,23 +123,23 @@ def read_items(
         known: of the last build.
         on_problem: told the file's place and the reason where records are missing or damaged; the scores stay, unpaired.
     """
+
+    def look(line: tuple[str, str]) -> Answered | None:
+        path = Path(places[line[0]])
+        return known[line] if line in known and path.exists() else read_answered(path, *line)
+
     items: Items = {}
-    for line in sorted(wanted):
-        place = places.get(line[0])
-        if place is None:  # of a repository, which holds rows only
-            continue
-        path = Path(place)
-        if line in known and path.exists():
-            items[line] = known[line]
-            continue
-        try:
-            answered = read_answered(path, *line)
-        except HubinitError as error:
-            reason = f"the score stays, but is not paired by question: {_cause(error)}"
-            on_problem("/".join(path.parts[-4:]), reason[:SHOWN])
-            continue
-        if answered is not None:
-            items[line] = answered
+    lines = [line for line in sorted(wanted) if line[0] in places]  # a repository holds rows only
+    with ThreadPoolExecutor(READERS) as pool:
+        for line, asked in [(line, pool.submit(look, line)) for line in lines]:
+            try:
+                answered = asked.result()
+            except HubinitError as error:
+                reason = f"the score stays, but is not paired by question: {_cause(error)}"
+                on_problem("/".join(Path(places[line[0]]).parts[-4:]), reason[:SHOWN])
+                continue
+            if answered is not None:
+                items[line] = answered
     return items
 
 

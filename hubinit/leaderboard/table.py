@@ -6,6 +6,7 @@ Pure functions on data frames. Reading results and writing repos is done elsewhe
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -56,6 +57,7 @@ def frame(records: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> p
     return pd.DataFrame(rows.to_pandas(types_mapper=nullable.get))
 
 
+@lru_cache(maxsize=4096)  # rows share their recipes
 def _read_recipe(text: str) -> dict[str, str]:
     """A recipe as this version writes it, and its optimiser, which older rows do not name.
 
