@@ -49,12 +49,14 @@ def record(out: Path) -> None:
 
     from hubinit.leaderboard.ranking import rank
     from hubinit.leaderboard.render import Terminal, markdown
+    from hubinit.leaderboard.sources import items_of
     from hubinit.leaderboard.table import table
     from hubinit.records import ResultStore
 
     RECORDS.mkdir(parents=True, exist_ok=True)
     results = list(ResultStore(out).results())
-    ranking = rank(table(results))
+    runs = table(results)
+    ranking = rank(runs, items_of(runs, results, out, print))
     machine, versions = hardware(), results[-1].provenance.versions
     facts = {
         "command": "hubinit " + " ".join(BENCH),
