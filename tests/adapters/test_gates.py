@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 import hubinit
 from hubinit.adapters.anchor import ADAPTER, ANCHOR, Anchored
 from hubinit.adapters.base import adapted_layers
-from hubinit.adapters.gates import check_printed, check_reload, check_start, check_trained, logits
+from hubinit.adapters.gates import TOLERANCE, check_printed, check_reload, check_start, check_trained, logits
 from hubinit.adapters.lines import start_lines
 from hubinit.adapters.report import adapter_checksum
 from hubinit.errors import GateError
@@ -159,6 +159,27 @@ def test_the_reload_gate_passes_what_is_exact_and_catches_a_dropped_anchor(
                 tensor.neg_()
     save_file(tensors, file)
     with pytest.raises(GateError, match="not the one in memory"):
+        check_reload(model, tmp_path, batch)
+
+
+def test_where_half_precision_is_too_coarse_float32_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter whose large terms cancel is right, and one of another sign is not, whatever bfloat16 makes of their logits."""
+    model, batch = start(RESIDUAL, dtype=torch.bfloat16)
+    train(model, size=0.05)
+    monkeypatch.setitem(TOLERANCE, torch.bfloat16, 0.0)
+    hubinit.export(model, tmp_path)
+    before = {name: (value.dtype, value.clone()) for name, value in model.state_dict().items()}
+    assert check_reload(model, tmp_path, batch) < 1e-5
+    after = model.state_dict()
+    assert all(
+        after[name].dtype == dtype and torch.equal(after[name], value) for name, (dtype, value) in before.items()
+    )
+    factors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file(
+        {name: -value if "lora_B" in name else value for name, value in factors.items()},
+        tmp_path / "adapter_model.safetensors",
+    )
+    with pytest.raises(GateError, match="tolerance 1e-04"):
         check_reload(model, tmp_path, batch)
 
 
