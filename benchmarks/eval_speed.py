@@ -84,6 +84,7 @@ def main() -> int:
     options = arguments()
     sizes = [int(size) for size in options.batch_sizes.split(",")]
     pairs: list[Pair] = []
+    code = 0
     try:
         spec = pin(resolve(options.model).model_copy(update={"dtype": "float32"}))
         loaded = load(spec)
@@ -95,9 +96,10 @@ def main() -> int:
             pairs.append(say(free_text(loaded, options.free_task, options.prompts, options.rounds)))
     except HubinitError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
-    write(pairs, options)
-    return 0
+        code = 1
+    if pairs:  # what was measured is kept
+        write(pairs, options)
+    return code
 
 
 def in_turns(what: str, usual: Callable[[], Any], own: Callable[[], Any], rounds: int) -> tuple[Pair, Any, Any]:

@@ -374,9 +374,8 @@ def _batches(path: Path, sha256: str | None, columns: list[str] | None = None) -
         raise ValueError(f"it holds more than {ITEM_ROWS} items or {ITEM_BYTES // 2**20} MiB")
     texts = {part.path_in_schema for part in parts if part.physical_type == "BYTE_ARRAY"}
     size = 0
-    for batch in pq.ParquetFile(path, read_dictionary=sorted(texts)).iter_batches(
-        batch_size=4096, columns=columns, use_threads=False
-    ):
+    file = pq.ParquetFile(path, metadata=metadata, read_dictionary=sorted(texts))
+    for batch in file.iter_batches(batch_size=4096, columns=columns, use_threads=False):
         size += sum(_unpacked(column) for column in batch.columns)
         if size > ITEM_BYTES:
             raise ValueError(f"it holds more than {ITEM_BYTES // 2**20} MiB")

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
 from pydantic import Field, ValidationError
 
 from hubinit.errors import HubinitError, first_line
-from hubinit.leaderboard.items import Answered, Items, read_answered
+from hubinit.leaderboard.items import Items, read_answered
 from hubinit.leaderboard.rows import RunRow
 from hubinit.leaderboard.table import SCHEMA, ranked_items, rows
 from hubinit.paths import write_atomically
@@ -19,7 +21,6 @@ from hubinit.records import ITEMS, Record, RunResult, items_name, read_result
 
 READER = hashlib.sha256(f"1 {SCHEMA}".encode()).hexdigest()[:16]  # what was read with other columns is read again
 SHOWN = 300  # characters of a reason
-READERS = 8  # threads, which wait for the disk at the same time
 
 
 class Rejected(Record):
@@ -48,21 +49,37 @@ def read_folder(folder: Path, before: dict[str, Seen], on_read: Callable[[], Non
 
     A file counts as unchanged where its time of change (in nanoseconds) and its size are.
     """
-
-    def look(path: Path) -> tuple[Seen, bool]:
-        name, status = str(path.absolute()), path.stat()
-        known = before.get(name)
-        if known is not None and (known.mtime_ns, known.size) == (status.st_mtime_ns, status.st_size):
-            return known, False
-        return _read(path, name, status.st_mtime_ns, status.st_size), True
-
-    found = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for seen, is_new in pool.map(look, sorted(folder.glob("runs/*/result.json"))):
-            if is_new:
+    found, paths = [], sorted(folder.glob("runs/*/result.json"))
+    with read_ahead(path for path in paths if str(path.absolute()) not in before):
+        for path in paths:
+            name, status = str(path.absolute()), path.stat()
+            known = before.get(name)
+            if known is None or (known.mtime_ns, known.size) != (status.st_mtime_ns, status.st_size):
+                known = _read(path, name, status.st_mtime_ns, status.st_size)
                 on_read()
-            found.append(seen)
+            found.append(known)
     return found
+
+
+@contextmanager
+def read_ahead(paths: Iterable[Path]) -> Iterator[None]:
+    """Files that are wanted one after the other: another thread asks the disk for them while this one computes."""
+    ended = Event()
+
+    def ask() -> None:
+        for path in paths:
+            if ended.is_set():
+                return
+            with suppress(OSError, AttributeError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _read(path: Path, name: str, mtime_ns: int, size: int) -> Seen:
@@ -123,20 +140,19 @@ def read_items(
         known: of the last build.
         on_problem: told the file's place and the reason where records are missing or damaged; the scores stay, unpaired.
     """
-
-    def look(line: tuple[str, str]) -> Answered | None:
-        path = Path(places[line[0]])
-        return known[line] if line in known and path.exists() else read_answered(path, *line)
-
     items: Items = {}
     lines = [line for line in sorted(wanted) if line[0] in places]  # a repository holds rows only
-    with ThreadPoolExecutor(READERS) as pool:
-        for line, asked in [(line, pool.submit(look, line)) for line in lines]:
+    with read_ahead(Path(places[line[0]]) for line in lines if line not in known):
+        for line in lines:
+            path = Path(places[line[0]])
+            if line in known and path.exists():
+                items[line] = known[line]
+                continue
             try:
-                answered = asked.result()
+                answered = read_answered(path, *line)
             except HubinitError as error:
                 reason = f"the score stays, but is not paired by question: {_cause(error)}"
-                on_problem("/".join(Path(places[line[0]]).parts[-4:]), reason[:SHOWN])
+                on_problem("/".join(path.parts[-4:]), reason[:SHOWN])
                 continue
             if answered is not None:
                 items[line] = answered
