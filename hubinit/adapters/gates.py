@@ -126,7 +126,7 @@ def check_printed(
     lines = start_lines(str(directory), anchored=anchored, tied=bool(tied_layers(model)), frozen=frozen)
     # KaSA's configuration rewrites weights when PEFT reads it, with or without an anchor/.
     rewritten = list(adapted_layers(model)) if has_anchor(model) else []
-    batch = {name: tensor.float() if tensor.dtype in HALVES else tensor for name, tensor in batch.items()}
+    batch = in_float32(batch)
     whole = not rewrites_base(config) and not is_residual(model)  # all that the start adds is in its layers
     with evaluating(model):
         errors = _saved_errors(model, directory, anchored) if whole else {}
@@ -214,9 +214,8 @@ def check_reload(
     if (
         measured > tolerance and base is None and is_half(model)
     ):  # where large terms cancel, half precision hides who is right
-        whole = {name: tensor.float() if tensor.dtype in HALVES else tensor for name, tensor in batch.items()}
         with float32_scratch(base_of(model)):
-            measured, errors = _reload(model, directory, whole, None)
+            measured, errors = _reload(model, directory, in_float32(batch), None)
         tolerance = TOLERANCE[torch.float32]
     _require(measured, tolerance, message)
     for name, error in errors.items():
@@ -326,6 +325,11 @@ def float32_scratch(base: nn.Module, names: Sequence[str] = ()) -> Iterator[None
         for tensor, data, required in stored:
             tensor.data = data
             tensor.requires_grad_(required)
+
+
+def in_float32(batch: Batch) -> Batch:
+    """A batch for a base in `float32_scratch`."""
+    return {name: tensor.float() if tensor.dtype in HALVES else tensor for name, tensor in batch.items()}
 
 
 def output_head(base: Any) -> nn.Module | None:
